@@ -1,0 +1,210 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+
+use crate::site::Site;
+
+/// A `Result` whose error is candor's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, each variant with the evidence for it.
+///
+/// Messages are lowercase, name the file and the place, and end with the remedy where there is one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted: `"read"`, `"write"`, `"create"`, …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's own word.
+        source: std::io::Error,
+    },
+
+    /// A file that should be GGUF is not, or breaks the format.
+    #[error("{path} is not a usable GGUF file: {place}: {problem}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file: `"header"`, `"key general.name"`, `"tensor blk.0.attn_q.weight"`, …
+        place: String,
+        /// What is wrong there.
+        problem: String,
+    },
+
+    /// llama.cpp could not load a model.
+    #[error("llama.cpp cannot load {path}: {problem}")]
+    Model {
+        /// The GGUF file.
+        path: PathBuf,
+        /// llama.cpp's last complaint, or the reason found here.
+        problem: String,
+    },
+
+    /// The model is sound, but candor cannot do what was asked with it.
+    #[error("architecture `{architecture}`: {problem}")]
+    Unsupported {
+        /// `general.architecture` of the model.
+        architecture: String,
+        /// What is not supported, and what to do instead.
+        problem: String,
+    },
+
+    /// The warm-up token ran and planned layers never passed through the tap.
+    #[error(
+        "the tap never fired in layer(s) {layers:?} of architecture `{architecture}`: \
+         nothing would be captured or steered there, so the session is refused"
+    )]
+    TapSilent {
+        /// `general.architecture` of the model.
+        architecture: String,
+        /// The layers that stayed silent.
+        layers: Vec<usize>,
+    },
+
+    /// An attention output has another width than the model's geometry says.
+    #[error(
+        "layer {layer} of architecture `{architecture}` has attention outputs of width {got}, \
+         expected {expected} (n_head * d_head)"
+    )]
+    Width {
+        /// `general.architecture` of the model.
+        architecture: String,
+        /// The layer.
+        layer: usize,
+        /// `n_head * d_head` as read from the file.
+        expected: usize,
+        /// The width of `kqv_out` in the graph.
+        got: usize,
+    },
+
+    /// llama.cpp failed to make a context or to decode a batch.
+    #[error("llama.cpp failed to {action}: {problem}")]
+    Decode {
+        /// `"create a context"`, `"decode"`, …
+        action: &'static str,
+        /// Code and complaint.
+        problem: String,
+    },
+
+    /// Text that does not fit into the context.
+    #[error(
+        "{what} is {n_token} tokens long and the context holds {n_ctx}: \
+         shorten it or raise the context size (-c)"
+    )]
+    PromptTooLong {
+        /// Which text.
+        what: String,
+        /// Its length in tokens.
+        n_token: usize,
+        /// The context's length in tokens.
+        n_ctx: usize,
+    },
+
+    /// A value outside what the function accepts.
+    #[error("{what}: {problem}")]
+    Invalid {
+        /// The argument or quantity.
+        what: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+
+    /// The chat template of a model could not be rendered.
+    #[error("the model's chat template failed: {problem}")]
+    Template {
+        /// What the template engine said.
+        problem: String,
+    },
+
+    /// A data set that cannot be used.
+    #[error("{path}{}: {problem}", line.map(|n| format!(", line {n}")).unwrap_or_default())]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// The line of the file, counted from 1, where there is one.
+        line: Option<u64>,
+        /// What is wrong there.
+        problem: String,
+    },
+
+    /// An activation store that cannot be used.
+    #[error("activation store {path}: {problem}")]
+    Store {
+        /// The safetensors file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+
+    /// A sidecar that breaks the format.
+    #[error("sidecar {path}: {place}: {problem}")]
+    Sidecar {
+        /// The sidecar file.
+        path: PathBuf,
+        /// The key or tensor.
+        place: String,
+        /// What is wrong there.
+        problem: String,
+    },
+
+    /// A sidecar or store that was made for another model.
+    #[error(
+        "{path} was made for another model: its fingerprint is {expected}, this model's is {got}; \
+         fit a vector for this model, or pass --force if you know that they match"
+    )]
+    WrongModel {
+        /// The sidecar or store.
+        path: PathBuf,
+        /// The fingerprint of the model that it was made for.
+        expected: String,
+        /// The fingerprint of the model at hand.
+        got: String,
+    },
+
+    /// A head that the model does not have.
+    #[error("head {site} does not exist: the model has {n_layer} layers of {n_head} heads")]
+    NoSuchSite {
+        /// The head asked for.
+        site: Site,
+        /// Layers of the model.
+        n_layer: usize,
+        /// Heads per layer.
+        n_head: usize,
+    },
+
+    /// A probe could not be fitted.
+    #[error("cannot fit a probe for head {site}: {problem}")]
+    Probe {
+        /// The head.
+        site: Site,
+        /// Why.
+        problem: String,
+    },
+
+    /// The user asked to stop. What was done so far is kept.
+    #[error("interrupted; {kept}")]
+    Interrupted {
+        /// What is kept and how to go on.
+        kept: String,
+    },
+}
+
+impl Error {
+    /// Wraps an I/O error with the file it happened on.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// An argument or quantity out of range.
+    pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), problem: problem.into() }
+    }
+}

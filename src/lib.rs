@@ -1,0 +1,9 @@
+//! candor
+#![deny(missing_docs)]
+
+mod error;
+pub mod gguf;
+mod site;
+
+pub use error::{Error, Result};
+pub use site::Site;
