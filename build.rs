@@ -1,0 +1,38 @@
+//! Compiles the C core against the headers of the llama.cpp that is linked, and declares it to Rust.
+
+use std::env;
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=vendor/headtap.c");
+    println!("cargo:rerun-if-changed=vendor/headtap.h");
+
+    let root = env::var("DEP_LLAMA_ROOT").expect(
+        "llama-cpp-sys-2 did not export its install folder; \
+         is it pinned to the version that Cargo.toml names?",
+    );
+    let include = PathBuf::from(root).join("include");
+
+    cc::Build::new()
+        .file("vendor/headtap.c")
+        .include("vendor")
+        .include(&include)
+        .std("c11")
+        .warnings(true)
+        .extra_warnings(true)
+        .compile("headtap");
+
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("headtap.rs");
+    bindgen::Builder::default()
+        .header("vendor/headtap.h")
+        .allowlist_item("headtap.*")
+        .blocklist_type("ggml_tensor")
+        .raw_line("use llama_cpp_sys_2::ggml_tensor;")
+        .default_enum_style(bindgen::EnumVariation::ModuleConsts)
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .generate()
+        .expect("bindgen reads vendor/headtap.h")
+        .write_to_file(&out)
+        .expect("OUT_DIR is writable");
+}

@@ -1,0 +1,143 @@
+//! The handle of a llama.cpp context with its tap.
+
+use std::marker::PhantomData;
+use std::num::NonZeroI32;
+use std::ptr::NonNull;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as llama;
+
+use super::host;
+use super::tap::{Tap, TapError};
+
+/// A failed decode.
+#[derive(Debug)]
+pub(crate) enum DecodeError {
+    /// llama.cpp's return code: 1 = no room in the KV cache, negative = failure.
+    Host(NonZeroI32),
+    /// The tap's complaint.
+    Tap(TapError),
+}
+
+/// The arrays of one `llama_batch`, all `[n_token]` but `seqs`.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct BatchArrays {
+    pub(crate) tokens: Vec<llama::llama_token>,
+    pub(crate) positions: Vec<llama::llama_pos>,
+    /// The sequences of all tokens, one after the other; token `i` has `n_seq[i]` of them.
+    pub(crate) seqs: Vec<llama::llama_seq_id>,
+    pub(crate) n_seq: Vec<i32>,
+    pub(crate) output: Vec<i8>,
+}
+
+/// Owns a `llama_context` and the tap that it calls. Tied to its model's life.
+pub(crate) struct Context<'m> {
+    ptr: NonNull<llama::llama_context>,
+    tap: Tap,
+    n_vocab: usize,
+    model: PhantomData<&'m LlamaModel>,
+}
+
+impl<'m> Context<'m> {
+    /// llama.cpp's default parameters, to be adjusted.
+    pub(crate) fn default_params() -> llama::llama_context_params {
+        // SAFETY: fills a plain struct.
+        unsafe { llama::llama_context_default_params() }
+    }
+
+    /// A context whose eval callback is `tap`; `None` where llama.cpp refuses (it logs why).
+    pub(crate) fn new(model: &'m LlamaModel, mut params: llama::llama_context_params, tap: Tap) -> Option<Self> {
+        (params.cb_eval, params.cb_eval_user_data) = tap.callback();
+        // SAFETY: the model outlives the context (`'m`), and so does the tap (same struct, dropped
+        // after `ptr` is freed).
+        let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
+        let n_vocab = usize::try_from(model.n_vocab()).ok()?;
+        Some(Self { ptr: NonNull::new(ptr)?, tap, n_vocab, model: PhantomData })
+    }
+
+    pub(crate) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    pub(crate) fn tap_mut(&mut self) -> &mut Tap {
+        &mut self.tap
+    }
+
+    /// Cells of the KV cache, as llama.cpp rounded them.
+    pub(crate) fn n_ctx(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { llama::llama_n_ctx(self.ptr.as_ptr()) as usize }
+    }
+
+    /// Decodes a batch: `rows` `[n_token]` choose the offsets, `want` are observed into `out`.
+    pub(crate) fn decode(
+        &mut self,
+        batch: &mut BatchArrays,
+        rows: &[i32],
+        want: &[i32],
+        out: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        let n = batch.tokens.len();
+        let n_seq_total: usize = batch.n_seq.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
+        assert!(
+            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), rows.len()] == [n; 4]
+                && batch.seqs.len() == n_seq_total,
+            "a batch's arrays have one entry per token",
+        );
+        let mut start = 0;
+        let mut seq_ids: Vec<*mut llama::llama_seq_id> = Vec::with_capacity(n + 1);
+        for &n_seq in &batch.n_seq {
+            seq_ids.push(batch.seqs[start..].as_mut_ptr());
+            start += usize::try_from(n_seq).unwrap_or(0);
+        }
+        seq_ids.push(std::ptr::null_mut());
+        let raw = llama::llama_batch {
+            n_tokens: i32::try_from(n).expect("fits: the tap refuses larger batches"),
+            token: batch.tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: batch.positions.as_mut_ptr(),
+            n_seq_id: batch.n_seq.as_mut_ptr(),
+            seq_id: seq_ids.as_mut_ptr(),
+            logits: batch.output.as_mut_ptr(),
+        };
+        let ptr = self.ptr.as_ptr();
+        // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
+        let pass = self.tap.pass(rows, want, out, || unsafe { llama::llama_decode(ptr, raw) });
+        let (code, verdict) = pass.map_err(DecodeError::Tap)?;
+        // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
+        match NonZeroI32::new(code) {
+            Some(code) => Err(DecodeError::Host(code)),
+            None => verdict.map_err(DecodeError::Tap),
+        }
+    }
+
+    /// Logits of the batch's token `i`, F32 `[n_vocab]`; `None` if it was not marked for output.
+    pub(crate) fn logits(&self, i: usize) -> Option<&[f32]> {
+        let i = i32::try_from(i).ok()?;
+        // SAFETY: llama.cpp checks the index and returns null for a token without output; the row
+        // has `n_vocab` floats and lives until the next call that takes `&mut self`.
+        unsafe {
+            let row = llama::llama_get_logits_ith(self.ptr.as_ptr(), i);
+            (!row.is_null()).then(|| std::slice::from_raw_parts(row, self.n_vocab))
+        }
+    }
+
+    /// Forgets all sequences.
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: the context is alive and owns its memory.
+        unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.ptr.as_ptr()), true) };
+    }
+
+    /// Forgets positions `from..` of a sequence; false where the memory cannot (recurrent models).
+    pub(crate) fn truncate(&mut self, seq: i32, from: i32) -> bool {
+        // SAFETY: the context is alive; llama.cpp checks the sequence.
+        unsafe { llama::llama_memory_seq_rm(llama::llama_get_memory(self.ptr.as_ptr()), seq, from, -1) }
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: freed once, before the tap (a field) that its graphs point into.
+        unsafe { llama::llama_free(self.ptr.as_ptr()) };
+    }
+}

@@ -1,0 +1,79 @@
+//! The host library as a whole: its one-time start and its log.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, c_char, c_void};
+use std::io::Write as _;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once};
+
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_sys_2 as llama;
+
+/// Whether llama.cpp's log goes to stderr.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// The newest warnings and errors, oldest first: the evidence for an [`crate::Error`].
+static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+const N_COMPLAINT: usize = 4;
+
+/// Starts llama.cpp once per process, with its log going to candor's sink.
+///
+/// Another user of `llama-cpp-2` in the process may have started it already; that is fine.
+pub(crate) fn backend() -> ManuallyDrop<LlamaBackend> {
+    static START: Once = Once::new();
+    START.call_once(|| {
+        // SAFETY: `sink` has the declared signature, never unwinds and uses no user data.
+        unsafe { llama::llama_log_set(Some(sink), std::ptr::null_mut()) };
+        // The backend lives as long as the process: its handle is never dropped.
+        std::mem::forget(LlamaBackend::init());
+    });
+    ManuallyDrop::new(LlamaBackend {})
+}
+
+/// Lets llama.cpp's log through to stderr, or silences it (the default).
+pub fn set_verbose(on: bool) {
+    VERBOSE.store(on, Ordering::Relaxed);
+}
+
+/// llama.cpp's complaints since they were last taken, joined; a stock phrase where it said nothing.
+pub(crate) fn take_complaints() -> String {
+    let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let joined = complaints.drain(..).collect::<Vec<_>>().join("; ");
+    if joined.is_empty() { "it gave no reason (try --verbose)".to_owned() } else { joined }
+}
+
+/// Receives every line of llama.cpp's log.
+unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if VERBOSE.load(Ordering::Relaxed) {
+        // A closed stderr is no reason to fail.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+    if level == llama::GGML_LOG_LEVEL_ERROR || level == llama::GGML_LOG_LEVEL_WARN {
+        let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if complaints.len() == N_COMPLAINT {
+            complaints.pop_front();
+        }
+        complaints.push_back(text.trim().to_owned());
+    }
+}
+
+/// The pointer inside a [`LlamaModel`], which its crate keeps to itself.
+pub(crate) fn model_ptr(model: &LlamaModel) -> *mut llama::llama_model {
+    const { assert!(size_of::<LlamaModel>() == size_of::<*mut llama::llama_model>()) };
+    // SAFETY: `LlamaModel` is `repr(transparent)` over a `repr(transparent)` non-null pointer to
+    // `llama_model` (llama-cpp-2 is pinned exactly, and the size is asserted above).
+    unsafe { *std::ptr::from_ref(model).cast::<*mut llama::llama_model>() }
+}
+
+/// Whether the model generates text from left to right, without an encoder before it.
+pub(crate) fn is_causal_decoder(model: &LlamaModel) -> bool {
+    let ptr = model_ptr(model);
+    // SAFETY: the model is alive; both calls only read.
+    unsafe { llama::llama_model_has_decoder(ptr) && !llama::llama_model_has_encoder(ptr) }
+}

@@ -1,0 +1,16 @@
+//! The only room that knows C: handles that own what they point to, and the calls on them.
+//!
+//! Three layers, each thin: the declarations ([`sys`] for the tap, `llama_cpp_sys_2` for the host),
+//! the handles with `Drop` ([`tap::Tap`], [`context::Context`]), and, outside this room, the safe
+//! API (`Model`, `Session`). No Rust code runs inside a C callback except the log sink, which
+//! cannot panic.
+
+pub(crate) mod context;
+pub(crate) mod host;
+pub(crate) mod tap;
+
+/// Declarations of `vendor/headtap.h`, made by bindgen.
+#[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs)]
+mod sys {
+    include!(concat!(env!("OUT_DIR"), "/headtap.rs"));
+}

@@ -1,0 +1,181 @@
+//! The handle of a tap.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use super::sys;
+
+/// Why a pass through the tap failed, in C's terms; `Session` gives it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TapError {
+    /// A bank could not be allocated on the device of a layer.
+    NoMemory,
+    /// An argument out of range: a defect of the caller.
+    BadArgument,
+    /// A node of this layer has this width instead of the announced one.
+    WrongWidth { layer: usize, got: usize },
+    /// A node of this layer is not contiguous F32.
+    WrongType { layer: usize },
+    /// A planned layer saw this many tokens instead of the batch's.
+    Miscount { layer: usize, got: usize },
+}
+
+/// How a layer was handled when it was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Its node never came by.
+    Silent,
+    /// Its node came by and nothing was to be added.
+    Watched,
+    /// Steered by an addition inside the graph.
+    InGraph,
+    /// Steered by read–modify–write in the callback.
+    Callback,
+}
+
+/// Owns a C tap. See `vendor/headtap.h` for what it does.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    ptr: NonNull<sys::headtap>,
+    widths: Vec<usize>,
+    n_row: usize,
+    n_observed: usize,
+}
+
+impl Tap {
+    /// A tap over layers of these widths (`n_head * d_head`; 0: no attention), with banks of
+    /// `n_row` rows, for batches of up to `n_batch` tokens.
+    pub(crate) fn new(widths: &[usize], n_row: usize, n_batch: usize, in_graph: bool) -> Option<Self> {
+        let as_i32 = |n: usize| i32::try_from(n).ok();
+        let c_widths = widths.iter().map(|&w| as_i32(w)).collect::<Option<Vec<_>>>()?;
+        // SAFETY: `c_widths` holds as many elements as the first argument says; C copies them.
+        let ptr = unsafe {
+            sys::headtap_init(as_i32(widths.len())?, c_widths.as_ptr(), as_i32(n_row)?, as_i32(n_batch)?, in_graph)
+        };
+        Some(Self { ptr: NonNull::new(ptr)?, widths: widths.to_vec(), n_row, n_observed: 0 })
+    }
+
+    /// `cb_eval` and `cb_eval_user_data` for a context. The tap must outlive that context.
+    pub(crate) fn callback(&self) -> (llama_cpp_sys_2::ggml_backend_sched_eval_callback, *mut c_void) {
+        (Some(sys::headtap_eval), self.ptr.as_ptr().cast())
+    }
+
+    /// Puts exactly these layers (ascending) into the plan of observed layers.
+    pub(crate) fn observe(&mut self, layers: &[usize]) -> Result<(), TapError> {
+        for layer in (0..self.widths.len()).filter(|&l| self.widths[l] > 0) {
+            let on = layers.binary_search(&layer).is_ok();
+            // SAFETY: the tap is alive; C checks the layer.
+            self.check(unsafe { sys::headtap_observe(self.ptr.as_ptr(), index(layer), on) })?;
+        }
+        self.n_observed = layers.len();
+        Ok(())
+    }
+
+    /// Rewrites a row of a layer's bank; `offset`: F32 `[n_head * d_head]`, or nothing to add.
+    pub(crate) fn set_row(&mut self, layer: usize, row: usize, offset: Option<&[f32]>) -> Result<(), TapError> {
+        if offset.is_some_and(|o| self.widths.get(layer) != Some(&o.len())) || row >= self.n_row {
+            return Err(TapError::BadArgument);
+        }
+        let data = offset.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        // SAFETY: `data` is null or holds the layer's width of floats, checked above; C copies them.
+        self.check(unsafe { sys::headtap_set_row(self.ptr.as_ptr(), index(layer), index(row), data) })
+    }
+
+    /// Announces one decode and runs it. `out`: F32 `[n_observed, want.len(), max width]`.
+    ///
+    /// Gives what `decode` gave, and the tap's own verdict on the pass.
+    pub(crate) fn pass<T>(
+        &mut self,
+        rows: &[i32],
+        want: &[i32],
+        out: &mut [f32],
+        decode: impl FnOnce() -> T,
+    ) -> Result<(T, Result<(), TapError>), TapError> {
+        let max_width = self.widths.iter().copied().max().unwrap_or(0);
+        if out.len() != self.n_observed * want.len() * max_width {
+            return Err(TapError::BadArgument);
+        }
+        let pass = sys::headtap_pass {
+            n_token: index(rows.len()),
+            rows: rows.as_ptr(),
+            n_want: index(want.len()),
+            want: want.as_ptr(),
+            out: out.as_mut_ptr(),
+        };
+        // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
+        // the plan of observed layers asks for; C checks every index.
+        self.check(unsafe { sys::headtap_begin(self.ptr.as_ptr(), &raw const pass) })?;
+        let end = EndPass(self);
+        let result = decode();
+        let status = end.finish();
+        Ok((result, self.check(status)))
+    }
+
+    /// Tokens of the last pass that came by in this layer.
+    pub(crate) fn n_seen(&self, layer: usize) -> usize {
+        // SAFETY: the tap is alive; C checks the layer.
+        let n = unsafe { sys::headtap_n_seen(self.ptr.as_ptr(), index(layer)) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
+    /// How this layer was handled when it was last seen.
+    pub(crate) fn path(&self, layer: usize) -> Path {
+        // SAFETY: the tap is alive; C checks the layer.
+        match unsafe { sys::headtap_path_of(self.ptr.as_ptr(), index(layer)) } {
+            sys::HEADTAP_WATCHED => Path::Watched,
+            sys::HEADTAP_IN_GRAPH => Path::InGraph,
+            sys::HEADTAP_CALLBACK => Path::Callback,
+            _ => Path::Silent,
+        }
+    }
+
+    fn check(&self, status: sys::headtap_status::Type) -> Result<(), TapError> {
+        let tap = self.ptr.as_ptr();
+        // SAFETY: the tap is alive; both calls only read.
+        let layer = unsafe { sys::headtap_failed_layer(tap) };
+        let width = unsafe { sys::headtap_width(tap, layer) };
+        let layer = usize::try_from(layer).unwrap_or(0);
+        match status {
+            sys::HEADTAP_OK => Ok(()),
+            sys::HEADTAP_NO_MEMORY => Err(TapError::NoMemory),
+            sys::HEADTAP_WRONG_WIDTH => {
+                Err(TapError::WrongWidth { layer, got: usize::try_from(width).unwrap_or(0) })
+            }
+            sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { layer }),
+            sys::HEADTAP_MISCOUNT => Err(TapError::Miscount { layer, got: self.n_seen(layer) }),
+            _ => Err(TapError::BadArgument),
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `headtap_init` and is freed once. `Context` drops the
+        // llama.cpp context, whose graphs point into the tap, before it.
+        unsafe { sys::headtap_free(self.ptr.as_ptr()) };
+    }
+}
+
+/// Ends a pass even when the decode between unwinds, so that C keeps no pointer to its arrays.
+struct EndPass<'a>(&'a Tap);
+
+impl EndPass<'_> {
+    fn finish(self) -> sys::headtap_status::Type {
+        let tap = self.0.ptr.as_ptr();
+        std::mem::forget(self);
+        // SAFETY: the tap is alive and a pass is open.
+        unsafe { sys::headtap_end(tap) }
+    }
+}
+
+impl Drop for EndPass<'_> {
+    fn drop(&mut self) {
+        // SAFETY: as in `finish`.
+        unsafe { sys::headtap_end(self.0.ptr.as_ptr()) };
+    }
+}
+
+/// Sizes were bounded by `i32` when the tap was made; anything larger is refused by C as -1.
+fn index(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(-1)
+}

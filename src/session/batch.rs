@@ -1,0 +1,94 @@
+//! What one decode is asked to do, token by token.
+
+use crate::ffi::context::BatchArrays;
+
+/// Tokens for one [`Session::decode`](super::Session::decode), each with its position, the
+/// sequences it belongs to, the bank row that steers it, and what is wanted of it.
+///
+/// A token that belongs to several sequences is computed once and seen by all of them: that is how
+/// a shared prefix is shared. Tokens of a sequence come in order, and a shared prefix before what
+/// continues it.
+#[derive(Debug, Default, Clone)]
+pub struct Batch {
+    pub(super) arrays: BatchArrays,
+    pub(super) rows: Vec<i32>,
+    pub(super) want: Vec<i32>,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A prompt at the start of sequence 0, the last token marked for output.
+    #[must_use]
+    pub fn prompt(tokens: &[i32]) -> Self {
+        let mut batch = Self::new();
+        for (position, &token) in tokens.iter().enumerate() {
+            batch.push(token, position, &[0]);
+        }
+        if let Some(last) = batch.len().checked_sub(1) {
+            batch.output(last);
+        }
+        batch
+    }
+
+    /// Appends a token and gives its index in the batch.
+    pub fn push(&mut self, token: i32, position: usize, seqs: &[usize]) -> usize {
+        let arrays = &mut self.arrays;
+        arrays.tokens.push(token);
+        arrays.positions.push(to_i32(position));
+        arrays.seqs.extend(seqs.iter().map(|&seq| to_i32(seq)));
+        arrays.n_seq.push(to_i32(seqs.len()));
+        arrays.output.push(0);
+        self.rows.push(0);
+        arrays.tokens.len() - 1
+    }
+
+    /// Steers token `i` by bank row `row`; 0, the default, adds nothing.
+    ///
+    /// # Panics
+    /// If the batch has no token `i`.
+    pub fn steer(&mut self, i: usize, row: usize) {
+        self.rows[i] = to_i32(row);
+    }
+
+    /// Steers every token by bank row `row`.
+    pub fn steer_all(&mut self, row: usize) {
+        self.rows.fill(to_i32(row));
+    }
+
+    /// Asks for the logits of token `i`.
+    ///
+    /// # Panics
+    /// If the batch has no token `i`.
+    pub fn output(&mut self, i: usize) {
+        self.arrays.output[i] = 1;
+    }
+
+    /// Asks for the head outputs of token `i` in the session's observed layers. Indices are given
+    /// in ascending order; the n-th of them is `i_want = n` in
+    /// [`Session::observed`](super::Session::observed).
+    pub fn observe(&mut self, i: usize) {
+        self.want.push(to_i32(i));
+    }
+
+    /// Tokens in the batch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.arrays.tokens.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Batches are far below 2³¹ tokens; what is not becomes an index that llama.cpp refuses.
+fn to_i32(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(-1)
+}

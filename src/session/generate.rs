@@ -1,0 +1,152 @@
+//! Writing an answer, token by token.
+
+use super::{Batch, Sampler, Session};
+use crate::{Error, Result};
+
+/// Which tokens of a generation are steered (ITI's positions policies).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Steering {
+    /// None.
+    #[default]
+    Off,
+    /// The last prompt token and every generated token, by this bank row (ITI's own policy).
+    Generated(usize),
+    /// Every token of prompt and answer, by this bank row.
+    All(usize),
+}
+
+impl Steering {
+    fn row(self) -> usize {
+        match self {
+            Self::Off => 0,
+            Self::Generated(row) | Self::All(row) => row,
+        }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The model wrote an end-of-generation token.
+    Model,
+    /// The context is full.
+    Context,
+}
+
+/// An answer being written in sequence 0 of a session. Ask for tokens with [`Generation::next`];
+/// after each, [`Session::observed`] holds the head outputs of that token.
+pub struct Generation<'s, 'm> {
+    session: &'s mut Session<'m>,
+    steering: Steering,
+    /// Index of the token whose logits come next, in the last batch.
+    i_output: usize,
+    position: usize,
+    end: Option<End>,
+}
+
+impl<'m> Session<'m> {
+    /// Decodes a prompt into sequence 0 and stands ready to continue it.
+    ///
+    /// Where the prompt begins with what sequence 0 already holds from the generation before, under
+    /// the same steering, only the rest is computed.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`] for a prompt that leaves no room in the context, and what
+    /// [`Session::decode`] gives.
+    pub fn generate<'s>(&'s mut self, prompt: &[i32], steering: Steering) -> Result<Generation<'s, 'm>> {
+        if prompt.is_empty() {
+            return Err(Error::invalid("prompt", "it is empty"));
+        }
+        if prompt.len() >= self.n_ctx() {
+            return Err(Error::PromptTooLong {
+                what: "the prompt".to_owned(),
+                n_token: prompt.len(),
+                n_ctx: self.n_ctx(),
+            });
+        }
+        let mut start = self.reusable(prompt, steering);
+        let mut i_output = 0;
+        while start < prompt.len() {
+            let end = prompt.len().min(start + self.n_batch());
+            let mut batch = Batch::new();
+            for (position, &token) in prompt.iter().enumerate().take(end).skip(start) {
+                batch.push(token, position, &[0]);
+            }
+            if let Steering::All(row) = steering {
+                batch.steer_all(row);
+            }
+            if end == prompt.len() {
+                i_output = batch.len() - 1;
+                batch.output(i_output);
+                batch.steer(i_output, steering.row());
+            }
+            self.decode(&mut batch)?;
+            start = end;
+        }
+        self.held = prompt.to_vec();
+        self.held_under = steering;
+        Ok(Generation { session: self, steering, i_output, position: prompt.len(), end: None })
+    }
+
+    /// Cuts sequence 0 back to what it shares with `prompt` and gives the length of that. The last
+    /// prompt token is always computed anew: its logits are needed, and it is steered.
+    fn reusable(&mut self, prompt: &[i32], steering: Steering) -> usize {
+        let held = std::mem::take(&mut self.held);
+        let shared = held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+        if shared > 0 && self.held_under == steering && self.truncate(0, shared) {
+            return shared;
+        }
+        self.clear();
+        0
+    }
+}
+
+impl<'m> Generation<'_, 'm> {
+    /// Chooses the next token and computes it. `None` when the answer is over: see
+    /// [`Generation::end`].
+    ///
+    /// # Errors
+    /// What [`Session::decode`] gives.
+    #[allow(clippy::should_implement_trait, reason = "it takes the sampler and may fail")]
+    pub fn next(&mut self, sampler: &mut Sampler) -> Result<Option<i32>> {
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        let logits = self.session.logits(self.i_output)?;
+        let token = sampler.sample(logits).ok_or_else(|| Error::invalid("vocabulary", "it is empty"))?;
+        if self.session.model().is_end(token) {
+            self.end = Some(End::Model);
+            return Ok(None);
+        }
+        if self.position >= self.session.n_ctx() {
+            self.end = Some(End::Context);
+            return Ok(None);
+        }
+        let mut batch = Batch::new();
+        let i = batch.push(token, self.position, &[0]);
+        batch.output(i);
+        batch.steer(i, self.steering.row());
+        if !self.session.observed_layers().is_empty() {
+            batch.observe(i);
+        }
+        let held = std::mem::take(&mut self.session.held);
+        self.session.decode(&mut batch)?;
+        self.session.held = held;
+        self.session.held.push(token);
+        self.i_output = i;
+        self.position += 1;
+        Ok(Some(token))
+    }
+
+    /// Why the answer is over, once it is.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// The session, to read what was observed at the token just computed.
+    #[must_use]
+    pub fn session(&self) -> &Session<'m> {
+        self.session
+    }
+}

@@ -1,0 +1,481 @@
+#include "headtap.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "ggml-alloc.h"
+#include "ggml-backend.h"
+#include "ggml.h"
+
+/* Banks and row numbers of all layers that share a buffer type, hence a device. */
+struct pool {
+    struct ggml_context * ctx;
+    ggml_backend_buffer_t buffer;
+    struct ggml_tensor  * rows; /* I32 [n_batch] */
+};
+
+struct layer {
+    int32_t width;
+    bool    observed;
+
+    float  * host;   /* [n_row, width], NULL until a row is set                            */
+    bool   * loaded; /* [n_row] the row adds something                                     */
+    int32_t  n_loaded;
+    bool     stale;  /* host was rewritten since the bank was                              */
+
+    ggml_backend_buffer_type_t buft;  /* of the node, as last seen                         */
+    ggml_backend_buffer_type_t home;  /* of the bank: the node's when it was allocated     */
+    struct ggml_tensor       * bank;  /* F32 [width, n_row] on `home`, NULL: none          */
+    int32_t                    pool;  /* holds the bank and the row numbers                */
+
+    /* What a patched node points to. Rebuilt from the node each time the scheduler asks, so that
+     * it is right whichever graph is running; its address is all that a graph keeps. */
+    struct ggml_tensor view; /* the node as it was before                                  */
+    struct ggml_tensor rows; /* I32 [n_token of the ubatch, 1], a part of the pool's       */
+
+    int32_t seen_width;
+    int32_t n_seen;  /* tokens of this pass that came by                                   */
+    int32_t start;   /* the current ubatch's first token                                   */
+    int32_t i_want;  /* next token to observe                                              */
+    enum headtap_path path;
+};
+
+struct headtap {
+    int32_t n_layer, n_row, n_batch, max_width;
+    bool    in_graph;
+
+    struct layer * layers; /* [n_layer] */
+    struct pool  * pools;  /* [n_pool], at most one per layer */
+    int32_t        n_pool;
+
+    struct headtap_pass pass;
+    int32_t           * rows;      /* [n_batch] row numbers of the pass            */
+    int32_t             n_fresh;   /* pools whose row numbers are those of `rows`  */
+    int32_t             n_rows;    /* how many of `rows` are set                   */
+    float             * column;    /* [max_width] scratch of the read-modify-write */
+
+    enum headtap_status status;
+    int32_t             failed;
+};
+
+/* Where a node's original first source is kept while the node is an ADD_ID, which has three. */
+enum { KEPT_SRC = GGML_MAX_SRC - 1 };
+
+/* ---- life ------------------------------------------------------------------------------- */
+
+struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n_row, int32_t n_batch, bool in_graph) {
+    if (n_layer < 1 || n_row < 1 || n_batch < 1) {
+        return NULL;
+    }
+    struct headtap * tap = calloc(1, sizeof(*tap));
+    if (!tap) {
+        return NULL;
+    }
+    tap->n_layer  = n_layer;
+    tap->n_row    = n_row;
+    tap->n_batch  = n_batch;
+    tap->in_graph = in_graph;
+    tap->failed   = -1;
+    tap->layers   = calloc((size_t) n_layer, sizeof(struct layer));
+    tap->pools    = calloc((size_t) n_layer, sizeof(struct pool));
+    tap->rows     = calloc((size_t) n_batch, sizeof(int32_t));
+    if (tap->layers) {
+        for (int32_t il = 0; il < n_layer; ++il) {
+            tap->layers[il].width = widths[il];
+            if (widths[il] > tap->max_width) {
+                tap->max_width = widths[il];
+            }
+        }
+    }
+    tap->column = calloc((size_t) tap->max_width + 1, sizeof(float));
+    if (!tap->layers || !tap->pools || !tap->rows || !tap->column) {
+        headtap_free(tap);
+        return NULL;
+    }
+    return tap;
+}
+
+void headtap_free(struct headtap * tap) {
+    if (!tap) {
+        return;
+    }
+    for (int32_t i = 0; tap->layers && i < tap->n_layer; ++i) {
+        free(tap->layers[i].host);
+        free(tap->layers[i].loaded);
+    }
+    for (int32_t i = 0; i < tap->n_pool; ++i) {
+        ggml_backend_buffer_free(tap->pools[i].buffer);
+        ggml_free(tap->pools[i].ctx);
+    }
+    free(tap->layers);
+    free(tap->pools);
+    free(tap->rows);
+    free(tap->column);
+    free(tap);
+}
+
+/* ---- the plan --------------------------------------------------------------------------- */
+
+static struct layer * layer_at(const struct headtap * tap, int32_t il) {
+    return il >= 0 && il < tap->n_layer && tap->layers[il].width > 0 ? &tap->layers[il] : NULL;
+}
+
+enum headtap_status headtap_observe(struct headtap * tap, int32_t il, bool on) {
+    struct layer * layer = layer_at(tap, il);
+    if (!layer) {
+        return HEADTAP_BAD_ARG;
+    }
+    layer->observed = on;
+    return HEADTAP_OK;
+}
+
+enum headtap_status headtap_set_row(struct headtap * tap, int32_t il, int32_t row, const float * offset) {
+    struct layer * layer = layer_at(tap, il);
+    if (!layer || row < 1 || row >= tap->n_row) {
+        return HEADTAP_BAD_ARG;
+    }
+    const size_t width = (size_t) layer->width;
+    if (!layer->host) {
+        if (!offset) {
+            return HEADTAP_OK;
+        }
+        layer->host   = malloc(width * (size_t) tap->n_row * sizeof(float));
+        layer->loaded = calloc((size_t) tap->n_row, sizeof(bool));
+        if (!layer->host || !layer->loaded) {
+            free(layer->host);
+            free(layer->loaded);
+            layer->host   = NULL;
+            layer->loaded = NULL;
+            return HEADTAP_NO_MEMORY;
+        }
+        for (size_t i = 0; i < width * (size_t) tap->n_row; ++i) {
+            layer->host[i] = -0.0f;
+        }
+    }
+    float * dst = layer->host + width * (size_t) row;
+    for (size_t i = 0; i < width; ++i) {
+        /* +0.0 would turn a -0.0 of the model into +0.0: adding nothing is adding -0.0 */
+        dst[i] = offset && offset[i] != 0.0f ? offset[i] : -0.0f;
+    }
+    layer->n_loaded += (offset != NULL) - (int32_t) layer->loaded[row];
+    layer->loaded[row] = offset != NULL;
+    layer->stale       = true;
+    return HEADTAP_OK;
+}
+
+/* ---- banks on their devices ------------------------------------------------------------- */
+
+static bool adds_by_id(ggml_backend_buffer_type_t buft, struct ggml_context * ctx, struct ggml_tensor * bank) {
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(buft);
+    if (!device) {
+        return ggml_backend_buft_is_host(buft);
+    }
+    struct ggml_tensor * node = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, bank->ne[0], 1);
+    struct ggml_tensor * rows = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, 1, 1);
+    return ggml_backend_dev_supports_op(device, ggml_add_id(ctx, node, bank, rows));
+}
+
+/* Whether the layer is to be steered in the graph and has no bank where its node lives. */
+static bool wants_bank(const struct layer * layer) {
+    return layer->n_loaded > 0 && layer->buft && !layer->bank && layer->home != layer->buft;
+}
+
+/* One pool for all layers that want a bank on `buft`. A device without ADD_ID gets none: those
+ * layers stay with the callback (their home is noted, so that the question is asked once). */
+static enum headtap_status add_pool(struct headtap * tap, ggml_backend_buffer_type_t buft) {
+    const struct ggml_init_params params = {
+        .mem_size   = ggml_tensor_overhead() * (size_t) (tap->n_layer + 8),
+        .mem_buffer = NULL,
+        .no_alloc   = true,
+    };
+    struct pool * pool = &tap->pools[tap->n_pool];
+    struct ggml_context * scratch = ggml_init(params);
+    pool->ctx = ggml_init(params);
+    if (!scratch || !pool->ctx) {
+        ggml_free(scratch);
+        ggml_free(pool->ctx);
+        return HEADTAP_NO_MEMORY;
+    }
+    bool supported = true;
+    bool asked     = false;
+    pool->rows = ggml_new_tensor_1d(pool->ctx, GGML_TYPE_I32, tap->n_batch);
+    for (int32_t il = 0; il < tap->n_layer; ++il) {
+        struct layer * layer = &tap->layers[il];
+        if (!wants_bank(layer) || layer->buft != buft) {
+            continue;
+        }
+        layer->home = buft;
+        struct ggml_tensor * bank = ggml_new_tensor_2d(pool->ctx, GGML_TYPE_F32, layer->width, tap->n_row);
+        if (!asked) {
+            supported = adds_by_id(buft, scratch, bank);
+            asked     = true;
+        }
+        if (supported) {
+            layer->bank  = bank;
+            layer->pool  = tap->n_pool;
+            layer->stale = true;
+        }
+    }
+    ggml_free(scratch);
+    pool->buffer = supported ? ggml_backend_alloc_ctx_tensors_from_buft(pool->ctx, buft) : NULL;
+    if (!pool->buffer) {
+        for (int32_t il = 0; il < tap->n_layer; ++il) {
+            struct layer * layer = &tap->layers[il];
+            if (layer->bank && layer->pool == tap->n_pool) {
+                layer->bank = NULL;
+                layer->home = NULL;
+            }
+        }
+        ggml_free(pool->ctx);
+        return supported ? HEADTAP_NO_MEMORY : HEADTAP_OK;
+    }
+    tap->n_pool++;
+    return HEADTAP_OK;
+}
+
+/* Brings banks and row numbers on the devices up to date. */
+static enum headtap_status upload(struct headtap * tap, bool same_rows) {
+    for (int32_t il = 0; tap->in_graph && il < tap->n_layer; ++il) {
+        struct layer * layer = &tap->layers[il];
+        if (wants_bank(layer)) {
+            enum headtap_status status = add_pool(tap, layer->buft);
+            if (status != HEADTAP_OK) {
+                tap->failed = il;
+                return status;
+            }
+        }
+        if (layer->bank && layer->stale) {
+            ggml_backend_tensor_set(layer->bank, layer->host, 0, ggml_nbytes(layer->bank));
+            layer->stale = false;
+        }
+    }
+    for (int32_t i = same_rows ? tap->n_fresh : 0; i < tap->n_pool; ++i) {
+        ggml_backend_tensor_set(tap->pools[i].rows, tap->rows, 0, (size_t) tap->n_rows * sizeof(int32_t));
+    }
+    tap->n_fresh = tap->n_pool;
+    return HEADTAP_OK;
+}
+
+/* ---- a pass ----------------------------------------------------------------------------- */
+
+enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pass * pass) {
+    if (pass->n_token < 1 || pass->n_token > tap->n_batch || pass->n_want < 0) {
+        return HEADTAP_BAD_ARG;
+    }
+    bool same_rows = tap->n_rows == pass->n_token;
+    for (int32_t i = 0; i < pass->n_token; ++i) {
+        const int32_t row = pass->rows ? pass->rows[i] : 0;
+        if (row < 0 || row >= tap->n_row) {
+            tap->n_rows = 0;
+            return HEADTAP_BAD_ARG;
+        }
+        same_rows    = same_rows && tap->rows[i] == row;
+        tap->rows[i] = row;
+    }
+    tap->n_rows = pass->n_token;
+    for (int32_t i = 0; i < pass->n_want; ++i) {
+        if (pass->want[i] < (i ? pass->want[i - 1] + 1 : 0) || pass->want[i] >= pass->n_token) {
+            return HEADTAP_BAD_ARG;
+        }
+    }
+    tap->pass   = *pass;
+    tap->status = HEADTAP_OK;
+    tap->failed = -1;
+    for (int32_t il = 0; il < tap->n_layer; ++il) {
+        tap->layers[il].n_seen = 0;
+        tap->layers[il].i_want = 0;
+    }
+    return upload(tap, same_rows);
+}
+
+enum headtap_status headtap_end(struct headtap * tap) {
+    for (int32_t il = 0; il < tap->n_layer && tap->status == HEADTAP_OK; ++il) {
+        const struct layer * layer = &tap->layers[il];
+        const bool planned = layer->observed || layer->n_loaded > 0;
+        if (planned && layer->n_seen != tap->pass.n_token) {
+            tap->status = HEADTAP_MISCOUNT;
+            tap->failed = il;
+        }
+    }
+    const struct headtap_pass none = { 0, NULL, 0, NULL, NULL };
+    tap->pass = none;
+    return tap->status;
+}
+
+/* The layer of a node named exactly `kqv_out-<il>`, else NULL. Views of it carry a suffix. */
+static struct layer * layer_named(struct headtap * tap, const char * name) {
+    static const char prefix[] = "kqv_out-";
+    if (strncmp(name, prefix, sizeof(prefix) - 1) != 0) {
+        return NULL;
+    }
+    const char * digit = name + sizeof(prefix) - 1;
+    int32_t il = 0;
+    if (*digit < '0' || *digit > '9') {
+        return NULL;
+    }
+    for (; *digit >= '0' && *digit <= '9'; ++digit) {
+        il = il * 10 + (*digit - '0');
+        if (il >= tap->n_layer) {
+            return NULL;
+        }
+    }
+    return *digit == '\0' ? layer_at(tap, il) : NULL;
+}
+
+static void fail(struct headtap * tap, const struct layer * layer, enum headtap_status status) {
+    if (tap->status == HEADTAP_OK) {
+        tap->status = status;
+        tap->failed = (int32_t) (layer - tap->layers);
+    }
+}
+
+/* RESHAPE -> ADD_ID, in place. Asked again in a reused graph, the node is an ADD_ID already and
+ * only what it points to is brought up to date. */
+static void patch(struct headtap * tap, struct layer * layer, struct ggml_tensor * t) {
+    if (t->op == GGML_OP_RESHAPE) {
+        t->src[KEPT_SRC] = t->src[0];
+    }
+    layer->view        = *t;
+    layer->view.op     = GGML_OP_RESHAPE;
+    memset(layer->view.src, 0, sizeof(layer->view.src));
+    layer->view.src[0] = t->src[KEPT_SRC];
+
+    const struct ggml_tensor * all = tap->pools[layer->pool].rows;
+    layer->rows           = *all;
+    layer->rows.ne[0]     = t->ne[1];
+    layer->rows.nb[1]     = layer->rows.nb[0] * (size_t) t->ne[1];
+    layer->rows.nb[2]     = layer->rows.nb[1];
+    layer->rows.nb[3]     = layer->rows.nb[1];
+    layer->rows.view_src  = (struct ggml_tensor *) all;
+    layer->rows.view_offs = (size_t) layer->start * sizeof(int32_t);
+    layer->rows.data      = (char *) all->data + layer->rows.view_offs;
+
+    t->op     = GGML_OP_ADD_ID;
+    t->src[0] = &layer->view;
+    t->src[1] = layer->bank;
+    t->src[2] = &layer->rows;
+}
+
+/* ADD_ID -> RESHAPE: a reused graph whose layer has nothing to add any more. */
+static void restore(struct ggml_tensor * t) {
+    t->op            = GGML_OP_RESHAPE;
+    t->src[0]        = t->src[KEPT_SRC];
+    t->src[1]        = NULL;
+    t->src[2]        = NULL;
+    t->src[KEPT_SRC] = NULL;
+}
+
+/* The reference: read each steered token's column, add its row, write it back. */
+static void read_modify_write(struct headtap * tap, struct layer * layer, struct ggml_tensor * t) {
+    const size_t n_byte = (size_t) layer->width * sizeof(float);
+    for (int64_t i = 0; i < t->ne[1]; ++i) {
+        const int32_t row = tap->rows[layer->start + i];
+        if (!layer->loaded[row]) {
+            continue;
+        }
+        const float * offset = layer->host + (size_t) layer->width * (size_t) row;
+        ggml_backend_tensor_get(t, tap->column, (size_t) i * t->nb[1], n_byte);
+        for (int32_t j = 0; j < layer->width; ++j) {
+            tap->column[j] += offset[j];
+        }
+        ggml_backend_tensor_set(t, tap->column, (size_t) i * t->nb[1], n_byte);
+    }
+}
+
+/* The number of observed layers below this one. */
+static int32_t rank_of(const struct headtap * tap, const struct layer * layer) {
+    int32_t rank = 0;
+    for (const struct layer * l = tap->layers; l < layer; ++l) {
+        rank += l->observed;
+    }
+    return rank;
+}
+
+static void read_wanted(struct headtap * tap, struct layer * layer, struct ggml_tensor * t) {
+    const struct headtap_pass * pass = &tap->pass;
+    const size_t slab = (size_t) rank_of(tap, layer) * (size_t) pass->n_want;
+    for (; layer->i_want < pass->n_want; ++layer->i_want) {
+        const int64_t i = pass->want[layer->i_want] - layer->start;
+        if (i >= t->ne[1]) {
+            break;
+        }
+        float * dst = pass->out + (slab + (size_t) layer->i_want) * (size_t) tap->max_width;
+        ggml_backend_tensor_get(t, dst, (size_t) i * t->nb[1], (size_t) layer->width * sizeof(float));
+    }
+}
+
+static bool ask_about(struct headtap * tap, struct layer * layer, struct ggml_tensor * t) {
+    const struct headtap_pass * pass = &tap->pass;
+    layer->seen_width = (int32_t) t->ne[0];
+    if (pass->n_token == 0) {
+        return false; /* a graph that no pass announced: a reserve, a shift */
+    }
+    if (t->ne[0] != layer->width || t->ne[2] != 1 || t->ne[3] != 1) {
+        fail(tap, layer, HEADTAP_WRONG_WIDTH);
+        return false;
+    }
+    if (t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || !t->buffer) {
+        fail(tap, layer, HEADTAP_WRONG_TYPE);
+        return false;
+    }
+    if (t->ne[1] > pass->n_token - layer->n_seen) {
+        fail(tap, layer, HEADTAP_MISCOUNT);
+        return false;
+    }
+    layer->start   = layer->n_seen;
+    layer->n_seen += (int32_t) t->ne[1];
+    layer->buft    = ggml_backend_buffer_get_type(t->buffer);
+
+    const bool steered  = layer->n_loaded > 0;
+    const bool patched  = t->op == GGML_OP_ADD_ID;
+    const bool in_graph = steered && layer->bank && layer->home == layer->buft && (patched || t->op == GGML_OP_RESHAPE);
+    if (in_graph) {
+        patch(tap, layer, t);
+    } else if (patched) {
+        restore(t);
+    }
+    layer->path = !steered ? HEADTAP_WATCHED : in_graph ? HEADTAP_IN_GRAPH : HEADTAP_CALLBACK;
+
+    const bool observed = layer->observed && layer->i_want < pass->n_want &&
+                          pass->want[layer->i_want] < layer->n_seen;
+    return observed || layer->path == HEADTAP_CALLBACK;
+}
+
+bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
+    struct headtap * tap   = user_data;
+    struct layer   * layer = layer_named(tap, t->name);
+    if (!layer) {
+        return !ask;
+    }
+    if (ask) {
+        return ask_about(tap, layer, t);
+    }
+    if (layer->path == HEADTAP_CALLBACK) {
+        read_modify_write(tap, layer, t);
+    }
+    if (layer->observed) {
+        read_wanted(tap, layer, t);
+    }
+    return true;
+}
+
+/* ---- what was seen ---------------------------------------------------------------------- */
+
+int32_t headtap_n_seen(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->n_seen : 0;
+}
+
+enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->path : HEADTAP_SILENT;
+}
+
+int32_t headtap_failed_layer(const struct headtap * tap) {
+    return tap->failed;
+}
+
+int32_t headtap_width(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->seen_width : 0;
+}

@@ -1,0 +1,110 @@
+/* headtap - observe and steer attention heads in any program that uses llama.cpp
+ *
+ * A tap is one eval callback attached to one llama_context. It watches the nodes that llama.cpp
+ * names `kqv_out-<il>`: the attention output of layer il before the output projection, F32
+ * [width, n_token] with width = n_head * d_head, heads side by side within a column.
+ *
+ *   observe  copies chosen tokens' columns of chosen layers into memory of yours.
+ *   steer    adds, to each token's column, one row of a bank of offsets: every token picks its row.
+ *            Row 0 adds nothing, to the last bit (it is filled with -0.0, the one float whose
+ *            addition changes no other).
+ *
+ * Steering runs inside the graph wherever the node is a no-op view (RESHAPE, which is what flash
+ * attention leaves there): while the scheduler asks about the node, the tap turns it, in place,
+ * into an ADD_ID of the same data, the bank and the tokens' rows. The graph is not cut, nothing is
+ * synchronized, and changing a row rewrites a few kilobytes. Elsewhere (a CONT node, a device that
+ * has no ADD_ID, a node that moved to another device) the tap reads, adds and writes in the
+ * callback: the same sums, at one graph cut per layer.
+ *
+ * Life of a tap:
+ *
+ *     struct headtap * tap = headtap_init(n_layer, widths, n_row, n_batch, true);
+ *     headtap_observe(tap, il, true);                       // any number of layers
+ *     headtap_set_row(tap, il, row, offset);                // any number of rows, at any time
+ *     cparams.cb_eval           = headtap_eval;
+ *     cparams.cb_eval_user_data = tap;
+ *     ctx = llama_init_from_model(model, cparams);          // kv_unified = true keeps token order
+ *     ...
+ *     headtap_begin(tap, &pass);                            // before every llama_decode
+ *     llama_decode(ctx, batch);
+ *     status = headtap_end(tap);                            // HEADTAP_OK, or what went wrong
+ *     ...
+ *     llama_free(ctx);                                      // first the context,
+ *     headtap_free(tap);                                    // then the tap
+ *
+ * Not thread-safe: a tap belongs to the thread that decodes. Between headtap_begin and headtap_end
+ * only headtap_eval may be called. Depends on ggml's and llama.cpp's public headers only.
+ */
+#ifndef HEADTAP_H
+#define HEADTAP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ggml_tensor;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct headtap;
+
+/* What became of one pass. */
+enum headtap_status {
+    HEADTAP_OK          = 0,
+    HEADTAP_NO_MEMORY   = 1, /* a bank could not be allocated on its device                    */
+    HEADTAP_BAD_ARG     = 2, /* a layer, row or token count out of range                       */
+    HEADTAP_WRONG_WIDTH = 3, /* a node is not [width, n]: headtap_failed_layer, headtap_width  */
+    HEADTAP_WRONG_TYPE  = 4, /* a node is not contiguous F32: headtap_failed_layer             */
+    HEADTAP_MISCOUNT    = 5, /* a planned layer saw fewer or more tokens than the pass has     */
+};
+
+/* How a layer is handled, as last seen. */
+enum headtap_path {
+    HEADTAP_SILENT   = 0, /* its node never came by               */
+    HEADTAP_WATCHED  = 1, /* came by, nothing to add              */
+    HEADTAP_IN_GRAPH = 2, /* steered by an ADD_ID in the graph    */
+    HEADTAP_CALLBACK = 3, /* steered by read-modify-write         */
+};
+
+/* One llama_decode: which tokens are steered by which row, which are observed. */
+struct headtap_pass {
+    int32_t         n_token; /* tokens of the batch                                            */
+    const int32_t * rows;    /* [n_token] bank row of each token, or NULL: all row 0           */
+    int32_t         n_want;  /* tokens to observe                                              */
+    const int32_t * want;    /* [n_want] their indices in the batch, ascending                 */
+    float         * out;     /* [n observed layers, ascending][n_want][largest width]          */
+};
+
+/* widths: [n_layer] n_head * d_head of each layer, 0 where a layer has no attention.
+ * n_row: rows of the banks, row 0 included. n_batch: most tokens in one llama_decode.
+ * in_graph: false steers by read-modify-write everywhere. NULL when out of memory. */
+struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n_row, int32_t n_batch, bool in_graph);
+void             headtap_free(struct headtap * tap);
+
+/* Puts a layer into the plan of observed layers, or takes it out. */
+enum headtap_status headtap_observe(struct headtap * tap, int32_t il, bool on);
+
+/* Rewrites row `row` (1 .. n_row - 1) of layer `il`: offset [width], or NULL to add nothing.
+ * Takes effect with the next headtap_begin. */
+enum headtap_status headtap_set_row(struct headtap * tap, int32_t il, int32_t row, const float * offset);
+
+/* The arrays of `pass` must live until headtap_end. */
+enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pass * pass);
+enum headtap_status headtap_end(struct headtap * tap);
+
+/* The eval callback: llama_context_params.cb_eval, with the tap as cb_eval_user_data. */
+bool headtap_eval(struct ggml_tensor * t, bool ask, void * tap);
+
+/* Since the last headtap_begin: tokens of layer il that came by. */
+int32_t           headtap_n_seen(const struct headtap * tap, int32_t il);
+enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il);
+/* The layer that a status speaks of, and the width of the last node seen there (0: none yet). */
+int32_t           headtap_failed_layer(const struct headtap * tap);
+int32_t           headtap_width(const struct headtap * tap, int32_t il);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HEADTAP_H */
