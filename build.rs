@@ -28,7 +28,7 @@ fn main() {
         .allowlist_item("headtap.*")
         .blocklist_type("ggml_tensor")
         .raw_line("use llama_cpp_sys_2::ggml_tensor;")
-        .default_enum_style(bindgen::EnumVariation::ModuleConsts)
+        .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
         .layout_tests(false)
         .generate()

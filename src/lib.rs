@@ -2,8 +2,17 @@
 #![deny(missing_docs)]
 
 mod error;
+mod ffi;
+mod fingerprint;
 pub mod gguf;
+mod model;
+pub mod session;
 mod site;
+pub mod steer;
 
 pub use error::{Error, Result};
+pub use ffi::host::set_verbose;
+pub use fingerprint::fingerprint;
+pub use model::{Geometry, Model, ModelParams, Special, SpecialToken};
+pub use session::{Session, SessionParams};
 pub use site::Site;

@@ -76,10 +76,9 @@ impl Model {
                 problem: "an encoder: candor steers models that generate text".to_owned(),
             });
         }
-        let optional = |key| file.get(key).and(file.str(key).ok()).map(str::to_owned);
         Ok(Self {
-            name: optional("general.name"),
-            chat_template: optional("tokenizer.chat_template"),
+            name: file.opt_str("general.name")?.map(str::to_owned),
+            chat_template: file.opt_str("tokenizer.chat_template")?.map(str::to_owned),
             inner,
             path: path.to_owned(),
             architecture,
@@ -235,13 +234,9 @@ pub enum SpecialToken {
 /// Reads the input width of every layer's `attn_output`.
 fn attention_widths(file: &Gguf, architecture: &str) -> Result<Vec<usize>> {
     let n_layer = file.uint(&format!("{architecture}.block_count"))?;
-    let too_many = n_layer > file.tensors().len() as u64;
-    if too_many {
-        return Err(Error::Gguf {
-            path: file.path().to_owned(),
-            place: format!("key {architecture}.block_count"),
-            problem: format!("{n_layer} layers, but only {} tensors", file.tensors().len()),
-        });
+    if n_layer > file.tensors().len() as u64 {
+        let problem = format!("{n_layer} layers, but only {} tensors", file.tensors().len());
+        return Err(file.fault(format!("key {architecture}.block_count"), problem));
     }
     let widths: Vec<usize> = (0..n_layer)
         .map(|layer| {
@@ -297,11 +292,8 @@ fn per_layer(file: &Gguf, key: &str, widths: &[usize]) -> Result<Option<usize>> 
         return Ok(usize::try_from(file.uint(key)?).ok());
     };
     if counts.len() != widths.len() {
-        return Err(Error::Gguf {
-            path: file.path().to_owned(),
-            place: format!("key {key}"),
-            problem: format!("{} entries for {} layers", counts.len(), widths.len()),
-        });
+        let problem = format!("{} entries for {} layers", counts.len(), widths.len());
+        return Err(file.fault(format!("key {key}"), problem));
     }
     let mut attention = counts.iter().zip(widths).filter(|&(_, &w)| w > 0).map(|(&n, _)| n);
     let first = attention.next().unwrap_or(0);

@@ -7,6 +7,7 @@
 
 pub(crate) mod context;
 pub(crate) mod host;
+pub(crate) mod map;
 pub(crate) mod tap;
 
 /// Declarations of `vendor/headtap.h`, made by bindgen.

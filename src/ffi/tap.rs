@@ -129,7 +129,7 @@ impl Tap {
         }
     }
 
-    fn check(&self, status: sys::headtap_status::Type) -> Result<(), TapError> {
+    fn check(&self, status: sys::headtap_status) -> Result<(), TapError> {
         let tap = self.ptr.as_ptr();
         // SAFETY: the tap is alive; both calls only read.
         let layer = unsafe { sys::headtap_failed_layer(tap) };
@@ -160,7 +160,7 @@ impl Drop for Tap {
 struct EndPass<'a>(&'a Tap);
 
 impl EndPass<'_> {
-    fn finish(self) -> sys::headtap_status::Type {
+    fn finish(self) -> sys::headtap_status {
         let tap = self.0.ptr.as_ptr();
         std::mem::forget(self);
         // SAFETY: the tap is alive and a pass is open.
