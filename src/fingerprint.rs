@@ -1,3 +1,5 @@
 //! stub
 /// stub
-pub fn fingerprint(_: &crate::gguf::Gguf) -> crate::Result<String> { Ok(String::new()) }
+pub fn fingerprint(_: &crate::gguf::Gguf) -> crate::Result<String> {
+    Ok(String::new())
+}

@@ -257,19 +257,24 @@ fn attention_widths(file: &Gguf, architecture: &str) -> Result<Vec<usize>> {
 
 /// Reads the geometry and checks that it is one: the same in every layer that has attention.
 fn read_geometry(file: &Gguf, architecture: &str, widths: &[usize]) -> Result<Geometry> {
-    let unsupported = |problem: String| Error::Unsupported { architecture: architecture.to_owned(), problem };
+    let unsupported =
+        |problem: String| Error::Unsupported { architecture: architecture.to_owned(), problem };
     let heads = per_layer(file, &format!("{architecture}.attention.head_count"), widths)?;
-    let n_head = heads.ok_or_else(|| unsupported("its layers differ in their number of heads".to_owned()))?;
+    let n_head = heads
+        .ok_or_else(|| unsupported("its layers differ in their number of heads".to_owned()))?;
     let kv_key = format!("{architecture}.attention.head_count_kv");
     let n_head_kv = match file.get(&kv_key) {
-        Some(_) => per_layer(file, &kv_key, widths)?
-            .ok_or_else(|| unsupported("its layers differ in their number of key/value heads".to_owned()))?,
+        Some(_) => per_layer(file, &kv_key, widths)?.ok_or_else(|| {
+            unsupported("its layers differ in their number of key/value heads".to_owned())
+        })?,
         None => n_head,
     };
     let mut attention = widths.iter().copied().filter(|&w| w > 0);
     let width = attention.next().unwrap_or(0);
     if attention.any(|w| w != width) {
-        return Err(unsupported("its layers differ in the width of their attention outputs".to_owned()));
+        return Err(unsupported(
+            "its layers differ in the width of their attention outputs".to_owned(),
+        ));
     }
     if n_head == 0 || width % n_head != 0 {
         return Err(unsupported(format!(
@@ -306,7 +311,9 @@ mod tests {
 
     #[test]
     fn refuses_a_missing_file_by_name() {
-        let error = Model::load(Path::new("no/such.gguf"), &ModelParams::default()).err().map(|e| e.to_string());
+        let error = Model::load(Path::new("no/such.gguf"), &ModelParams::default())
+            .err()
+            .map(|e| e.to_string());
         assert!(error.is_some_and(|e| e.contains("no/such.gguf")));
     }
 }

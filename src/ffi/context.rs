@@ -46,7 +46,11 @@ impl<'m> Context<'m> {
     }
 
     /// A context whose eval callback is `tap`; `None` where llama.cpp refuses (it logs why).
-    pub(crate) fn new(model: &'m LlamaModel, mut params: llama::llama_context_params, tap: Tap) -> Option<Self> {
+    pub(crate) fn new(
+        model: &'m LlamaModel,
+        mut params: llama::llama_context_params,
+        tap: Tap,
+    ) -> Option<Self> {
         (params.cb_eval, params.cb_eval_user_data) = tap.callback();
         // SAFETY: the model outlives the context (`'m`), and so does the tap (same struct, dropped
         // after `ptr` is freed).
@@ -131,7 +135,9 @@ impl<'m> Context<'m> {
     /// Forgets positions `from..` of a sequence; false where the memory cannot (recurrent models).
     pub(crate) fn truncate(&mut self, seq: i32, from: i32) -> bool {
         // SAFETY: the context is alive; llama.cpp checks the sequence.
-        unsafe { llama::llama_memory_seq_rm(llama::llama_get_memory(self.ptr.as_ptr()), seq, from, -1) }
+        unsafe {
+            llama::llama_memory_seq_rm(llama::llama_get_memory(self.ptr.as_ptr()), seq, from, -1)
+        }
     }
 }
 

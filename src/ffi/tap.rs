@@ -45,18 +45,31 @@ pub(crate) struct Tap {
 impl Tap {
     /// A tap over layers of these widths (`n_head * d_head`; 0: no attention), with banks of
     /// `n_row` rows, for batches of up to `n_batch` tokens.
-    pub(crate) fn new(widths: &[usize], n_row: usize, n_batch: usize, in_graph: bool) -> Option<Self> {
+    pub(crate) fn new(
+        widths: &[usize],
+        n_row: usize,
+        n_batch: usize,
+        in_graph: bool,
+    ) -> Option<Self> {
         let as_i32 = |n: usize| i32::try_from(n).ok();
         let c_widths = widths.iter().map(|&w| as_i32(w)).collect::<Option<Vec<_>>>()?;
         // SAFETY: `c_widths` holds as many elements as the first argument says; C copies them.
         let ptr = unsafe {
-            sys::headtap_init(as_i32(widths.len())?, c_widths.as_ptr(), as_i32(n_row)?, as_i32(n_batch)?, in_graph)
+            sys::headtap_init(
+                as_i32(widths.len())?,
+                c_widths.as_ptr(),
+                as_i32(n_row)?,
+                as_i32(n_batch)?,
+                in_graph,
+            )
         };
         Some(Self { ptr: NonNull::new(ptr)?, widths: widths.to_vec(), n_row, n_observed: 0 })
     }
 
     /// `cb_eval` and `cb_eval_user_data` for a context. The tap must outlive that context.
-    pub(crate) fn callback(&self) -> (llama_cpp_sys_2::ggml_backend_sched_eval_callback, *mut c_void) {
+    pub(crate) fn callback(
+        &self,
+    ) -> (llama_cpp_sys_2::ggml_backend_sched_eval_callback, *mut c_void) {
         (Some(sys::headtap_eval), self.ptr.as_ptr().cast())
     }
 
@@ -72,13 +85,20 @@ impl Tap {
     }
 
     /// Rewrites a row of a layer's bank; `offset`: F32 `[n_head * d_head]`, or nothing to add.
-    pub(crate) fn set_row(&mut self, layer: usize, row: usize, offset: Option<&[f32]>) -> Result<(), TapError> {
+    pub(crate) fn set_row(
+        &mut self,
+        layer: usize,
+        row: usize,
+        offset: Option<&[f32]>,
+    ) -> Result<(), TapError> {
         if offset.is_some_and(|o| self.widths.get(layer) != Some(&o.len())) || row >= self.n_row {
             return Err(TapError::BadArgument);
         }
         let data = offset.map_or(std::ptr::null(), <[f32]>::as_ptr);
         // SAFETY: `data` is null or holds the layer's width of floats, checked above; C copies them.
-        self.check(unsafe { sys::headtap_set_row(self.ptr.as_ptr(), index(layer), index(row), data) })
+        self.check(unsafe {
+            sys::headtap_set_row(self.ptr.as_ptr(), index(layer), index(row), data)
+        })
     }
 
     /// Announces one decode and runs it. `out`: F32 `[n_observed, want.len(), max width]`.

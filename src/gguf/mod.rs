@@ -77,11 +77,7 @@ impl Gguf {
             place,
             problem,
         })?;
-        Ok(Self {
-            path: path.to_owned(),
-            map,
-            contents,
-        })
+        Ok(Self { path: path.to_owned(), map, contents })
     }
 
     /// The file.
@@ -92,17 +88,13 @@ impl Gguf {
 
     /// The metadata in the file's order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.contents
-            .entries
-            .iter()
-            .map(|(key, value)| (key.as_str(), value))
+        self.contents.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// The value of a key, where the file has it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries()
-            .find_map(|(present, value)| (present == key).then_some(value))
+        self.entries().find_map(|(present, value)| (present == key).then_some(value))
     }
 
     /// The tensors in the file's order.
@@ -152,11 +144,7 @@ impl Gguf {
         convert: fn([u8; 4]) -> T,
     ) -> Result<Vec<T>> {
         if tensor.kind != kind {
-            let problem = format!(
-                "is of type {}, expected {}",
-                tensor.kind.name(),
-                kind.name()
-            );
+            let problem = format!("is of type {}, expected {}", tensor.kind.name(), kind.name());
             return Err(self.fault(format!("tensor {}", tensor.name), problem));
         }
         let (words, _) = self.bytes(tensor).as_chunks();
@@ -165,11 +153,7 @@ impl Gguf {
 
     /// Something is wrong with this file, at `place`.
     pub(crate) fn fault(&self, place: impl Into<String>, problem: impl Into<String>) -> Error {
-        Error::Gguf {
-            path: self.path.clone(),
-            place: place.into(),
-            problem: problem.into(),
-        }
+        Error::Gguf { path: self.path.clone(), place: place.into(), problem: problem.into() }
     }
 }
 

@@ -35,10 +35,7 @@ pub(super) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// What is wrong at the present place.
     pub fn fault(&self, problem: impl Into<String>) -> Fault {
-        Fault {
-            place: self.place.clone(),
-            problem: problem.into(),
-        }
+        Fault { place: self.place.clone(), problem: problem.into() }
     }
 
     fn n_left(&self) -> usize {
@@ -90,44 +87,31 @@ impl<'a> Cursor<'a> {
 
 /// Reads and checks everything but the tensors' elements.
 pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Fault> {
-    let mut cursor = Cursor {
-        bytes,
-        at: 0,
-        place: "header".to_owned(),
-    };
+    let mut cursor = Cursor { bytes, at: 0, place: "header".to_owned() };
     let (n_tensor, n_entry) = header(&mut cursor)?;
 
     // The counts are bounded by the smallest entry (an empty key, a type, one byte) and the
     // smallest tensor description (an empty name, one dimension, type, offset).
     cursor.check_count(n_entry, 8 + 4 + 1, "metadata entries")?;
     cursor.check_count(n_tensor, 8 + 4 + 8 + 4 + 8, "tensors")?;
-    let entries: Vec<_> = (0..n_entry)
-        .map(|index| entry(&mut cursor, index))
-        .collect::<Result<_, _>>()?;
+    let entries: Vec<_> =
+        (0..n_entry).map(|index| entry(&mut cursor, index)).collect::<Result<_, _>>()?;
     check_unique("key", entries.iter().map(|(key, _)| key))?;
     let alignment = alignment(&entries)?;
 
-    let tensors: Vec<_> = (0..n_tensor)
-        .map(|index| tensor(&mut cursor, index))
-        .collect::<Result<_, _>>()?;
+    let tensors: Vec<_> =
+        (0..n_tensor).map(|index| tensor(&mut cursor, index)).collect::<Result<_, _>>()?;
     check_unique("tensor", tensors.iter().map(|tensor| &tensor.name))?;
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
     check_data(&tensors, alignment, data_start, bytes.len() as u64)?;
-    Ok(Contents {
-        entries,
-        tensors,
-        data_start,
-    })
+    Ok(Contents { entries, tensors, data_start })
 }
 
 /// Magic and version; returns the numbers of tensors and of metadata entries.
 fn header(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
     let start = &cursor.bytes[..cursor.bytes.len().min(MAGIC.len())];
     if start != MAGIC {
-        return Err(cursor.fault(format!(
-            "starts with \"{}\", not GGUF",
-            start.escape_ascii()
-        )));
+        return Err(cursor.fault(format!("starts with \"{}\", not GGUF", start.escape_ascii())));
     }
     cursor.take(MAGIC.len() as u64)?;
     match u32::read(cursor)? {
@@ -165,22 +149,12 @@ fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Fault> {
     if n_dim > 4 {
         return Err(cursor.fault(format!("has {n_dim} dimensions, expected 1 to 4")));
     }
-    let dims = (0..n_dim)
-        .map(|_| u64::read(cursor))
-        .collect::<Result<Vec<_>, _>>()?;
+    let dims = (0..n_dim).map(|_| u64::read(cursor)).collect::<Result<Vec<_>, _>>()?;
     let kind = TensorType::try_from(u32::read(cursor)?)
         .map_err(|code| cursor.fault(format!("is of type {code}, which ggml does not know")))?;
     let offset = u64::read(cursor)?;
-    let n_byte = kind
-        .n_byte(&dims)
-        .map_err(|problem| cursor.fault(problem))?;
-    Ok(TensorInfo {
-        name,
-        dims,
-        kind,
-        offset,
-        n_byte,
-    })
+    let n_byte = kind.n_byte(&dims).map_err(|problem| cursor.fault(problem))?;
+    Ok(TensorInfo { name, dims, kind, offset, n_byte })
 }
 
 /// Refuses a name that comes twice.
@@ -216,16 +190,12 @@ fn check_data(
     data_start: u64,
     n_byte_file: u64,
 ) -> Result<(), Fault> {
-    let fault = |tensor: &TensorInfo, problem| Fault {
-        place: format!("tensor {}", tensor.name),
-        problem,
-    };
+    let fault =
+        |tensor: &TensorInfo, problem| Fault { place: format!("tensor {}", tensor.name), problem };
     for tensor in tensors {
         if !tensor.offset.is_multiple_of(alignment) {
-            let problem = format!(
-                "begins at offset {}, not a multiple of {alignment}",
-                tensor.offset
-            );
+            let problem =
+                format!("begins at offset {}, not a multiple of {alignment}", tensor.offset);
             return Err(fault(tensor, problem));
         }
         let end = u128::from(data_start) + u128::from(tensor.offset) + u128::from(tensor.n_byte);
@@ -238,20 +208,13 @@ fn check_data(
         }
     }
 
-    let mut extents: Vec<(Range<u64>, &TensorInfo)> = tensors
-        .iter()
-        .map(|tensor| (tensor.extent(), tensor))
-        .collect();
+    let mut extents: Vec<(Range<u64>, &TensorInfo)> =
+        tensors.iter().map(|tensor| (tensor.extent(), tensor)).collect();
     extents.sort_unstable_by_key(|(extent, _)| extent.start);
     for pair in extents.windows(2) {
-        let [(first, _), (second, tensor)] = pair else {
-            unreachable!("windows of two")
-        };
+        let [(first, _), (second, tensor)] = pair else { unreachable!("windows of two") };
         if second.start < first.end {
-            return Err(fault(
-                tensor,
-                format!("shares bytes with tensor {}", pair[0].1.name),
-            ));
+            return Err(fault(tensor, format!("shares bytes with tensor {}", pair[0].1.name)));
         }
     }
     Ok(())

@@ -114,10 +114,6 @@ impl TryFrom<u32> for TensorType {
 
     /// The type with this code, or the code when the linked ggml does not know it.
     fn try_from(code: u32) -> Result<Self, u32> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|&kind| kind as u32 == code)
-            .ok_or(code)
+        Self::ALL.iter().copied().find(|&kind| kind as u32 == code).ok_or(code)
     }
 }

@@ -33,17 +33,12 @@ mod at {
 
 fn tiny() -> Builder<'static> {
     let mut builder = Builder::new();
-    builder
-        .set("a", "bc")
-        .tensor("t", &[2], TensorType::F32, f32_bytes(&[1.0, -2.0]));
+    builder.set("a", "bc").tensor("t", &[2], TensorType::F32, f32_bytes(&[1.0, -2.0]));
     builder
 }
 
 fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 /// [`TINY`] with other bytes at a place.
@@ -67,24 +62,15 @@ fn open(file: &[u8]) -> crate::Result<Gguf> {
 
 #[test]
 fn writes_these_bytes() {
-    assert_eq!(
-        tiny().to_bytes().escape_ascii().to_string(),
-        TINY.escape_ascii().to_string()
-    );
+    assert_eq!(tiny().to_bytes().escape_ascii().to_string(), TINY.escape_ascii().to_string());
 }
 
 #[test]
 fn reads_these_bytes() {
     let file = open(TINY).unwrap();
-    assert_eq!(
-        file.entries().collect::<Vec<_>>(),
-        [("a", &Value::from("bc"))]
-    );
+    assert_eq!(file.entries().collect::<Vec<_>>(), [("a", &Value::from("bc"))]);
     let tensor = file.tensor("t").unwrap();
-    assert_eq!(
-        (&tensor.dims[..], tensor.kind, tensor.n_byte),
-        (&[2][..], TensorType::F32, 8)
-    );
+    assert_eq!((&tensor.dims[..], tensor.kind, tensor.n_byte), (&[2][..], TensorType::F32, 8));
     assert_eq!(file.f32s_of(tensor).unwrap(), [1.0, -2.0]);
     assert_eq!(file.tensor("u"), None);
 }
@@ -96,10 +82,7 @@ fn reads_version_2() {
 
 #[test]
 fn refuses_what_is_not_gguf() {
-    assert_eq!(
-        refusal(b"PK\x03\x04 a zip"),
-        r#"header: starts with "PK\x03\x04", not GGUF"#
-    );
+    assert_eq!(refusal(b"PK\x03\x04 a zip"), r#"header: starts with "PK\x03\x04", not GGUF"#);
     assert_eq!(refusal(b""), r#"header: starts with "", not GGUF"#);
     let error = open(b"{}").unwrap_err();
     assert!(matches!(error, Error::Gguf { .. }));
@@ -153,10 +136,7 @@ fn refuses_a_truncated_file_at_every_byte() {
 
 #[test]
 fn refuses_values_that_it_does_not_know() {
-    assert_eq!(
-        refusal(&damaged(at::VALUE_TYPE, &[13])),
-        "key a: is of unknown type 13"
-    );
+    assert_eq!(refusal(&damaged(at::VALUE_TYPE, &[13])), "key a: is of unknown type 13");
     assert_eq!(
         refusal(&damaged(at::VALUE_TYPE, &[9, 0, 0, 0, 9])),
         "key a: is an array of arrays, expected a flat one"
@@ -169,19 +149,13 @@ fn refuses_values_that_it_does_not_know() {
         refusal(&damaged(at::VALUE_TYPE, &[7, 0, 0, 0, 2])),
         "key a: holds the boolean 2, expected 0 or 1"
     );
-    assert_eq!(
-        refusal(&damaged(at::STRING, b"\xff")),
-        r#"key a: holds "\xffc", not UTF-8"#
-    );
+    assert_eq!(refusal(&damaged(at::STRING, b"\xff")), r#"key a: holds "\xffc", not UTF-8"#);
 }
 
 #[test]
 fn refuses_unsound_tensors() {
     let huge = u64::MAX.to_le_bytes();
-    assert_eq!(
-        refusal(&damaged(at::N_DIM, &[5])),
-        "tensor t: has 5 dimensions, expected 1 to 4"
-    );
+    assert_eq!(refusal(&damaged(at::N_DIM, &[5])), "tensor t: has 5 dimensions, expected 1 to 4");
     assert!(refusal(&damaged(at::N_DIM, &[0])).contains("tensor t: "));
     assert!(refusal(&damaged(at::DIM, &[0])).contains("expected none to be zero"));
     assert!(refusal(&damaged(at::DIM, &huge)).contains("more than can be addressed"));
@@ -200,21 +174,13 @@ fn refuses_unsound_tensors() {
 fn refuses_names_that_come_twice() {
     let mut builder = tiny();
     let file = builder.set("b", "").to_bytes();
-    let second = file
-        .windows(9)
-        .rposition(|w| w == b"\x01\0\0\0\0\0\0\0b")
-        .unwrap();
+    let second = file.windows(9).rposition(|w| w == b"\x01\0\0\0\0\0\0\0b").unwrap();
     let mut twice = file.clone();
     twice[second + 8] = b'a';
     assert_eq!(refusal(&twice), "key a: is there twice");
 
-    let file = tiny()
-        .tensor("u", &[1], TensorType::F32, vec![0; 4])
-        .to_bytes();
-    let second = file
-        .windows(9)
-        .rposition(|w| w == b"\x01\0\0\0\0\0\0\0u")
-        .unwrap();
+    let file = tiny().tensor("u", &[1], TensorType::F32, vec![0; 4]).to_bytes();
+    let second = file.windows(9).rposition(|w| w == b"\x01\0\0\0\0\0\0\0u").unwrap();
     let mut twice = file.clone();
     twice[second + 8] = b't';
     assert_eq!(refusal(&twice), "tensor t: is there twice");
@@ -222,13 +188,8 @@ fn refuses_names_that_come_twice() {
 
 #[test]
 fn refuses_tensors_that_share_bytes() {
-    let mut file = tiny()
-        .tensor("u", &[1], TensorType::F32, vec![0; 4])
-        .to_bytes();
-    let offset = file
-        .windows(8)
-        .position(|w| w == 32u64.to_le_bytes())
-        .unwrap();
+    let mut file = tiny().tensor("u", &[1], TensorType::F32, vec![0; 4]).to_bytes();
+    let offset = file.windows(8).position(|w| w == 32u64.to_le_bytes()).unwrap();
     file[offset] = 0;
     assert_eq!(refusal(&file), "tensor u: shares bytes with tensor t");
 }
@@ -237,10 +198,7 @@ fn refuses_tensors_that_share_bytes() {
 fn refuses_an_empty_key_and_an_odd_alignment() {
     let file = Builder::new().set("general.alignment", 64u32).to_bytes();
     let mut odd = file.clone();
-    let value = odd
-        .windows(4)
-        .rposition(|w| w == 64u32.to_le_bytes())
-        .unwrap();
+    let value = odd.windows(4).rposition(|w| w == 64u32.to_le_bytes()).unwrap();
     odd[value] = 3;
     assert!(refusal(&odd).starts_with("key general.alignment: is not a power of two"));
 
@@ -280,20 +238,11 @@ fn names_the_key_that_is_missing_or_of_another_type() {
     assert_eq!(file.str("a").unwrap(), "bc");
     assert_eq!(file.opt_uint("n").unwrap(), None);
     let missing = file.uint("n").unwrap_err().to_string();
-    assert!(
-        missing.ends_with("key n: is missing, expected a non-negative integer"),
-        "{missing}"
-    );
+    assert!(missing.ends_with("key n: is missing, expected a non-negative integer"), "{missing}");
     let other = file.opt_f32s("a").unwrap_err().to_string();
-    assert!(
-        other.ends_with("key a: is of type string, expected an array of f32"),
-        "{other}"
-    );
+    assert!(other.ends_with("key a: is of type string, expected an array of f32"), "{other}");
     let tensor = file.i32s_of(&file.tensors()[0]).unwrap_err().to_string();
-    assert!(
-        tensor.ends_with("tensor t: is of type f32, expected i32"),
-        "{tensor}"
-    );
+    assert!(tensor.ends_with("tensor t: is of type f32, expected i32"), "{tensor}");
 }
 
 #[test]
@@ -314,19 +263,12 @@ fn writes_beside_the_target_and_renames() {
     tiny().write(&path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), TINY);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    assert!(
-        tiny()
-            .write(&folder.path().join("absent/tiny.gguf"))
-            .is_err()
-    );
+    assert!(tiny().write(&folder.path().join("absent/tiny.gguf")).is_err());
 }
 
 #[test]
 fn reads_a_real_model() {
-    let path = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../shared/models/stories260K.gguf"
-    ));
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models/stories260K.gguf"));
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
         return;
@@ -334,14 +276,9 @@ fn reads_a_real_model() {
     let file = Gguf::open(path).unwrap();
     assert_eq!(file.str("general.architecture").unwrap(), "llama");
     let n_layer = file.uint("llama.block_count").unwrap();
-    assert!(
-        file.tensor(&format!("blk.{}.attn_output.weight", n_layer - 1))
-            .is_some()
-    );
+    assert!(file.tensor(&format!("blk.{}.attn_output.weight", n_layer - 1)).is_some());
     assert_eq!(file.strings("tokenizer.ggml.tokens").unwrap().len(), 512);
-    let norm = file
-        .f32s_of(file.tensor("output_norm.weight").unwrap())
-        .unwrap();
+    let norm = file.f32s_of(file.tensor("output_norm.weight").unwrap()).unwrap();
     assert!(norm.iter().all(|weight| weight.is_finite()));
 
     // Written anew, it says the same.
@@ -355,10 +292,7 @@ fn reads_a_real_model() {
     let copy = open(&copy.to_bytes()).unwrap();
     assert!(copy.entries().eq(file.entries()));
     for (ours, theirs) in copy.tensors().iter().zip(file.tensors()) {
-        assert_eq!(
-            (&ours.name, copy.bytes(ours)),
-            (&theirs.name, file.bytes(theirs))
-        );
+        assert_eq!((&ours.name, copy.bytes(ours)), (&theirs.name, file.bytes(theirs)));
     }
 }
 

@@ -132,11 +132,7 @@ impl Value {
     /// A string.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
-        if let Self::String(value) = self {
-            Some(value)
-        } else {
-            None
-        }
+        if let Self::String(value) = self { Some(value) } else { None }
     }
 
     /// An integer of any type that is not negative.
@@ -168,41 +164,25 @@ impl Value {
     /// A boolean.
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
-        if let Self::Bool(value) = *self {
-            Some(value)
-        } else {
-            None
-        }
+        if let Self::Bool(value) = *self { Some(value) } else { None }
     }
 
     /// An array of strings.
     #[must_use]
     pub fn as_strings(&self) -> Option<&[String]> {
-        if let Self::Array(Array::String(values)) = self {
-            Some(values)
-        } else {
-            None
-        }
+        if let Self::Array(Array::String(values)) = self { Some(values) } else { None }
     }
 
     /// An array of F32.
     #[must_use]
     pub fn as_f32s(&self) -> Option<&[f32]> {
-        if let Self::Array(Array::F32(values)) = self {
-            Some(values)
-        } else {
-            None
-        }
+        if let Self::Array(Array::F32(values)) = self { Some(values) } else { None }
     }
 
     /// An array of I32.
     #[must_use]
     pub fn as_i32s(&self) -> Option<&[i32]> {
-        if let Self::Array(Array::I32(values)) = self {
-            Some(values)
-        } else {
-            None
-        }
+        if let Self::Array(Array::I32(values)) = self { Some(values) } else { None }
     }
 
     /// An array of integers of any type, none negative.

@@ -59,11 +59,7 @@ impl<'a> Builder<'a> {
         let bytes = bytes.into();
         let is_new = self.tensors.iter().all(|(present, _)| present.name != name);
         assert!(is_new, "tensor {name} is there twice");
-        assert_eq!(
-            kind.n_byte(dims),
-            Ok(bytes.len() as u64),
-            "bytes of tensor {name}"
-        );
+        assert_eq!(kind.n_byte(dims), Ok(bytes.len() as u64), "bytes of tensor {name}");
         let info = TensorInfo {
             name: name.to_owned(),
             dims: dims.to_vec(),
@@ -97,19 +93,14 @@ impl<'a> Builder<'a> {
         // Temporary files are for their owner's eyes; a model is a file like any other.
         #[cfg(unix)]
         options.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = options
-            .tempfile_in(folder)
-            .map_err(Error::io("create", path))?;
+        let mut file = options.tempfile_in(folder).map_err(Error::io("create", path))?;
         let mut buffered = BufWriter::new(&mut file);
         self.write_to(&mut buffered)
             .and_then(|()| buffered.flush())
             .map_err(Error::io("write", path))?;
         drop(buffered);
-        file.as_file()
-            .sync_all()
-            .map_err(Error::io("write", path))?;
-        file.persist(path)
-            .map_err(|failure| Error::io("write", path)(failure.error))?;
+        file.as_file().sync_all().map_err(Error::io("write", path))?;
+        file.persist(path).map_err(|failure| Error::io("write", path)(failure.error))?;
         Ok(())
     }
 
@@ -133,15 +124,12 @@ impl<'a> Builder<'a> {
             offset = (offset + info.n_byte).next_multiple_of(alignment);
         }
         write_padded(out, &head, alignment)?;
-        self.tensors
-            .iter()
-            .try_for_each(|(_, bytes)| write_padded(out, bytes, alignment))
+        self.tensors.iter().try_for_each(|(_, bytes)| write_padded(out, bytes, alignment))
     }
 
     fn alignment(&self) -> u64 {
         let set = self.entries.iter().find(|(key, _)| key == ALIGNMENT_KEY);
-        set.and_then(|(_, value)| value.as_uint())
-            .unwrap_or(ALIGNMENT_DEFAULT.into())
+        set.and_then(|(_, value)| value.as_uint()).unwrap_or(ALIGNMENT_DEFAULT.into())
     }
 }
 
@@ -149,9 +137,6 @@ impl<'a> Builder<'a> {
 fn write_padded(out: &mut impl Write, bytes: &[u8], alignment: u64) -> io::Result<()> {
     let n_byte = bytes.len() as u64;
     out.write_all(bytes)?;
-    io::copy(
-        &mut io::Read::take(io::repeat(0), n_byte.next_multiple_of(alignment) - n_byte),
-        out,
-    )?;
+    io::copy(&mut io::Read::take(io::repeat(0), n_byte.next_multiple_of(alignment) - n_byte), out)?;
     Ok(())
 }

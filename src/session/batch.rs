@@ -75,6 +75,15 @@ impl Batch {
         self.want.push(to_i32(i));
     }
 
+    /// The id of token `i`.
+    ///
+    /// # Panics
+    /// If the batch has no token `i`.
+    #[must_use]
+    pub fn token(&self, i: usize) -> i32 {
+        self.arrays.tokens[i]
+    }
+
     /// Tokens in the batch.
     #[must_use]
     pub fn len(&self) -> usize {

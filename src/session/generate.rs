@@ -53,7 +53,11 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::PromptTooLong`] for a prompt that leaves no room in the context, and what
     /// [`Session::decode`] gives.
-    pub fn generate<'s>(&'s mut self, prompt: &[i32], steering: Steering) -> Result<Generation<'s, 'm>> {
+    pub fn generate<'s>(
+        &'s mut self,
+        prompt: &[i32],
+        steering: Steering,
+    ) -> Result<Generation<'s, 'm>> {
         if prompt.is_empty() {
             return Err(Error::invalid("prompt", "it is empty"));
         }
@@ -92,7 +96,8 @@ impl<'m> Session<'m> {
     /// prompt token is always computed anew: its logits are needed, and it is steered.
     fn reusable(&mut self, prompt: &[i32], steering: Steering) -> usize {
         let held = std::mem::take(&mut self.held);
-        let shared = held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+        let shared =
+            held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
         if shared > 0 && self.held_under == steering && self.truncate(0, shared) {
             return shared;
         }
@@ -113,7 +118,8 @@ impl<'m> Generation<'_, 'm> {
             return Ok(None);
         }
         let logits = self.session.logits(self.i_output)?;
-        let token = sampler.sample(logits).ok_or_else(|| Error::invalid("vocabulary", "it is empty"))?;
+        let token =
+            sampler.sample(logits).ok_or_else(|| Error::invalid("vocabulary", "it is empty"))?;
         if self.session.model().is_end(token) {
             self.end = Some(End::Model);
             return Ok(None);

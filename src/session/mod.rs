@@ -97,12 +97,18 @@ impl<'m> Session<'m> {
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { n_ctx.min(2048) } else { params.n_batch };
-        if let Some(layer) = params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0)) {
-            return Err(Error::invalid(format!("layer {layer}"), "the model has no attention there"));
+        if let Some(layer) =
+            params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0))
+        {
+            return Err(Error::invalid(
+                format!("layer {layer}"),
+                "the model has no attention there",
+            ));
         }
-        let no_memory = || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
-        let mut tap =
-            Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph).ok_or_else(no_memory)?;
+        let no_memory =
+            || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
+        let mut tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
+            .ok_or_else(no_memory)?;
         tap.observe(&params.observe).map_err(|e| tap_error(model, e))?;
 
         let mut host_params = Context::default_params();
@@ -127,8 +133,9 @@ impl<'m> Session<'m> {
         // know them, and lets sequences share a prefix.
         host_params.kv_unified = true;
 
-        let context = Context::new(model.inner(), host_params, tap)
-            .ok_or_else(|| Error::Decode { action: "create a context", problem: host::take_complaints() })?;
+        let context = Context::new(model.inner(), host_params, tap).ok_or_else(|| {
+            Error::Decode { action: "create a context", problem: host::take_complaints() }
+        })?;
         let mut session = Self {
             model,
             context,
@@ -150,8 +157,11 @@ impl<'m> Session<'m> {
         batch.observe(0);
         self.decode(&mut batch)?;
         self.clear();
-        let silent: Vec<_> =
-            self.model.attention_layers().filter(|&layer| self.context.tap().n_seen(layer) == 0).collect();
+        let silent: Vec<_> = self
+            .model
+            .attention_layers()
+            .filter(|&layer| self.context.tap().n_seen(layer) == 0)
+            .collect();
         if silent.is_empty() {
             return Ok(());
         }
@@ -214,12 +224,18 @@ impl<'m> Session<'m> {
         };
         let layers: Vec<_> = self.model.attention_layers().collect();
         if let Some(layer) = offsets.keys().find(|layer| !layers.contains(layer)) {
-            return Err(Error::invalid(format!("layer {layer}"), "the model has no attention there"));
+            return Err(Error::invalid(
+                format!("layer {layer}"),
+                "the model has no attention there",
+            ));
         }
         self.held.clear();
         for layer in layers {
             let offset = offsets.get(&layer).map(Vec::as_slice);
-            self.context.tap_mut().set_row(layer, row, offset).map_err(|e| tap_error(self.model, e))?;
+            self.context
+                .tap_mut()
+                .set_row(layer, row, offset)
+                .map_err(|e| tap_error(self.model, e))?;
         }
         Ok(())
     }
@@ -244,8 +260,9 @@ impl<'m> Session<'m> {
         self.n_want = batch.want.len();
         let width = self.width();
         self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
-        self.context.decode(&mut batch.arrays, &batch.rows, &batch.want, &mut self.observed).map_err(|error| {
-            match error {
+        self.context
+            .decode(&mut batch.arrays, &batch.rows, &batch.want, &mut self.observed)
+            .map_err(|error| match error {
                 DecodeError::Tap(error) => tap_error(self.model, error),
                 DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
                     what: "the text so far".to_owned(),
@@ -256,8 +273,7 @@ impl<'m> Session<'m> {
                     action: "decode",
                     problem: format!("code {code}: {}", host::take_complaints()),
                 },
-            }
-        })
+            })
     }
 
     /// Logits of the batch's token `i`, F32 `[n_vocab]`.
@@ -313,18 +329,27 @@ fn tap_error(model: &Model, error: TapError) -> Error {
             action: "allocate the steering bank",
             problem: "the device of a layer is out of memory".to_owned(),
         },
-        TapError::BadArgument => Error::invalid("row, layer or batch", "out of the session's range"),
-        TapError::WrongWidth { layer, got } => {
-            Error::Width { architecture, layer, expected: model.widths().get(layer).copied().unwrap_or(0), got }
+        TapError::BadArgument => {
+            Error::invalid("row, layer or batch", "out of the session's range")
         }
+        TapError::WrongWidth { layer, got } => Error::Width {
+            architecture,
+            layer,
+            expected: model.widths().get(layer).copied().unwrap_or(0),
+            got,
+        },
         TapError::WrongType { layer } => Error::Unsupported {
             architecture,
             problem: format!("the attention output of layer {layer} is not contiguous F32"),
         },
-        TapError::Miscount { layer, got: 0 } => Error::TapSilent { architecture, layers: vec![layer] },
+        TapError::Miscount { layer, got: 0 } => {
+            Error::TapSilent { architecture, layers: vec![layer] }
+        }
         TapError::Miscount { layer, got } => Error::Unsupported {
             architecture,
-            problem: format!("layer {layer} computed {got} tokens of a batch that has another number"),
+            problem: format!(
+                "layer {layer} computed {got} tokens of a batch that has another number"
+            ),
         },
     }
 }

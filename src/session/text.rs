@@ -35,7 +35,8 @@ impl TextStream {
                 at
             }
             None => {
-                let held = self.stops.iter().map(|stop| overlap(text, stop.as_bytes())).max().unwrap_or(0);
+                let held =
+                    self.stops.iter().map(|stop| overlap(text, stop.as_bytes())).max().unwrap_or(0);
                 whole_characters(&text[..text.len() - held])
             }
         };

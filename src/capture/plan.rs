@@ -1,0 +1,233 @@
+//! The batch planner: texts that begin alike are computed alike, once.
+//!
+//! Texts are taken in their order, as many as fit into one batch. A batch is a prefix tree: each
+//! node is one token, computed once and seen by all sequences that pass through it. Laid out in
+//! depth-first order, parents come before children and every sequence's tokens are in order, which
+//! is what llama.cpp asks of a batch.
+//!
+//! Two tokens are alike when they and all before them are equal *and steered by the same row*, so a
+//! plan may hold steered and unsteered readings of one text side by side.
+
+use crate::session::Batch;
+use crate::{Error, Result};
+
+/// A text to compute: its tokens and how they are steered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Token ids from the start of the sequence.
+    pub tokens: Vec<i32>,
+    /// Bank row that steers the tokens from `steer_from` on; 0: nothing.
+    pub row: usize,
+    /// First steered position.
+    pub steer_from: usize,
+}
+
+impl Text {
+    /// A text that is not steered.
+    #[must_use]
+    pub fn plain(tokens: Vec<i32>) -> Self {
+        Self { tokens, row: 0, steer_from: 0 }
+    }
+
+    /// The key of one token in the tree.
+    fn key(&self, position: usize) -> (i32, usize) {
+        (self.tokens[position], if position >= self.steer_from { self.row } else { 0 })
+    }
+}
+
+/// What one batch may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens computed, shared ones counted once.
+    pub n_token: usize,
+    /// Texts, one sequence each.
+    pub n_seq: usize,
+}
+
+/// One batch of a plan.
+#[derive(Debug, Clone)]
+pub struct PlannedBatch {
+    /// The texts in this batch, as indices into the list that was planned.
+    pub texts: std::ops::Range<usize>,
+    tree: Tree,
+}
+
+impl PlannedBatch {
+    /// Tokens to compute.
+    #[must_use]
+    pub fn n_token(&self) -> usize {
+        self.tree.nodes.len()
+    }
+
+    /// The batch to decode, and for each text the batch index of each of its tokens. What is wanted
+    /// of the tokens is the caller's to add.
+    #[must_use]
+    pub fn to_batch(&self) -> (Batch, Vec<Vec<usize>>) {
+        let nodes = &self.tree.nodes;
+        let mut batch = Batch::new();
+        let mut paths = vec![Vec::new(); self.texts.len()];
+        let mut stack: Vec<usize> = self.tree.roots.iter().rev().copied().collect();
+        while let Some(n) = stack.pop() {
+            let node = &nodes[n];
+            let i = batch.push(node.key.0, node.position, &node.seqs);
+            batch.steer(i, node.key.1);
+            for &seq in &node.seqs {
+                paths[seq].push(i);
+            }
+            stack.extend(node.children.iter().rev());
+        }
+        (batch, paths)
+    }
+}
+
+/// Distributes texts over batches, in order.
+///
+/// # Errors
+/// [`Error::PromptTooLong`] for a text that alone exceeds the limit, [`Error::Invalid`] for an
+/// empty one; `name` says which text it is.
+pub fn plan(texts: &[Text], limits: Limits, name: impl Fn(usize) -> String) -> Result<Vec<PlannedBatch>> {
+    let mut batches: Vec<PlannedBatch> = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        if text.tokens.is_empty() {
+            return Err(Error::invalid(name(i), "the text has no tokens"));
+        }
+        if text.tokens.len() > limits.n_token {
+            return Err(Error::PromptTooLong {
+                what: name(i),
+                n_token: text.tokens.len(),
+                n_ctx: limits.n_token,
+            });
+        }
+        let fits = batches.last().is_some_and(|batch| {
+            let n_new = text.tokens.len() - batch.tree.n_shared(text);
+            batch.texts.len() < limits.n_seq && batch.n_token() + n_new <= limits.n_token
+        });
+        if !fits {
+            batches.push(PlannedBatch { texts: i..i, tree: Tree::default() });
+        }
+        if let Some(batch) = batches.last_mut() {
+            batch.tree.insert(text, i - batch.texts.start);
+            batch.texts.end = i + 1;
+        }
+    }
+    Ok(batches)
+}
+
+/// A prefix tree over (token, row).
+#[derive(Debug, Clone, Default)]
+struct Tree {
+    nodes: Vec<Node>,
+    roots: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    key: (i32, usize),
+    position: usize,
+    seqs: Vec<usize>,
+    children: Vec<usize>,
+}
+
+impl Tree {
+    fn child(&self, of: Option<usize>, key: (i32, usize)) -> Option<usize> {
+        let children = of.map_or(&self.roots, |n| &self.nodes[n].children);
+        children.iter().copied().find(|&c| self.nodes[c].key == key)
+    }
+
+    /// How many tokens of `text` the tree holds already.
+    fn n_shared(&self, text: &Text) -> usize {
+        let mut node = None;
+        for position in 0..text.tokens.len() {
+            match self.child(node, text.key(position)) {
+                Some(next) => node = Some(next),
+                None => return position,
+            }
+        }
+        text.tokens.len()
+    }
+
+    fn insert(&mut self, text: &Text, seq: usize) {
+        let mut node = None;
+        for position in 0..text.tokens.len() {
+            let key = text.key(position);
+            let next = self.child(node, key).unwrap_or_else(|| {
+                let new = self.nodes.len();
+                self.nodes.push(Node { key, position, seqs: Vec::new(), children: Vec::new() });
+                match node {
+                    None => self.roots.push(new),
+                    Some(parent) => self.nodes[parent].children.push(new),
+                }
+                new
+            });
+            self.nodes[next].seqs.push(seq);
+            node = Some(next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WIDE: Limits = Limits { n_token: 64, n_seq: 8 };
+
+    fn planned(texts: &[&[i32]], limits: Limits) -> Vec<PlannedBatch> {
+        let texts: Vec<Text> = texts.iter().map(|t| Text::plain(t.to_vec())).collect();
+        plan(&texts, limits, |i| format!("text {i}")).expect("a valid plan")
+    }
+
+    #[test]
+    fn computes_a_shared_prefix_once() {
+        let batches = planned(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3]], WIDE);
+        assert_eq!(batches.len(), 1);
+        let (batch, paths) = batches[0].to_batch();
+        assert_eq!(batch.len(), 5);
+        assert_eq!(paths, [vec![0, 1, 2, 3], vec![0, 1, 4], vec![0, 1, 2]]);
+    }
+
+    #[test]
+    fn keeps_steered_and_plain_readings_apart() {
+        let steered = Text { tokens: vec![1, 2, 3], row: 1, steer_from: 1 };
+        let texts = [Text::plain(vec![1, 2, 3]), steered];
+        let batches = plan(&texts, WIDE, |i| i.to_string()).expect("a valid plan");
+        let (_, paths) = batches[0].to_batch();
+        assert_eq!(paths, [vec![0, 1, 2], vec![0, 3, 4]]);
+    }
+
+    #[test]
+    fn names_a_text_that_is_too_long() {
+        let error = plan(&[Text::plain(vec![7; 65])], WIDE, |i| format!("row {i}")).expect_err("too long");
+        assert_eq!(
+            error.to_string(),
+            "row 0 is 65 tokens long and the context holds 64: shorten it or raise the context size (-c)"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_finds_its_own_tokens(
+            texts in prop::collection::vec(prop::collection::vec(0..3_i32, 1..12), 1..40),
+            n_token in 12_usize..40,
+            n_seq in 1_usize..6,
+        ) {
+            let refs: Vec<&[i32]> = texts.iter().map(Vec::as_slice).collect();
+            let batches = planned(&refs, Limits { n_token, n_seq });
+            let mut next = 0;
+            for planned in &batches {
+                prop_assert_eq!(planned.texts.start, next);
+                next = planned.texts.end;
+                prop_assert!(planned.texts.len() <= n_seq && planned.n_token() <= n_token);
+                let (batch, paths) = planned.to_batch();
+                prop_assert_eq!(batch.len(), planned.n_token());
+                for (seq, path) in paths.iter().enumerate() {
+                    prop_assert!(path.windows(2).all(|w| w[0] < w[1]));
+                    let tokens: Vec<i32> = path.iter().map(|&i| batch.token(i)).collect();
+                    prop_assert_eq!(&tokens, &texts[planned.texts.start + seq]);
+                }
+            }
+            prop_assert_eq!(next, texts.len());
+        }
+    }
+}
