@@ -1,6 +1,7 @@
 //! candor
 #![deny(missing_docs)]
 
+pub mod data;
 mod error;
 mod ffi;
 mod fingerprint;

@@ -1,0 +1,329 @@
+//! JSON: TruthfulQA's multiple-choice task, and one object per line.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
+use serde_json::{Map, Value};
+
+use super::{Flaw, Kind, Question, label};
+
+/// A question of `mc_task.json`.
+#[derive(Deserialize)]
+struct McQuestion {
+    question: String,
+    mc1_targets: Targets,
+    mc2_targets: Targets,
+}
+
+/// Answers with their labels, in the order of the file.
+struct Targets(Vec<(String, bool)>);
+
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Targets;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of answers, each 0 or 1")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Targets, A::Error> {
+                let mut targets = Vec::new();
+                while let Some((answer, label)) = map.next_entry()? {
+                    match label {
+                        0 | 1 => targets.push((answer, label == 1)),
+                        _ => {
+                            return Err(A::Error::invalid_value(
+                                Unexpected::Unsigned(label),
+                                &self,
+                            ));
+                        }
+                    }
+                }
+                Ok(Targets(targets))
+            }
+        }
+
+        deserializer.deserialize_map(Ordered)
+    }
+}
+
+/// Reads `mc_task.json`: the rows are the mc2 targets, the best answer is the true one of mc1.
+pub(super) fn parse_mc_task(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
+    let items: Vec<McQuestion> = serde_json::from_slice(bytes)
+        .map_err(|error| Flaw::line(error.line() as u64, format!("not mc_task.json: {error}")))?;
+    let questions = items
+        .into_iter()
+        .zip(element_lines(bytes))
+        .map(|(item, line)| mc_question(item, line).map_err(|problem| Flaw::line(line, problem)))
+        .collect::<Result<_, _>>()?;
+    Ok((Kind::QuestionAnswer, questions))
+}
+
+fn mc_question(item: McQuestion, line: u64) -> Result<Question, String> {
+    if item.question.is_empty() {
+        return Err("the question is empty".into());
+    }
+    let mut right = item.mc1_targets.0.iter().filter(|(_, label)| *label);
+    let (Some((best, _)), None) = (right.next(), right.next()) else {
+        return Err("mc1_targets has not exactly one answer with 1".into());
+    };
+    let mut question = Question { text: item.question, category: None, line, answers: Vec::new() };
+    for (answer, label) in &item.mc2_targets.0 {
+        question.add(answer, *label, answer == best)?;
+    }
+    if !question.answers.iter().any(|answer| answer.best && answer.label) {
+        return Err(format!("mc2_targets lacks the true answer of mc1_targets, `{best}`"));
+    }
+    Ok(question)
+}
+
+/// The lines on which the elements of a JSON array of objects begin, for text known to be one.
+fn element_lines(bytes: &[u8]) -> Vec<u64> {
+    let (mut line, mut depth, mut in_string, mut escaped) = (1, 0, false, false);
+    let mut lines = Vec::new();
+    for &byte in bytes {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'\n' => line += 1,
+            b'"' => in_string = true,
+            b'{' => {
+                if depth == 0 {
+                    lines.push(line);
+                }
+                depth += 1;
+            }
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    lines
+}
+
+/// Reads one object per line: prompts with an answer and a label, or pairs. Blank lines are passed
+/// over.
+pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
+    let mut questions: Vec<Question> = Vec::new();
+    let mut known = HashMap::new();
+    let mut kind = None;
+    for (line, raw) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+        if raw.trim_ascii().is_empty() {
+            continue;
+        }
+        let item = parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
+        let this = item.kind();
+        if *kind.get_or_insert(this) != this {
+            let problem = "prompts with answers and pairs stand in one file: make it two";
+            return Err(Flaw::line(line, problem));
+        }
+        let mut begin = |text: &str| {
+            let (text, category, answers) = (text.to_owned(), None, Vec::new());
+            questions.push(Question { text, category, line, answers });
+            questions.len() - 1
+        };
+        let added = match &item {
+            Line::Answer { prompt, answer, label } => {
+                let index = *known.entry(prompt.clone()).or_insert_with(|| begin(prompt));
+                questions[index].add(answer, *label, false)
+            }
+            Line::Pair { positive, negative } => {
+                let index = begin("");
+                let question = &mut questions[index];
+                question.add(positive, true, true).and(question.add(negative, false, false))
+            }
+        };
+        added.map_err(|problem| Flaw::line(line, problem))?;
+    }
+    Ok((kind.unwrap_or(Kind::PromptAnswer), questions))
+}
+
+/// What one line holds.
+enum Line {
+    Answer { prompt: String, answer: String, label: bool },
+    Pair { positive: String, negative: String },
+}
+
+impl Line {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Answer { .. } => Kind::PromptAnswer,
+            Self::Pair { .. } => Kind::Pair,
+        }
+    }
+}
+
+fn parse_line(raw: &[u8]) -> Result<Line, String> {
+    let raw = str::from_utf8(raw).map_err(|_| "is not UTF-8")?;
+    let object: Map<String, Value> =
+        serde_json::from_str(raw).map_err(|error| format!("not a JSON object: {error}"))?;
+    let has = |key| object.contains_key(key);
+    if has("prompt") && has("answer") && has("label") {
+        return Ok(Line::Answer {
+            prompt: text(&object, "prompt")?,
+            answer: text(&object, "answer")?,
+            label: truth(&object["label"])?,
+        });
+    }
+    if has("positive") && has("negative") {
+        let (positive, negative) = (text(&object, "positive")?, text(&object, "negative")?);
+        if positive == negative {
+            return Err("positive and negative are the same".into());
+        }
+        return Ok(Line::Pair { positive, negative });
+    }
+    let keys = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Err(format!("expected the keys prompt, answer, label or positive, negative; got {keys}"))
+}
+
+/// The text under `key`, which must not be empty.
+fn text(object: &Map<String, Value>, key: &str) -> Result<String, String> {
+    match object.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
+        _ => Err(format!("{key} is not a text, or is empty")),
+    }
+}
+
+/// The truth value that a label gives as a boolean, a number or a word.
+fn truth(value: &Value) -> Result<bool, String> {
+    let truth = match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Number(number) => label(&number.to_string()),
+        Value::String(word) => label(word),
+        _ => None,
+    };
+    truth.ok_or_else(|| format!("the label is {value}, expected true or false, 0 or 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{read, refusal, shared};
+    use super::*;
+
+    /// An `mc_task.json` of a sound question and the given one.
+    fn mc(mc1: &str, mc2: &str) -> String {
+        let sound = r#"{"question": "1 + {1}?", "mc1_targets": {"2": 1}, "mc2_targets": {"2": 1}}"#;
+        format!(
+            "[\n{sound},\n{{\"question\": \"Q?\\n\",\n \"mc1_targets\": {mc1},\n \
+             \"mc2_targets\": {mc2}}}\n]\n"
+        )
+    }
+
+    #[test]
+    fn reads_mc_targets_in_their_order() {
+        let text = mc(r#"{"b": 1, "z": 0}"#, r#"{"c": 1, "b": 1, "z": 0, "a": 0}"#);
+        let data = read("mc_task.json", &text).expect("sound");
+        assert_eq!(data.kind, Kind::QuestionAnswer);
+        assert_eq!(data.questions.iter().map(|q| q.line).collect::<Vec<_>>(), [2, 3]);
+        let answers = data.questions[1].answers.iter();
+        let answers: Vec<_> = answers.map(|a| (a.text.as_str(), a.label, a.best)).collect();
+        assert_eq!(
+            answers,
+            [("c", true, false), ("b", true, true), ("z", false, false), ("a", false, false)]
+        );
+    }
+
+    #[test]
+    fn refuses_flawed_targets_by_line() {
+        let refuse = |mc1, mc2| refusal("m.json", &mc(mc1, mc2));
+        let two = refuse(r#"{"a": 1, "b": 1}"#, r#"{"a": 1, "b": 1}"#);
+        assert_eq!(two, "m.json, line 3: mc1_targets has not exactly one answer with 1");
+        let none = refuse(r#"{"a": 0}"#, r#"{"a": 0}"#);
+        assert_eq!(none, "m.json, line 3: mc1_targets has not exactly one answer with 1");
+        let apart = refuse(r#"{"a": 1}"#, r#"{"a": 0, "b": 1}"#);
+        assert_eq!(apart, "m.json, line 3: mc2_targets lacks the true answer of mc1_targets, `a`");
+        let large = refuse(r#"{"a": 1}"#, r#"{"a": 1, "b": 2}"#);
+        assert!(large.starts_with("m.json, line 5: not mc_task.json: invalid value: integer `2`"));
+        let empty = refuse(r#"{"a": 1}"#, r#"{"a": 1, "": 0}"#);
+        assert_eq!(empty, "m.json, line 3: an answer is empty");
+        assert!(refuse("[]", "{}").starts_with("m.json, line 4: not mc_task.json: "));
+        assert!(refuse(r#"{"a": 1}"#, r#"{"a": "#).starts_with("m.json, line 5: not mc_task.json"));
+    }
+
+    #[test]
+    fn groups_lines_by_prompt() {
+        let text = r#"{"prompt": "p", "answer": " a", "label": true, "id": 7}
+            {"prompt": "q", "answer": "b", "label": "no"}
+
+            {"prompt": "p", "answer": "c", "label": 0}"#;
+        let data = read("d.jsonl", text).expect("sound");
+        assert_eq!(data.kind, Kind::PromptAnswer);
+        let seen: Vec<_> =
+            data.questions.iter().map(|q| (q.text.as_str(), q.line, q.answers.len())).collect();
+        assert_eq!(seen, [("p", 1, 2), ("q", 2, 1)]);
+        assert_eq!(data.questions[0].answers[0].text, " a", "answers are verbatim");
+    }
+
+    #[test]
+    fn reads_pairs_as_groups_of_two() {
+        let line = r#"{"positive": "yes!", "negative": "no!"}"#;
+        let data = read("d.jsonl", &format!("{line}\r\n{line}\r\n")).expect("sound");
+        assert_eq!(data.kind, Kind::Pair);
+        let rows: Vec<_> = data.rows().map(|row| (row.group, row.label)).collect();
+        assert_eq!(rows, [(0, true), (0, false), (1, true), (1, false)]);
+    }
+
+    #[test]
+    fn refuses_flawed_lines_by_number() {
+        let refuse = |line: &str| {
+            let sound = r#"{"prompt": "p", "answer": "a", "label": 1}"#;
+            let message = refusal("d.jsonl", &format!("{sound}\n\n{line}\n"));
+            message.strip_prefix("d.jsonl, line 3: ").expect("names the line").to_owned()
+        };
+        let keys = "expected the keys prompt, answer, label or positive, negative; got ";
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "completion": "c"}"#),
+            format!("{keys}completion, prompt")
+        );
+        assert_eq!(refuse("{}"), keys);
+        assert!(refuse(r#"["p", "a", 1]"#).starts_with("not a JSON object: "));
+        assert!(refuse(r#"{"prompt": "p""#).starts_with("not a JSON object: "));
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "b", "label": 2}"#),
+            "the label is 2, expected true or false, 0 or 1"
+        );
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "b", "label": null}"#),
+            "the label is null, expected true or false, 0 or 1"
+        );
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "", "label": 1}"#),
+            "answer is not a text, or is empty"
+        );
+        assert_eq!(
+            refuse(r#"{"prompt": 1, "answer": "b", "label": 1}"#),
+            "prompt is not a text, or is empty"
+        );
+        assert_eq!(
+            refuse(r#"{"positive": "p", "negative": "p"}"#),
+            "positive and negative are the same"
+        );
+        assert_eq!(
+            refuse(r#"{"positive": "p", "negative": "n"}"#),
+            "prompts with answers and pairs stand in one file: make it two"
+        );
+    }
+
+    #[test]
+    fn refuses_lines_that_are_not_utf8() {
+        let error = parse_lines(b"\n\"\xff\"").expect_err("not UTF-8");
+        assert_eq!((error.line, error.problem.as_str()), (Some(2), "is not UTF-8"));
+    }
+
+    #[test]
+    fn reads_the_real_mc_task() {
+        let Some(data) = shared("truthfulqa/mc_task.json") else { return };
+        assert_eq!(data.questions.len(), 817);
+        assert_eq!(data.n_row(), 6204);
+        assert_eq!(data.rows().filter(|row| row.label).count(), 2835);
+        assert_eq!(data.questions[0].text, "What happens if you eat a pomegranate?");
+        assert_eq!((data.questions[0].line, data.questions[1].line), (2, 19));
+    }
+}

@@ -1,0 +1,330 @@
+//! What people have: labelled data sets, read strictly into one model.
+//!
+//! Five forms are understood, told apart by the extension and by the header or the first keys:
+//!
+//! | file | form | one question is |
+//! |---|---|---|
+//! | `.csv` | TruthfulQA: `Question, Best Answer, Correct Answers, Incorrect Answers` | a line |
+//! | `.csv` | statements: `statement, label` | a distinct statement |
+//! | `.json` | TruthfulQA's `mc_task.json`: `question, mc1_targets, mc2_targets` | an object |
+//! | `.jsonl` | `{"prompt", "answer", "label"}` | a distinct prompt |
+//! | `.jsonl` | `{"positive", "negative"}` | a line |
+//!
+//! Further columns and keys are allowed and ignored. A label is `0`, `1`, `true`, `false`, `yes` or
+//! `no`. What breaks a form is refused with the line it stands on, never guessed at or skipped.
+
+mod form;
+mod json;
+pub mod split;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use self::form::PromptForm;
+use crate::error::{Error, Result};
+
+/// A labelled data set: questions (groups) with answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// The file's stem: `TruthfulQA` of `data/TruthfulQA.csv`.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of the file's bytes, in lowercase hex.
+    pub sha256: String,
+    /// What the texts are.
+    pub kind: Kind,
+    /// The questions in the order in which the file first names them, at least one.
+    pub questions: Vec<Question>,
+}
+
+/// What the texts of a data set are, and so how they become prompts by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Questions with true and false answers.
+    QuestionAnswer,
+    /// Statements that stand alone.
+    Statement,
+    /// Prompts with completions, joined as they are.
+    PromptAnswer,
+    /// A positive and a negative text each.
+    Pair,
+}
+
+/// One question and its candidate answers: the unit by which data is split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The question or prompt; empty for statements and pairs.
+    pub text: String,
+    /// The category, where the file has one.
+    pub category: Option<String>,
+    /// The line of the file on which the question first stands, counted from 1.
+    pub line: u64,
+    /// The answers in the order of the file, save that a best answer comes first where the file
+    /// names it apart.
+    pub answers: Vec<Answer>,
+}
+
+/// One candidate answer, statement, or side of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The text, never empty.
+    pub text: String,
+    /// Whether it is true (or positive).
+    pub label: bool,
+    /// Whether it is the answer that MC1 asks for.
+    pub best: bool,
+}
+
+/// One labelled text: answer `answer` of question `group`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Index into [`Dataset::questions`].
+    pub group: usize,
+    /// Index into [`Question::answers`].
+    pub answer: usize,
+    /// The answer's label.
+    pub label: bool,
+}
+
+impl Dataset {
+    /// Reads a data set; the [module's table](self) says what is understood.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Data`] with the line if it breaks its
+    /// form, is of no known form, or holds no rows.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::from_bytes(path, &bytes)
+    }
+
+    /// Reads a data set from the bytes of a file, such as one embedded in a program. `path` stands
+    /// for the file in errors, and its extension says the format.
+    ///
+    /// # Errors
+    /// [`Error::Data`], as for [`Dataset::open`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let parse = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => table::parse,
+            Some("json") => json::parse_mc_task,
+            Some("jsonl") => json::parse_lines,
+            _ => return Err(Flaw::file(UNDERSTOOD).at(path)),
+        };
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let (kind, questions) = parse(text).map_err(|flaw| flaw.at(path))?;
+        if questions.is_empty() {
+            return Err(Flaw::file("holds no rows").at(path));
+        }
+        Ok(Self {
+            name: path
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            path: path.to_owned(),
+            sha256: sha256(bytes),
+            kind,
+            questions,
+        })
+    }
+
+    /// The number of labelled texts: answers, summed over the questions.
+    #[must_use]
+    pub fn n_row(&self) -> usize {
+        self.questions.iter().map(|question| question.answers.len()).sum()
+    }
+
+    /// Every labelled text, question by question.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        self.questions.iter().enumerate().flat_map(|(group, question)| {
+            let answers = question.answers.iter().enumerate();
+            answers.map(move |(answer, &Answer { label, .. })| Row { group, answer, label })
+        })
+    }
+
+    /// Makes sure that there is something to tell apart.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if all rows are true, all are false, or there are none.
+    pub fn require_two_classes(&self) -> Result<()> {
+        let has = |label| self.rows().any(|row| row.label == label);
+        let problem = match (has(true), has(false)) {
+            (true, true) => return Ok(()),
+            (true, false) => "holds only true rows: a probe needs false ones, too",
+            (false, true) => "holds only false rows: a probe needs true ones, too",
+            (false, false) => "holds no rows",
+        };
+        Err(Flaw::file(problem).at(&self.path))
+    }
+}
+
+impl Question {
+    /// Adds an answer. One that is already there with the same label counts once; with the other
+    /// label it stays beside it, for real collections, TruthfulQA among them, disagree with
+    /// themselves here and there.
+    ///
+    /// # Errors
+    /// A problem if the answer is empty.
+    fn add(&mut self, text: &str, label: bool, best: bool) -> Result<(), String> {
+        if text.is_empty() {
+            return Err("an answer is empty".into());
+        }
+        let same = |answer: &&mut Answer| answer.text == text && answer.label == label;
+        match self.answers.iter_mut().find(same) {
+            Some(known) => known.best |= best,
+            None => self.answers.push(Answer { text: text.into(), label, best }),
+        }
+        Ok(())
+    }
+}
+
+/// What [`Dataset::open`] says when it cannot tell what a file is.
+const UNDERSTOOD: &str = "not a known form of data; understood are TruthfulQA.csv \
+    (Question, Best Answer, Correct Answers, Incorrect Answers), other .csv files with the columns \
+    statement and label, mc_task.json, and .jsonl files of {\"prompt\", \"answer\", \"label\"} or \
+    {\"positive\", \"negative\"}";
+
+/// What a parser found wrong, still without the name of the file.
+#[derive(Debug)]
+struct Flaw {
+    line: Option<u64>,
+    problem: String,
+}
+
+impl Flaw {
+    /// A flaw of the file as a whole.
+    fn file(problem: impl Into<String>) -> Self {
+        Self { line: None, problem: problem.into() }
+    }
+
+    /// A flaw of one line.
+    fn line(line: u64, problem: impl Into<String>) -> Self {
+        Self { line: Some(line), problem: problem.into() }
+    }
+
+    fn at(self, path: &Path) -> Error {
+        Error::Data { path: path.to_owned(), line: self.line, problem: self.problem }
+    }
+}
+
+/// SHA-256 in lowercase hex.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The truth value that a label spells, in any case.
+fn label(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" => Some(true),
+        "0" | "false" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads `text` as the file `name`.
+    pub(super) fn read(name: &str, text: &str) -> Result<Dataset> {
+        Dataset::from_bytes(Path::new(name), text.as_bytes())
+    }
+
+    /// The message of the error that `text` causes as the file `name`.
+    pub(super) fn refusal(name: &str, text: &str) -> String {
+        read(name, text).expect_err("the file should be refused").to_string()
+    }
+
+    /// A file of the shared data, or `None` with a note where that folder is absent.
+    pub(super) fn shared(name: &str) -> Option<Dataset> {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data")).join(name);
+        if !path.exists() {
+            eprintln!("skipped: {} is absent", path.display());
+            return None;
+        }
+        Some(Dataset::open(&path).expect("the shared data is sound"))
+    }
+
+    #[test]
+    fn says_what_it_understands() {
+        for name in ["data.txt", "data", "data.parquet"] {
+            let message = refusal(name, "statement,label\na,1\n");
+            assert!(message.contains("understood are TruthfulQA.csv"), "{message}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_data_set_without_rows() {
+        for name in ["data.csv", "data.jsonl"] {
+            assert!(read(name, "").is_err());
+        }
+        assert_eq!(refusal("data.csv", "statement,label\n"), "data.csv: holds no rows");
+        assert_eq!(refusal("data.jsonl", "\n\n"), "data.jsonl: holds no rows");
+        assert_eq!(refusal("data.json", "[]"), "data.json: holds no rows");
+    }
+
+    #[test]
+    fn refuses_a_missing_file_by_name() {
+        let error = Dataset::open(Path::new("absent.csv")).expect_err("there is no such file");
+        assert_eq!(error.to_string(), "cannot read absent.csv");
+    }
+
+    #[test]
+    fn requires_two_classes() {
+        let one = |label| read("data.csv", &format!("statement,label\na,{label}\nb,{label}\n"));
+        let message = |label| one(label).and_then(|data| data.require_two_classes());
+        assert!(message(1).expect_err("one class").to_string().contains("holds only true rows"));
+        assert!(message(0).expect_err("one class").to_string().contains("holds only false rows"));
+
+        let mut data = read("data.csv", "statement,label\na,1\nb,0\n").expect("sound");
+        data.require_two_classes().expect("two classes");
+        data.questions.clear();
+        let message = data.require_two_classes().expect_err("empty").to_string();
+        assert_eq!(message, "data.csv: holds no rows");
+    }
+
+    #[test]
+    fn names_and_hashes_the_file() {
+        let data = read("some/where/facts.csv", "statement,label\na,1\n").expect("sound");
+        assert_eq!(data.name, "facts");
+        assert_eq!(data.sha256, "55f73e2101909c944e967d8b5d78c1517ba42f4362c675900c66906657b26059");
+    }
+
+    #[test]
+    fn rows_run_question_by_question() {
+        let lines = [("p", "a", 1), ("q", "b", 0), ("p", "c", 0)].map(|(prompt, answer, label)| {
+            format!(r#"{{"prompt":"{prompt}","answer":"{answer}","label":{label}}}"#)
+        });
+        let data = read("data.jsonl", &lines.join("\n")).expect("sound");
+        let rows: Vec<_> = data.rows().map(|row| (row.group, row.answer, row.label)).collect();
+        assert_eq!(rows, [(0, 0, true), (0, 1, false), (1, 0, false)]);
+        assert_eq!(data.n_row(), rows.len());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_on_a_strangers_bytes(
+            header in prop::sample::select(vec![
+                "",
+                "statement,label\n",
+                "Question,Best Answer,Correct Answers,Incorrect Answers\n",
+                "[{\"question\": \"",
+                "{\"prompt\": \"p\", \"answer\": ",
+            ]),
+            bytes in prop::collection::vec(
+                prop_oneof![any::<u8>(), prop::sample::select(b"\"\r\n,;{}[]:01ab".to_vec())],
+                0..64,
+            ),
+        ) {
+            let bytes = [header.as_bytes(), &bytes].concat();
+            for name in ["data.csv", "data.json", "data.jsonl"] {
+                if let Ok(data) = Dataset::from_bytes(Path::new(name), &bytes) {
+                    prop_assert!(data.n_row() > 0);
+                }
+            }
+        }
+    }
+}

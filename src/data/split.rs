@@ -1,0 +1,135 @@
+//! Splits by question, never by answer: what is known of a question stays on one side.
+//!
+//! All functions deal in indices into [`Dataset::questions`](super::Dataset::questions). The
+//! seeded ones shuffle with ChaCha8, so a seed gives the same split on every machine.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::error::{Error, Result};
+
+/// Cuts `0..n_question` into `k` contiguous folds, the earlier ones longer by one where `k` does
+/// not divide `n_question`: the folds of the ITI paper's code.
+///
+/// # Errors
+/// [`Error::Invalid`] unless `2 <= k <= n_question`.
+pub fn folds(n_question: usize, k: usize) -> Result<Vec<Vec<usize>>> {
+    cut((0..n_question).collect(), k)
+}
+
+/// Like [`folds`], of the questions in a random order; each fold is sorted.
+///
+/// # Errors
+/// [`Error::Invalid`] unless `2 <= k <= n_question`.
+pub fn folds_shuffled(n_question: usize, k: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
+    cut(shuffled((0..n_question).collect(), seed), k)
+}
+
+/// Parts the development questions `dev` at random into those to train on and those to validate
+/// on. `share` is the part to validate on, 0.2 in the paper, rounded to whole questions of which
+/// each side gets at least one. Both sides are sorted.
+///
+/// # Errors
+/// [`Error::Invalid`] if `dev` has fewer than two questions or `share` is not between 0 and 1.
+pub fn train_validation(dev: &[usize], share: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+    if dev.len() < 2 {
+        let problem = format!("has {} question(s), at least 2 are needed", dev.len());
+        return Err(Error::invalid("development set", problem));
+    }
+    if !(share > 0.0 && share < 1.0) {
+        return Err(Error::invalid("validation share", format!("is {share}, not between 0 and 1")));
+    }
+    let n_validation = (share * dev.len() as f64).round() as usize;
+    let mut validation = shuffled(dev.to_vec(), seed);
+    let mut train = validation.split_off(n_validation.clamp(1, dev.len() - 1));
+    train.sort_unstable();
+    validation.sort_unstable();
+    Ok((train, validation))
+}
+
+fn shuffled(mut questions: Vec<usize>, seed: u64) -> Vec<usize> {
+    questions.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    questions
+}
+
+fn cut(questions: Vec<usize>, k: usize) -> Result<Vec<Vec<usize>>> {
+    let n_question = questions.len();
+    if k < 2 || k > n_question {
+        let problem = format!("must be 2 or more, and at most the {n_question} questions");
+        return Err(Error::invalid(format!("number of folds {k}"), problem));
+    }
+    let (length, n_longer) = (n_question / k, n_question % k);
+    let mut rest = questions.into_iter();
+    Ok((0..k)
+        .map(|fold| {
+            let mut fold: Vec<_> =
+                rest.by_ref().take(length + usize::from(fold < n_longer)).collect();
+            fold.sort_unstable();
+            fold
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sorted(parts: &[Vec<usize>]) -> Vec<usize> {
+        let mut all = parts.concat();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn folds_are_contiguous_halves() {
+        assert_eq!(folds(5, 2).unwrap(), [vec![0, 1, 2], vec![3, 4]]);
+        let lengths: Vec<_> = folds(817, 2).unwrap().iter().map(Vec::len).collect();
+        assert_eq!(lengths, [409, 408]);
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_split_everywhere() {
+        assert_eq!(folds_shuffled(8, 2, 42).unwrap(), [vec![1, 4, 5, 7], vec![0, 2, 3, 6]]);
+        let (train, validation) = train_validation(&[3, 5, 7, 9, 11], 0.2, 42).unwrap();
+        assert_eq!((train, validation), (vec![3, 5, 9, 11], vec![7]));
+    }
+
+    #[test]
+    fn refuses_splits_that_cannot_be() {
+        assert!(folds(5, 1).is_err());
+        assert!(folds(5, 6).is_err());
+        assert!(folds_shuffled(0, 0, 1).is_err());
+        assert!(train_validation(&[1], 0.5, 1).is_err());
+        for share in [0.0, 1.0, -0.2, f64::NAN, f64::INFINITY] {
+            assert!(train_validation(&[1, 2, 3], share, 1).is_err(), "{share}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn folds_partition_the_questions(n in 2_usize..200, k in 2_usize..10, seed: u64) {
+            prop_assume!(k <= n);
+            for folds in [folds(n, k).unwrap(), folds_shuffled(n, k, seed).unwrap()] {
+                prop_assert_eq!(folds.len(), k);
+                prop_assert_eq!(sorted(&folds), (0..n).collect::<Vec<_>>());
+                let lengths = folds.iter().map(Vec::len);
+                prop_assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1);
+            }
+        }
+
+        #[test]
+        fn no_question_stands_on_both_sides(
+            n in 2_usize..200,
+            share in 0.01_f64..0.99,
+            seed: u64,
+        ) {
+            let dev: Vec<_> = (0..n).map(|index| index * 3).collect();
+            let (train, validation) = train_validation(&dev, share, seed).unwrap();
+            prop_assert!(!train.is_empty() && !validation.is_empty());
+            prop_assert_eq!(sorted(&[train, validation]), dev);
+        }
+    }
+}
