@@ -3,6 +3,7 @@
 
 mod error;
 pub mod gguf;
+pub mod probe;
 mod site;
 
 pub use error::{Error, Result};
