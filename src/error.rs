@@ -200,18 +200,11 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 
     /// An argument or quantity out of range.
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid {
-            what: what.into(),
-            problem: problem.into(),
-        }
+        Self::Invalid { what: what.into(), problem: problem.into() }
     }
 }
