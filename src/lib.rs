@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod error;
+mod ffi;
 pub mod gguf;
 pub mod probe;
 mod site;

@@ -1,0 +1,258 @@
+//! The reader: bytes to metadata and tensor descriptions.
+//!
+//! Nothing that the file says is believed before it has been compared with the file's size, so that
+//! a file of n bytes never makes the reader allocate more than a small multiple of n.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::value::Element;
+use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, Value};
+
+/// What is wrong with a file, and where.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub place: String,
+    pub problem: String,
+}
+
+/// What a file holds before the tensors' data, checked.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub entries: Vec<(String, Value)>,
+    pub tensors: Vec<TensorInfo>,
+    /// Where the data section begins.
+    pub data_start: u64,
+}
+
+/// A position in the file, and what is being read there.
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    place: String,
+}
+
+impl<'a> Cursor<'a> {
+    /// What is wrong at the present place.
+    pub fn fault(&self, problem: impl Into<String>) -> Fault {
+        Fault {
+            place: self.place.clone(),
+            problem: problem.into(),
+        }
+    }
+
+    fn n_left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// The next `n_byte` bytes.
+    pub fn take(&mut self, n_byte: u64) -> Result<&'a [u8], Fault> {
+        let taken = usize::try_from(n_byte)
+            .ok()
+            .and_then(|n_byte| self.bytes[self.at..].get(..n_byte))
+            .ok_or_else(|| {
+                self.fault(format!(
+                    "wants {n_byte} bytes from byte {} on, and the file ends at byte {}: \
+                     it is damaged or incomplete",
+                    self.at,
+                    self.bytes.len()
+                ))
+            })?;
+        self.at += taken.len();
+        Ok(taken)
+    }
+
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N as u64)?);
+        Ok(array)
+    }
+
+    /// A count, then as many elements.
+    pub fn elements<T: Element>(&mut self) -> Result<Vec<T>, Fault> {
+        let n = u64::read(self)?;
+        self.check_count(n, T::N_BYTE, "elements")?;
+        (0..n).map(|_| T::read(self)).collect()
+    }
+
+    /// Refuses a count of things that could not all be in the rest of the file.
+    fn check_count(&self, n: u64, n_byte_each: usize, what: &str) -> Result<(), Fault> {
+        if n > (self.n_left() / n_byte_each) as u64 {
+            return Err(self.fault(format!(
+                "announces {n} {what}, more than the remaining {} bytes could hold",
+                self.n_left()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Reads and checks everything but the tensors' elements.
+pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Fault> {
+    let mut cursor = Cursor {
+        bytes,
+        at: 0,
+        place: "header".to_owned(),
+    };
+    let (n_tensor, n_entry) = header(&mut cursor)?;
+
+    // The counts are bounded by the smallest entry (an empty key, a type, one byte) and the
+    // smallest tensor description (an empty name, one dimension, type, offset).
+    cursor.check_count(n_entry, 8 + 4 + 1, "metadata entries")?;
+    cursor.check_count(n_tensor, 8 + 4 + 8 + 4 + 8, "tensors")?;
+    let entries: Vec<_> = (0..n_entry)
+        .map(|index| entry(&mut cursor, index))
+        .collect::<Result<_, _>>()?;
+    check_unique("key", entries.iter().map(|(key, _)| key))?;
+    let alignment = alignment(&entries)?;
+
+    let tensors: Vec<_> = (0..n_tensor)
+        .map(|index| tensor(&mut cursor, index))
+        .collect::<Result<_, _>>()?;
+    check_unique("tensor", tensors.iter().map(|tensor| &tensor.name))?;
+    let data_start = (cursor.at as u64).next_multiple_of(alignment);
+    check_data(&tensors, alignment, data_start, bytes.len() as u64)?;
+    Ok(Contents {
+        entries,
+        tensors,
+        data_start,
+    })
+}
+
+/// Magic and version; returns the numbers of tensors and of metadata entries.
+fn header(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
+    let start = &cursor.bytes[..cursor.bytes.len().min(MAGIC.len())];
+    if start != MAGIC {
+        return Err(cursor.fault(format!(
+            "starts with \"{}\", not GGUF",
+            start.escape_ascii()
+        )));
+    }
+    cursor.take(MAGIC.len() as u64)?;
+    match u32::read(cursor)? {
+        2 | 3 => {}
+        // A version in the upper half alone is a small number written by a big-endian machine.
+        version if version & 0xffff == 0 => {
+            return Err(cursor.fault("is big-endian, expected a little-endian file"));
+        }
+        version => {
+            let problem = format!("is GGUF version {version}, expected 2 or 3: convert it anew");
+            return Err(cursor.fault(problem));
+        }
+    }
+    Ok((u64::read(cursor)?, u64::read(cursor)?))
+}
+
+/// One key and its value.
+fn entry(cursor: &mut Cursor, index: u64) -> Result<(String, Value), Fault> {
+    cursor.place = format!("metadata entry {index}");
+    let key = String::read(cursor)?;
+    if key.is_empty() {
+        return Err(cursor.fault("has an empty key"));
+    }
+    cursor.place = format!("key {key}");
+    let value = Value::read(cursor)?;
+    Ok((key, value))
+}
+
+/// The description of one tensor.
+fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Fault> {
+    cursor.place = format!("tensor {index}");
+    let name = String::read(cursor)?;
+    cursor.place = format!("tensor {name}");
+    let n_dim = u32::read(cursor)?;
+    if n_dim > 4 {
+        return Err(cursor.fault(format!("has {n_dim} dimensions, expected 1 to 4")));
+    }
+    let dims = (0..n_dim)
+        .map(|_| u64::read(cursor))
+        .collect::<Result<Vec<_>, _>>()?;
+    let kind = TensorType::try_from(u32::read(cursor)?)
+        .map_err(|code| cursor.fault(format!("is of type {code}, which ggml does not know")))?;
+    let offset = u64::read(cursor)?;
+    let n_byte = kind
+        .n_byte(&dims)
+        .map_err(|problem| cursor.fault(problem))?;
+    Ok(TensorInfo {
+        name,
+        dims,
+        kind,
+        offset,
+        n_byte,
+    })
+}
+
+/// Refuses a name that comes twice.
+fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Fault> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Fault {
+                place: format!("{what} {name}"),
+                problem: "is there twice".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The alignment of the data section and of every tensor in it, in bytes.
+fn alignment(entries: &[(String, Value)]) -> Result<u64, Fault> {
+    match entries.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
+        None => Ok(ALIGNMENT_DEFAULT.into()),
+        Some((_, Value::U32(alignment))) if alignment.is_power_of_two() => Ok((*alignment).into()),
+        Some(_) => Err(Fault {
+            place: format!("key {ALIGNMENT_KEY}"),
+            problem: "is not a power of two of type u32".to_owned(),
+        }),
+    }
+}
+
+/// Refuses tensors that are not aligned, not in the file, or that share bytes.
+fn check_data(
+    tensors: &[TensorInfo],
+    alignment: u64,
+    data_start: u64,
+    n_byte_file: u64,
+) -> Result<(), Fault> {
+    let fault = |tensor: &TensorInfo, problem| Fault {
+        place: format!("tensor {}", tensor.name),
+        problem,
+    };
+    for tensor in tensors {
+        if !tensor.offset.is_multiple_of(alignment) {
+            let problem = format!(
+                "begins at offset {}, not a multiple of {alignment}",
+                tensor.offset
+            );
+            return Err(fault(tensor, problem));
+        }
+        let end = u128::from(data_start) + u128::from(tensor.offset) + u128::from(tensor.n_byte);
+        if end > n_byte_file.into() {
+            let problem = format!(
+                "ends at byte {end}, and the file at byte {n_byte_file}: \
+                 it is incomplete, fetch it again"
+            );
+            return Err(fault(tensor, problem));
+        }
+    }
+
+    let mut extents: Vec<(Range<u64>, &TensorInfo)> = tensors
+        .iter()
+        .map(|tensor| (tensor.extent(), tensor))
+        .collect();
+    extents.sort_unstable_by_key(|(extent, _)| extent.start);
+    for pair in extents.windows(2) {
+        let [(first, _), (second, tensor)] = pair else {
+            unreachable!("windows of two")
+        };
+        if second.start < first.end {
+            return Err(fault(
+                tensor,
+                format!("shares bytes with tensor {}", pair[0].1.name),
+            ));
+        }
+    }
+    Ok(())
+}
