@@ -1,12 +1,14 @@
 //! candor
 #![deny(missing_docs)]
 
+pub mod capture;
 pub mod data;
 mod error;
 mod ffi;
 mod fingerprint;
 pub mod gguf;
 mod model;
+pub mod probe;
 pub mod session;
 mod site;
 pub mod steer;

@@ -1,0 +1,3 @@
+//! From labelled texts to activations.
+
+pub mod plan;
