@@ -2,9 +2,13 @@
 #![deny(missing_docs)]
 
 pub mod capture;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod data;
 mod error;
+pub mod eval;
 mod ffi;
+mod file;
 mod fingerprint;
 pub mod gguf;
 mod model;

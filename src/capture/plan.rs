@@ -38,8 +38,10 @@ impl Text {
 /// What one batch may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens computed, shared ones counted once.
+    /// Tokens to fill a batch with, shared ones counted once.
     pub n_token: usize,
+    /// Tokens of the longest text, which gets a batch of its own where it exceeds `n_token`.
+    pub longest: usize,
     /// Texts, one sequence each.
     pub n_seq: usize,
 }
@@ -91,11 +93,11 @@ pub fn plan(texts: &[Text], limits: Limits, name: impl Fn(usize) -> String) -> R
         if text.tokens.is_empty() {
             return Err(Error::invalid(name(i), "the text has no tokens"));
         }
-        if text.tokens.len() > limits.n_token {
+        if text.tokens.len() > limits.longest {
             return Err(Error::PromptTooLong {
                 what: name(i),
                 n_token: text.tokens.len(),
-                n_ctx: limits.n_token,
+                n_ctx: limits.longest,
             });
         }
         let fits = batches.last().is_some_and(|batch| {
@@ -171,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    const WIDE: Limits = Limits { n_token: 64, n_seq: 8 };
+    const WIDE: Limits = Limits { n_token: 64, longest: 64, n_seq: 8 };
 
     fn planned(texts: &[&[i32]], limits: Limits) -> Vec<PlannedBatch> {
         let texts: Vec<Text> = texts.iter().map(|t| Text::plain(t.to_vec())).collect();
@@ -197,6 +199,13 @@ mod tests {
     }
 
     #[test]
+    fn gives_a_long_text_a_batch_of_its_own() {
+        let limits = Limits { n_token: 4, longest: 6, n_seq: 8 };
+        let batches = planned(&[&[1, 2], &[1, 2, 3, 4, 5, 6], &[7]], limits);
+        assert_eq!(batches.iter().map(|b| b.texts.clone()).collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
+    }
+
+    #[test]
     fn names_a_text_that_is_too_long() {
         let error = plan(&[Text::plain(vec![7; 65])], WIDE, |i| format!("row {i}")).expect_err("too long");
         assert_eq!(
@@ -213,7 +222,7 @@ mod tests {
             n_seq in 1_usize..6,
         ) {
             let refs: Vec<&[i32]> = texts.iter().map(Vec::as_slice).collect();
-            let batches = planned(&refs, Limits { n_token, n_seq });
+            let batches = planned(&refs, Limits { n_token, longest: 12, n_seq });
             let mut next = 0;
             for planned in &batches {
                 prop_assert_eq!(planned.texts.start, next);

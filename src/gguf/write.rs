@@ -1,12 +1,13 @@
 //! The writer.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::value::Element;
 use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, VERSION, Value};
-use crate::{Error, Result};
+use crate::Result;
+use crate::file::write_atomically;
 
 /// A GGUF file in the making.
 ///
@@ -85,23 +86,7 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`Error::Io`] when the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut options = tempfile::Builder::new();
-        // Temporary files are for their owner's eyes; a model is a file like any other.
-        #[cfg(unix)]
-        options.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = options.tempfile_in(folder).map_err(Error::io("create", path))?;
-        let mut buffered = BufWriter::new(&mut file);
-        self.write_to(&mut buffered)
-            .and_then(|()| buffered.flush())
-            .map_err(Error::io("write", path))?;
-        drop(buffered);
-        file.as_file().sync_all().map_err(Error::io("write", path))?;
-        file.persist(path).map_err(|failure| Error::io("write", path)(failure.error))?;
-        Ok(())
+        write_atomically(path, |mut out| self.write_to(&mut out))
     }
 
     fn write_to(&self, out: &mut impl Write) -> io::Result<()> {

@@ -1,0 +1,229 @@
+//! The capture itself (ITI, section 1).
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::plan::{Limits, PlannedBatch, Text, plan};
+use super::store::{Layout, Opened, RowSet, StoreWriter};
+use crate::data::{Dataset, PromptForm};
+use crate::session::{Session, SessionParams};
+use crate::{Error, Model, Result, Special};
+
+/// How to capture.
+#[derive(Debug, Clone)]
+pub struct CaptureParams {
+    /// How a question and an answer become a text.
+    pub form: PromptForm,
+    /// Also capture, for each question, a true and a false answer that another question follows:
+    /// the rows that sigma is measured on (ITI, section 5).
+    pub next_rows: bool,
+    /// Draws those answers and questions.
+    pub seed: u64,
+    /// Longest text in tokens; `None`: what the model was trained with.
+    pub n_ctx: Option<usize>,
+    /// Threads; `None`: one per core.
+    pub n_threads: Option<usize>,
+}
+
+/// What a capture did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// The finished store.
+    pub path: PathBuf,
+    /// Labelled texts.
+    pub n_row: usize,
+    /// Tokens of all texts, each counted whole.
+    pub n_token_prompt: usize,
+    /// Tokens computed, shared beginnings once.
+    pub n_token_computed: usize,
+    /// Batches that an earlier run had done.
+    pub n_batch_resumed: usize,
+}
+
+/// How far a capture is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Texts done.
+    pub n_done: usize,
+    /// Texts in all.
+    pub n_text: usize,
+}
+
+/// Tokens in a batch: one ubatch of llama.cpp's default size, which keeps the masked part of the
+/// attention small and the memory with it.
+const N_TOKEN: usize = 512;
+const N_SEQ: usize = 64;
+
+/// Captures the head outputs at the last token of every text of `data` into a store at `path`.
+///
+/// The same call resumes where a killed one stopped; its result is the same to the byte, since
+/// every batch starts from an empty cache. `on_progress` may stop it between two batches.
+///
+/// # Errors
+/// What the data, the model or the disk gives; [`Error::Interrupted`] when `on_progress` says so.
+pub fn capture(
+    model: &Model,
+    data: &Dataset,
+    params: &CaptureParams,
+    path: &Path,
+    mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Captured> {
+    data.require_two_classes()?;
+    let geometry = model.geometry();
+    let layers: Vec<usize> = model.attention_layers().collect();
+    if layers.len() != geometry.n_layer {
+        return Err(Error::Unsupported {
+            architecture: model.architecture().to_owned(),
+            problem: format!(
+                "only {} of its {} layers have attention heads; capture of such hybrids is not supported yet",
+                layers.len(),
+                geometry.n_layer
+            ),
+        });
+    }
+    let texts = Texts::of(model, data, params);
+    let longest = params.n_ctx.unwrap_or(model.n_ctx_train());
+    let limits = Limits { n_token: N_TOKEN, longest, n_seq: N_SEQ };
+    let batches = plan(&texts.list, limits, |i| texts.name(i, data))?;
+    let largest = batches.iter().map(PlannedBatch::n_token).max().unwrap_or(1);
+
+    let layout = Layout {
+        n_layer: geometry.n_layer,
+        n_head: geometry.n_head,
+        d_head: geometry.d_head,
+        labels: data.rows().map(|row| row.label).collect(),
+        groups: data.rows().map(|row| row.group).collect(),
+        next_groups: texts.next_groups.clone(),
+        metadata: metadata(model, data, params, limits),
+    };
+    let captured = Captured {
+        path: path.to_owned(),
+        n_row: data.n_row(),
+        n_token_prompt: texts.list.iter().map(|t| t.tokens.len()).sum(),
+        n_token_computed: batches.iter().map(PlannedBatch::n_token).sum(),
+        n_batch_resumed: 0,
+    };
+    let (mut writer, n_done) = match StoreWriter::create_or_resume(path, &layout)? {
+        Opened::Finished => return Ok(Captured { n_batch_resumed: batches.len(), ..captured }),
+        Opened::Writing { writer, n_batch_done } => (writer, n_batch_done.min(batches.len())),
+    };
+    let mut session = Session::new(
+        model,
+        &SessionParams {
+            n_ctx: largest,
+            n_batch: largest,
+            n_seq_max: limits.n_seq,
+            n_threads: params.n_threads,
+            observe: layers.clone(),
+            ..SessionParams::default()
+        },
+    )?;
+    for planned in &batches[n_done..] {
+        let wanted = decode_last_tokens(&mut session, planned)?;
+        for (&layer, i_layer) in layers.iter().zip(0..) {
+            for (text, &i_want) in planned.texts.clone().zip(&wanted) {
+                let (set, row) = texts.place[text];
+                writer.write_row(set, row, layer, session.observed(i_layer, i_want))?;
+            }
+        }
+        writer.batch_done()?;
+        if on_progress(Progress { n_done: planned.texts.end, n_text: texts.list.len() }).is_break() {
+            return Err(Error::Interrupted {
+                kept: "what was captured is kept; run the same command again to go on".to_owned(),
+            });
+        }
+    }
+    writer.finish()?;
+    Ok(Captured { n_batch_resumed: n_done, ..captured })
+}
+
+/// Computes one batch and gives, for each of its texts, the index of its last token among the
+/// observed ones.
+fn decode_last_tokens(session: &mut Session, planned: &PlannedBatch) -> Result<Vec<usize>> {
+    let (mut batch, paths) = planned.to_batch();
+    let last: Vec<usize> = paths.iter().filter_map(|path| path.last().copied()).collect();
+    let mut observed = last.clone();
+    observed.sort_unstable();
+    observed.dedup();
+    for &i in &observed {
+        batch.observe(i);
+    }
+    session.clear();
+    session.decode(&mut batch)?;
+    // Every last token is among the observed: it was put there above.
+    Ok(last.iter().map(|i| observed.partition_point(|o| o < i)).collect())
+}
+
+/// The texts to compute, in the order of the questions, so that what begins alike stands together.
+struct Texts {
+    list: Vec<Text>,
+    /// Where each text's activations belong.
+    place: Vec<(RowSet, usize)>,
+    /// The question of each text.
+    question: Vec<usize>,
+    /// `[n_next]`
+    next_groups: Vec<usize>,
+}
+
+impl Texts {
+    fn of(model: &Model, data: &Dataset, params: &CaptureParams) -> Self {
+        let mut texts = Self { list: Vec::new(), place: Vec::new(), question: Vec::new(), next_groups: Vec::new() };
+        let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+        let mut row = 0;
+        for (group, question) in data.questions.iter().enumerate() {
+            for answer in &question.answers {
+                let text = params.form.text(&question.text, &answer.text);
+                texts.push(model, &text, (RowSet::Main, row), group);
+                row += 1;
+            }
+            if !params.next_rows || data.questions.len() < 2 {
+                continue;
+            }
+            for label in [true, false] {
+                let answers: Vec<_> = question.answers.iter().filter(|a| a.label == label).collect();
+                // Any question but this one, each as likely.
+                let other = (group + rng.random_range(1..data.questions.len())) % data.questions.len();
+                let next = &data.questions[other].text;
+                let Some(answer) = answers.choose(&mut rng) else { continue };
+                let Some(text) = params.form.text_then(&question.text, &answer.text, next) else { continue };
+                let next_row = texts.next_groups.len();
+                texts.next_groups.push(group);
+                texts.push(model, &text, (RowSet::Next, next_row), group);
+            }
+        }
+        texts
+    }
+
+    fn push(&mut self, model: &Model, text: &str, place: (RowSet, usize), question: usize) {
+        self.list.push(Text::plain(model.tokenize(text, Special::Start)));
+        self.place.push(place);
+        self.question.push(question);
+    }
+
+    /// The text as a user finds it in the data.
+    fn name(&self, i: usize, data: &Dataset) -> String {
+        let line = self.question.get(i).map_or(0, |&q| data.questions[q].line);
+        format!("{}, line {line}: a text", data.path.display())
+    }
+}
+
+/// What the store says of its making. A store is resumed only under the same words, so all that
+/// changes its bytes is here.
+fn metadata(model: &Model, data: &Dataset, params: &CaptureParams, limits: Limits) -> BTreeMap<String, String> {
+    let entries = [
+        ("model.fingerprint", model.fingerprint().to_owned()),
+        ("model.architecture", model.architecture().to_owned()),
+        ("model.name", model.name().unwrap_or_default().to_owned()),
+        ("data.name", data.name.clone()),
+        ("data.sha256", data.sha256.clone()),
+        ("prompt_form", params.form.as_str().to_owned()),
+        ("next.seed", params.seed.to_string()),
+        ("batch", format!("{} tokens, {} sequences", limits.n_token, limits.n_seq)),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

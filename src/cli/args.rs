@@ -1,0 +1,164 @@
+//! Groups of arguments that several commands share, and what they become.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::embedded;
+use super::output::Output;
+use crate::session::{SamplingParams, SessionParams};
+use crate::steer::{Sidecar, find_beside};
+use crate::{Error, Model, ModelParams, Result};
+
+/// Which model, and how it runs.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// The model, a GGUF file [default: the built-in demo model].
+    #[arg(short, long, value_name = "GGUF")]
+    pub(super) model: Option<PathBuf>,
+
+    /// Layers to keep on the GPU.
+    #[arg(long = "n-gpu-layers", visible_alias = "ngl", value_name = "N")]
+    n_gpu_layers: Option<u32>,
+
+    /// Threads [default: one per core].
+    #[arg(short, long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+
+    /// Size of the context in tokens [default: the model's own, at most 4096].
+    #[arg(short = 'c', long, value_name = "N", value_parser = positive)]
+    ctx_size: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Whether the built-in model serves.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// Loads the model.
+    pub(super) fn load(&self) -> Result<Model> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => embedded::model()?,
+        };
+        Model::load(&path, &ModelParams { n_gpu_layers: self.n_gpu_layers })
+    }
+
+    /// A session's settings as far as the user gave them.
+    pub(super) fn session(&self, model: &Model) -> SessionParams {
+        SessionParams {
+            n_ctx: self.ctx_size.unwrap_or_else(|| model.n_ctx_train().min(4096)),
+            n_threads: self.threads,
+            ..SessionParams::default()
+        }
+    }
+
+    /// The context size, where the user gave one.
+    pub(super) fn ctx_size(&self) -> Option<usize> {
+        self.ctx_size
+    }
+
+    /// Threads, where the user gave them.
+    pub(super) fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+}
+
+/// Sampling, as llama.cpp names it.
+#[derive(Debug, Args)]
+pub(super) struct SamplingArgs {
+    /// Temperature; 0 takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temp: f32,
+
+    /// Keep the K likeliest tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: i32,
+
+    /// Keep the likeliest tokens up to this share of probability; 1 keeps all.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+
+    /// Drop tokens below this share of the likeliest one's probability; 0 drops none.
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    min_p: f32,
+
+    /// Seed of the draws.
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    seed: u32,
+}
+
+impl SamplingArgs {
+    pub(super) fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temp: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Which vector steers, and how strongly.
+#[derive(Debug, Args)]
+pub(super) struct SteerArgs {
+    /// A sidecar; `auto` takes the one beside the model, `none` does not steer.
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    steer: PathBuf,
+
+    /// Strength in standard deviations; 0 is off [default: the sidecar's own].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
+    alpha: Option<f32>,
+
+    /// Use a sidecar that was made for another model.
+    #[arg(long)]
+    force: bool,
+}
+
+impl SteerArgs {
+    /// Finds, reads and checks the sidecar; `None` where there is to be no steering.
+    pub(super) fn sidecar(&self, model: &Model, output: Output) -> Result<Option<(PathBuf, Sidecar)>> {
+        let path = match self.steer.to_str() {
+            Some("none") => return Ok(None),
+            Some("auto") => match find_beside(model.path())? {
+                Some(path) => path,
+                None => return Ok(None),
+            },
+            _ => self.steer.clone(),
+        };
+        let sidecar = self.read_for(&path, model, output)?;
+        Ok(Some((path, sidecar)))
+    }
+
+    /// Reads a sidecar and refuses, or with --force warns of, one for another model.
+    pub(super) fn read_for(&self, path: &std::path::Path, model: &Model, output: Output) -> Result<Sidecar> {
+        let sidecar = Sidecar::read(path)?;
+        let geometry = model.geometry();
+        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+        match sidecar.check_model(path, model.fingerprint()) {
+            Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
+            other => other?,
+        }
+        Ok(sidecar)
+    }
+
+    /// The strength: the user's, else the sidecar's.
+    pub(super) fn alpha(&self, sidecar: &Sidecar) -> f32 {
+        self.alpha.unwrap_or(sidecar.about.alpha)
+    }
+}
+
+/// A whole number from 1.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
+        Ok(n) => Ok(n),
+    }
+}
+
+/// A number that is not NaN or infinite.
+pub(super) fn finite(text: &str) -> Result<f32, String> {
+    text.parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}

@@ -1,0 +1,51 @@
+//! The program: arguments are described here, turned into typed options, and never seen by the
+//! work. One file per subcommand; results go to stdout, everything else to stderr.
+
+mod args;
+mod embedded;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::output::Output;
+use crate::Error;
+
+/// Steer quantized language models by their attention heads.
+///
+/// Without -m, every command works on the small model that is built in.
+#[derive(Debug, Parser)]
+#[command(name = "candor", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Let llama.cpp's log through to stderr.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+
+    /// Write one JSON document to stdout instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::set_verbose(cli.verbose);
+    let output = Output::new(cli.json);
+    let result: crate::Result<()> = match cli.command {};
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            // What a shell expects of a program that was interrupted: 128 + SIGINT.
+            if matches!(error, Error::Interrupted { .. }) { ExitCode::from(130) } else { ExitCode::FAILURE }
+        }
+    }
+}

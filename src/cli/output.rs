@@ -1,0 +1,88 @@
+//! What a user sees: results on stdout, progress and notes on stderr.
+
+use std::error::Error as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anstream::{eprintln, println};
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::Error;
+
+/// A heading or a label that matters.
+pub(super) const BOLD: Style = Style::new().bold();
+/// What is there for completeness.
+pub(super) const DIM: Style = Style::new().dimmed();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Where a command's words go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether stdout is to hold one JSON document and nothing else.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The result as a machine wants it. Call only where [`Output::is_json`] holds.
+    pub(super) fn json<T: Serialize>(self, value: &T) {
+        // The types that are written here hold nothing that JSON cannot.
+        let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+        println!("{text}");
+    }
+
+    /// A line on stderr for people.
+    pub(super) fn note(self, text: impl std::fmt::Display) {
+        eprintln!("{text}");
+    }
+
+    /// A warning: what is off, and what to do.
+    pub(super) fn warn(self, text: impl std::fmt::Display) {
+        eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+    }
+
+    /// An error with its causes.
+    pub(super) fn error(self, error: &Error) {
+        let mut chain = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            chain.push_str(": ");
+            chain.push_str(&error.to_string());
+            cause = error.source();
+        }
+        eprintln!("{RED}error:{RED:#} {chain}");
+    }
+
+    /// A bar with a rate and an estimate, on stderr; silent where stderr is not a terminal.
+    pub(super) fn progress(self, what: &'static str, n: usize) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{msg:<10} {bar:32} {pos}/{len}  {elapsed}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("━╸─"));
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
+
+/// Whether a person reads stdout.
+pub(super) fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Writes text without a line end and shows it at once.
+pub(super) fn stream(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    // A reader that went away is no failure of ours.
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}

@@ -1,0 +1,116 @@
+//! What steering does to text that asks nothing: CE and KL per token (ITI, section 7).
+
+use serde::Serialize;
+
+use super::{Evaluator, log_sum_exp};
+use crate::capture::plan::{Text, plan};
+use crate::{Result, Special};
+
+/// Means over the tokens of neutral text, in nats per token, every token steered.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Divergence {
+    /// Cross-entropy of the next token under steering.
+    pub ce: f64,
+    /// KL(steered ‖ base) of the next token's distribution.
+    pub kl: f64,
+}
+
+impl Evaluator<'_> {
+    /// Reads each document with and without steering, side by side in one batch.
+    ///
+    /// # Errors
+    /// What planning and decoding give.
+    pub fn divergence(&mut self, documents: &[&str]) -> Result<Divergence> {
+        let mut texts = Vec::with_capacity(2 * documents.len());
+        // Both readings of a document go into one batch.
+        let longest = self.limits.n_token.min(self.limits.longest) / 2;
+        for document in documents {
+            let mut tokens = self.model().tokenize(document, Special::Start);
+            tokens.truncate(longest);
+            texts.push(Text::plain(tokens.clone()));
+            texts.push(Text { tokens, row: self.row, steer_from: 0 });
+        }
+        let mut sum = Divergence::default();
+        let mut n = 0_usize;
+        // An even number of sequences keeps the pairs together; so does the length above, since a
+        // pair that does not fit begins a batch of its own.
+        for pair in pairs_per_batch(&texts, self.limits.n_token, self.limits.n_seq) {
+            let texts = &texts[pair];
+            for planned in plan(texts, self.limits, |i| format!("neutral document {}", i / 2))? {
+                let (mut batch, paths) = planned.to_batch();
+                for &i in paths.iter().flat_map(|path| &path[..path.len() - 1]) {
+                    batch.output(i);
+                }
+                self.session.clear();
+                self.session.decode(&mut batch)?;
+                for (pair, first) in paths.chunks_exact(2).zip(planned.texts.clone().step_by(2)) {
+                    let tokens = &texts[first].tokens;
+                    for position in 1..tokens.len() {
+                        let base = self.session.logits(pair[0][position - 1])?;
+                        let steered = self.session.logits(pair[1][position - 1])?;
+                        let token = usize::try_from(tokens[position]).unwrap_or(0);
+                        sum.ce += log_sum_exp(steered) - f64::from(steered[token]);
+                        sum.kl += kl(steered, base);
+                        n += 1;
+                    }
+                }
+            }
+        }
+        Ok(Divergence { ce: sum.ce / n as f64, kl: sum.kl / n as f64 })
+    }
+}
+
+/// Cuts a list of (plain, steered) pairs into runs that fit one batch each even if nothing is
+/// shared.
+fn pairs_per_batch(texts: &[Text], n_token: usize, n_seq: usize) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut n = 0;
+    for (i, pair) in texts.chunks_exact(2).enumerate() {
+        let n_pair = pair[0].tokens.len() + pair[1].tokens.len();
+        match runs.last_mut() {
+            Some(run) if n + n_pair <= n_token && run.len() + 2 <= n_seq => {
+                run.end += 2;
+                n += n_pair;
+            }
+            _ => {
+                runs.push(2 * i..2 * i + 2);
+                n = n_pair;
+            }
+        }
+    }
+    runs
+}
+
+/// KL(p ‖ q) in nats of two distributions given by their logits.
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let (log_p, log_q) = (log_sum_exp(p), log_sum_exp(q));
+    p.iter()
+        .zip(q)
+        .map(|(&p, &q)| {
+            let (p, q) = (f64::from(p) - log_p, f64::from(q) - log_q);
+            p.exp() * (p - q)
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kl_of_known_distributions() {
+        let p = [0.75_f32.ln(), 0.25_f32.ln()];
+        let q = [0.5_f32.ln(), 0.5_f32.ln()];
+        let expected = 0.75 * 1.5_f64.ln() + 0.25 * 0.5_f64.ln();
+        assert!((kl(&p, &q) - expected).abs() < 1e-6);
+        assert_eq!(kl(&p, &p), 0.0);
+    }
+
+    #[test]
+    fn keeps_pairs_together() {
+        let text = |n: usize| Text::plain(vec![1; n]);
+        let texts = [text(10), text(10), text(30), text(30), text(2), text(2)];
+        assert_eq!(pairs_per_batch(&texts, 64, 4), [0..2, 2..6]);
+        assert_eq!(pairs_per_batch(&texts, 60, 4), [0..2, 2..4, 4..6]);
+    }
+}

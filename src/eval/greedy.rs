@@ -1,0 +1,74 @@
+//! What the model writes when it always takes the likeliest token.
+
+use super::Evaluator;
+use crate::data::{PromptForm, Question};
+use crate::session::{Sampler, SamplingParams, Steering, TextStream};
+use crate::{Result, Special};
+
+/// An answer as the model wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The text, cut where another question begins.
+    pub text: String,
+}
+
+impl Evaluator<'_> {
+    /// Answers a question greedily with at most `n_predict` tokens, cut at `Q:` and at a line end
+    /// (ITI, section 7). The last prompt token and every generated one are steered.
+    ///
+    /// # Errors
+    /// What [`Session::generate`](crate::Session::generate) gives.
+    pub fn write(
+        &mut self,
+        question: &Question,
+        form: &PromptForm,
+        preamble: &str,
+        n_predict: usize,
+    ) -> Result<Written> {
+        let prompt = format!("{preamble}{}", form.prompt(&question.text));
+        let tokens = self.model().tokenize(&prompt, Special::Start);
+        let model = self.model();
+        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut stream = TextStream::until(&["Q:", "\n"]);
+        let steering = if self.row == 0 { Steering::Off } else { Steering::Generated(self.row) };
+        let mut generation = self.session.generate(&tokens, steering)?;
+        for _ in 0..n_predict {
+            let Some(token) = generation.next(&mut sampler)? else { break };
+            stream.push(&model.piece(token));
+            if stream.stopped() {
+                break;
+            }
+        }
+        Ok(Written { text: stream.text().trim().to_owned() })
+    }
+}
+
+/// Whether a written answer is, word for word, one of the question's true answers: a judge for
+/// closed questions, where nothing needs to be understood. Case, surrounding space and the final
+/// full stop do not count; anything written after the answer does.
+#[must_use]
+pub fn is_true(written: &Written, question: &Question) -> bool {
+    let plain = |text: &str| text.trim().trim_end_matches('.').trim().to_lowercase();
+    let text = plain(&written.text);
+    question.answers.iter().any(|answer| answer.label && plain(&answer.text) == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Answer;
+
+    #[test]
+    fn judges_word_for_word() {
+        let answer = |text: &str, label| Answer { text: text.into(), label, best: label };
+        let question = Question {
+            text: "What is the capital of Australia?".into(),
+            category: None,
+            line: 1,
+            answers: vec![answer("Canberra", true), answer("Sydney", false)],
+        };
+        let judge = |text: &str| is_true(&Written { text: text.into() }, &question);
+        assert!(judge(" canberra.") && judge("Canberra"));
+        assert!(!judge("Sydney.") && !judge("Canberra Sydney.") && !judge(""));
+    }
+}

@@ -1,0 +1,91 @@
+//! What steering does: to the choice between true and false answers, to the text that is written,
+//! and to everything else the model says.
+//!
+//! An [`Evaluator`] holds one session. Whatever it measures, it measures under the vector that is
+//! loaded in its bank ([`Evaluator::steer_with`]), or under none.
+
+pub mod cross_validation;
+mod divergence;
+mod greedy;
+mod mc;
+
+use crate::capture::plan::Limits;
+use crate::session::{Session, SessionParams};
+use crate::steer::SteeringVector;
+use crate::{Model, Result};
+
+pub use self::divergence::Divergence;
+pub use self::greedy::{Written, is_true};
+pub use self::mc::{McScore, QuestionScore};
+
+/// The bank row that evaluations steer with.
+const ROW: usize = 1;
+/// Texts scored in one batch.
+const N_SEQ: usize = 64;
+/// Most memory for the logits of a batch, in bytes.
+const LOGITS_BYTES: usize = 256 << 20;
+
+/// Measures a model under steering.
+pub struct Evaluator<'m> {
+    session: Session<'m>,
+    limits: Limits,
+    row: usize,
+}
+
+impl<'m> Evaluator<'m> {
+    /// An evaluator whose texts have at most `n_ctx` tokens each (0: what the model was trained
+    /// with, at most 2048).
+    ///
+    /// # Errors
+    /// What [`Session::new`] gives.
+    pub fn new(model: &'m Model, n_ctx: usize, n_threads: Option<usize>) -> Result<Self> {
+        let longest = if n_ctx == 0 { model.n_ctx_train().min(2048) } else { n_ctx };
+        // Every token of a batch may want its logits.
+        let n_logits = LOGITS_BYTES / (4 * model.n_vocab().max(1));
+        let limits = Limits { n_token: n_logits.clamp(64, 512), longest, n_seq: N_SEQ };
+        let n_token = limits.n_token.max(longest);
+        let params = SessionParams {
+            n_ctx: n_token,
+            n_batch: n_token,
+            n_seq_max: N_SEQ,
+            n_threads,
+            ..SessionParams::default()
+        };
+        Ok(Self { session: Session::new(model, &params)?, limits, row: 0 })
+    }
+
+    /// Steers what is measured from now on by `alpha * sigma * theta` of a vector's heads, or by
+    /// nothing.
+    ///
+    /// # Errors
+    /// What [`Session::set_vector`] gives.
+    pub fn steer_with(&mut self, vector: Option<(&SteeringVector, f32)>) -> Result<()> {
+        self.session.set_vector(ROW, vector)?;
+        self.row = if vector.is_some() { ROW } else { 0 };
+        Ok(())
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'m Model {
+        self.session.model()
+    }
+}
+
+/// Natural-log probabilities' normalizer: ln Σ exp(logits), computed in f64.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
+    f64::from(max) + sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::log_sum_exp;
+
+    #[test]
+    fn log_sum_exp_survives_large_logits() {
+        assert!((log_sum_exp(&[1000.0, 1000.0]) - (1000.0 + 2f64.ln())).abs() < 1e-9);
+        assert!((log_sum_exp(&[0.0, f32::NEG_INFINITY])).abs() < 1e-12);
+    }
+}
