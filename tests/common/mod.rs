@@ -1,0 +1,23 @@
+//! What integration tests share: tiny random models, a slow and readable forward pass to compare
+//! with, and stock llama.cpp.
+
+// Every test binary compiles this module and uses its own part of it.
+#![allow(dead_code)]
+
+pub mod fixture;
+pub mod host;
+pub mod oracle;
+pub mod quantize;
+
+use std::path::PathBuf;
+
+/// A file of the folder `shared` beside the repository; where it is absent, says so and gives
+/// `None`, and the test ends there.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} is absent", path.display());
+    None
+}
