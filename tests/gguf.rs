@@ -20,7 +20,10 @@ fn every_tensor_type_is_as_ggml_says() {
                 // SAFETY: the name of a type that exists is a constant string.
                 let name = unsafe { CStr::from_ptr(name) }.to_str().unwrap();
                 assert_eq!(kind.name(), name);
-                assert_eq!((kind.block_len(), kind.block_bytes()), (n_block as u64, n_byte as u64));
+                assert_eq!(
+                    (kind.block_len(), kind.block_bytes()),
+                    (n_block as u64, n_byte as u64)
+                );
             }
             Err(code) => assert_eq!(n_byte, 0, "type {code} is missing"),
         }

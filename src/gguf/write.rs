@@ -1,7 +1,7 @@
 //! The writer.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::value::Element;
@@ -97,14 +97,14 @@ impl<'a> Builder<'a> {
         // Temporary files are for their owner's eyes; a model is a file like any other.
         #[cfg(unix)]
         options.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = options
+        let file = options
             .tempfile_in(folder)
             .map_err(Error::io("create", path))?;
-        let mut buffered = BufWriter::new(&mut file);
-        self.write_to(&mut buffered)
-            .and_then(|()| buffered.flush())
-            .map_err(Error::io("write", path))?;
-        drop(buffered);
+        let mut out = BufWriter::new(file);
+        self.write_to(&mut out).map_err(Error::io("write", path))?;
+        let file = out
+            .into_inner()
+            .map_err(|failure| Error::io("write", path)(failure.into_error()))?;
         file.as_file()
             .sync_all()
             .map_err(Error::io("write", path))?;
@@ -150,7 +150,7 @@ fn write_padded(out: &mut impl Write, bytes: &[u8], alignment: u64) -> io::Resul
     let n_byte = bytes.len() as u64;
     out.write_all(bytes)?;
     io::copy(
-        &mut io::Read::take(io::repeat(0), n_byte.next_multiple_of(alignment) - n_byte),
+        &mut io::repeat(0).take(n_byte.next_multiple_of(alignment) - n_byte),
         out,
     )?;
     Ok(())

@@ -68,7 +68,10 @@ struct Row {
     layer: &'static [&'static [Tensor]],
 }
 
-const TIED: &[Tensor] = &[("token_embd.weight", &[Embd, Vocab]), ("output_norm.weight", &[Embd])];
+const TIED: &[Tensor] = &[
+    ("token_embd.weight", &[Embd, Vocab]),
+    ("output_norm.weight", &[Embd]),
+];
 const OUTPUT: &[Tensor] = &[("output.weight", &[Embd, Vocab])];
 const NORMS: &[Tensor] = &[("attn_norm.weight", &[Embd]), ("ffn_norm.weight", &[Embd])];
 const ATTENTION: &[Tensor] = &[
@@ -120,7 +123,10 @@ const QWEN3: Row = Row {
     layer: &[
         NORMS,
         ATTENTION,
-        &[("attn_q_norm.weight", &[Head]), ("attn_k_norm.weight", &[Head])],
+        &[
+            ("attn_q_norm.weight", &[Head]),
+            ("attn_k_norm.weight", &[Head]),
+        ],
         GATED_FFN,
     ],
 };
@@ -140,7 +146,10 @@ const GEMMA2: Row = Row {
         NORMS,
         ATTENTION,
         GATED_FFN,
-        &[("post_attention_norm.weight", &[Embd]), ("post_ffw_norm.weight", &[Embd])],
+        &[
+            ("post_attention_norm.weight", &[Embd]),
+            ("post_ffw_norm.weight", &[Embd]),
+        ],
     ],
 };
 
@@ -151,7 +160,10 @@ const GPT2: Row = Row {
     metadata: &[("attention.layer_norm_epsilon", Value::F32(1e-5))],
     model: &[
         TIED,
-        &[("position_embd.weight", &[Embd, Context]), ("output_norm.bias", &[Embd])],
+        &[
+            ("position_embd.weight", &[Embd, Context]),
+            ("output_norm.bias", &[Embd]),
+        ],
     ],
     layer: &[
         NORMS,
@@ -172,7 +184,13 @@ const GPT2: Row = Row {
 
 impl Arch {
     /// Every architecture under test.
-    pub const ALL: [Self; 5] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma2, Self::Gpt2];
+    pub const ALL: [Self; 5] = [
+        Self::Llama,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::Gemma2,
+        Self::Gpt2,
+    ];
 
     const fn row(self) -> &'static Row {
         match self {
@@ -211,7 +229,11 @@ pub struct Fixture {
 impl Fixture {
     /// A model of this architecture: F32, seed 0.
     pub fn new(arch: Arch) -> Self {
-        Self { arch, kind: TensorType::F32, seed: 0 }
+        Self {
+            arch,
+            kind: TensorType::F32,
+            seed: 0,
+        }
     }
 
     /// Stores the matrices as F32, Q8_0 or Q4_0; norms and biases are always F32.
@@ -226,9 +248,16 @@ impl Fixture {
 
     /// Writes `<architecture>-<type>-<seed>.gguf` into the folder.
     pub fn write(self, folder: &Path) -> PathBuf {
-        let name = format!("{}-{}-{}.gguf", self.arch.name(), self.kind.name(), self.seed);
+        let name = format!(
+            "{}-{}-{}.gguf",
+            self.arch.name(),
+            self.kind.name(),
+            self.seed
+        );
         let path = folder.join(name);
-        self.build().write(&path).expect("the folder takes the fixture");
+        self.build()
+            .write(&path)
+            .expect("the folder takes the fixture");
         path
     }
 
@@ -236,7 +265,9 @@ impl Fixture {
         let row = self.arch.row();
         let vocabulary = vocabulary();
         let mut builder = Builder::new();
-        builder.set("general.architecture", row.name).set("general.name", format!("tiny {}", row.name));
+        builder
+            .set("general.architecture", row.name)
+            .set("general.name", format!("tiny {}", row.name));
         for (key, value) in [
             ("block_count", N_LAYER),
             ("context_length", N_CTX),
@@ -268,9 +299,18 @@ impl Fixture {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut add = |name: &str, dims: &[Dim]| {
             let lengths: Vec<usize> = dims.iter().map(length).collect();
-            let kind = if dims.len() == 1 { TensorType::F32 } else { self.kind };
+            let kind = if dims.len() == 1 {
+                TensorType::F32
+            } else {
+                self.kind
+            };
             let dims: Vec<u64> = lengths.iter().map(|&length| length as u64).collect();
-            builder.tensor(name, &dims, kind, quantize(&weights(name, &lengths, &mut rng), kind));
+            builder.tensor(
+                name,
+                &dims,
+                kind,
+                quantize(&weights(name, &lengths, &mut rng), kind),
+            );
         };
         for (name, dims) in row.model.iter().copied().flatten() {
             add(name, dims);
@@ -297,7 +337,9 @@ fn weights(name: &str, lengths: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
     // Uniform on [-sqrt(3), sqrt(3)]: mean 0, standard deviation 1.
     let half_width = 3f32.sqrt();
     let n = lengths.iter().product();
-    (0..n).map(|_| mean + sigma * rng.random_range(-half_width..half_width)).collect()
+    (0..n)
+        .map(|_| mean + sigma * rng.random_range(-half_width..half_width))
+        .collect()
 }
 
 /// A token's text, score and type (`llama_token_type`).
@@ -309,16 +351,35 @@ fn vocabulary() -> Vec<Token> {
     const CONTROL: i32 = 3;
     const BYTE: i32 = 6;
     const NORMAL: i32 = 1;
-    const PAIRS: [&str; 12] =
-        ["\u{2581}t", "he", "\u{2581}a", "in", "er", "on", "an", "is", "re", "\u{2581}w", "at", "es"];
+    const PAIRS: [&str; 12] = [
+        "\u{2581}t",
+        "he",
+        "\u{2581}a",
+        "in",
+        "er",
+        "on",
+        "an",
+        "is",
+        "re",
+        "\u{2581}w",
+        "at",
+        "es",
+    ];
 
     let special = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)];
-    let special = special.into_iter().map(|(text, kind)| (text.to_owned(), 0.0, kind));
+    let special = special
+        .into_iter()
+        .map(|(text, kind)| (text.to_owned(), 0.0, kind));
     let bytes = (0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), 0.0, BYTE));
-    let letters = ('a'..='z').chain(['\u{2581}', '.', ',', '?']).map(String::from);
+    let letters = ('a'..='z')
+        .chain(['\u{2581}', '.', ',', '?'])
+        .map(String::from);
     let pairs = PAIRS.into_iter().map(String::from);
     // A higher score is merged first.
-    let pieces = pairs.chain(letters).enumerate().map(|(i, text)| (text, -(i as f32), NORMAL));
+    let pieces = pairs
+        .chain(letters)
+        .enumerate()
+        .map(|(i, text)| (text, -(i as f32), NORMAL));
     special.chain(bytes).chain(pieces).collect()
 }
 

@@ -46,9 +46,12 @@ pub fn logits(model: &LlamaModel, tokens: &[i32], flash_attention: bool) -> Arra
     let mut context = model.new_context(backend(), params).expect("a context");
     let tokens: Vec<LlamaToken> = tokens.iter().copied().map(LlamaToken).collect();
     let mut batch = LlamaBatch::new(tokens.len(), 1);
-    batch.add_sequence(&tokens, 0, true).expect("the batch holds the sequence");
+    batch
+        .add_sequence(&tokens, 0, true)
+        .expect("the batch holds the sequence");
     context.decode(&mut batch).expect("the batch decodes");
-    let rows: Vec<f32> =
-        (0..tokens.len()).flat_map(|i| context.get_logits_ith(i as i32).to_vec()).collect();
+    let rows: Vec<f32> = (0..tokens.len())
+        .flat_map(|i| context.get_logits_ith(i as i32).to_vec())
+        .collect();
     Array2::from_shape_vec((tokens.len(), model.n_vocab() as usize), rows).expect("equal rows")
 }

@@ -61,7 +61,10 @@ impl Oracle {
     pub fn open(path: &Path) -> candor::Result<Self> {
         let file = Gguf::open(path)?;
         assert_eq!(file.str("general.architecture")?, "llama");
-        let uint = |key: &str| file.opt_uint(&format!("llama.{key}")).map(|n| n.map(|n| n as usize));
+        let uint = |key: &str| {
+            file.opt_uint(&format!("llama.{key}"))
+                .map(|n| n.map(|n| n as usize))
+        };
         let float = |key: &str| file.opt_float(&format!("llama.{key}"));
 
         let n_layer = uint("block_count")?.expect("n_layer");
@@ -75,7 +78,9 @@ impl Oracle {
             d_head,
             rope_base: float("rope.freq_base")?.unwrap_or(10_000.0),
             epsilon: float("attention.layer_norm_rms_epsilon")?.expect("epsilon"),
-            layers: (0..n_layer).map(|il| Layer::read(&file, il)).collect::<Result<_, _>>()?,
+            layers: (0..n_layer)
+                .map(|il| Layer::read(&file, il))
+                .collect::<Result<_, _>>()?,
             output_norm: vector(&file, "output_norm.weight")?,
             output: match file.tensor("output.weight") {
                 Some(_) => matrix(&file, "output.weight")?,
@@ -92,7 +97,11 @@ impl Oracle {
 
     /// The pass over these tokens, in which `edit(il, heads)` may change what enters `wo` of each
     /// layer: heads `[n_token, n_head, d_head]`.
-    pub fn forward_edited(&self, tokens: &[i32], edit: impl Fn(usize, &mut Array3<f64>)) -> Forward {
+    pub fn forward_edited(
+        &self,
+        tokens: &[i32],
+        edit: impl Fn(usize, &mut Array3<f64>),
+    ) -> Forward {
         let n_token = tokens.len();
         let rows: Vec<usize> = tokens.iter().map(|&token| token as usize).collect();
         let mut x = self.token_embd.select(Axis(0), &rows);
@@ -136,7 +145,8 @@ impl Oracle {
             let key = k.slice(s![.., head_kv, ..]);
             let scores = q.slice(s![.., head, ..]).dot(&key.t()) / (self.d_head as f64).sqrt();
             let weights = causal_softmax(scores.view());
-            out.slice_mut(s![.., head, ..]).assign(&weights.dot(&v.slice(s![.., head_kv, ..])));
+            out.slice_mut(s![.., head, ..])
+                .assign(&weights.dot(&v.slice(s![.., head_kv, ..])));
         }
         out
     }
@@ -156,7 +166,10 @@ impl Oracle {
 
     /// RMS normalization of each row, times the weight.
     fn norm(&self, x: &Array2<f64>, weight: &Array1<f64>) -> Array2<f64> {
-        let mean_square = x.mapv(|x| x * x).mean_axis(Axis(1)).expect("rows have elements");
+        let mean_square = x
+            .mapv(|x| x * x)
+            .mean_axis(Axis(1))
+            .expect("rows have elements");
         let scale = mean_square.mapv(|mean| 1.0 / (mean + self.epsilon).sqrt());
         x * &scale.insert_axis(Axis(1)) * weight
     }
@@ -196,13 +209,19 @@ fn causal_softmax(scores: ArrayView2<f64>) -> Array2<f64> {
 }
 
 fn vector(file: &Gguf, name: &str) -> candor::Result<Array1<f64>> {
-    let tensor = file.tensor(name).unwrap_or_else(|| panic!("{name} is missing"));
+    let tensor = file
+        .tensor(name)
+        .unwrap_or_else(|| panic!("{name} is missing"));
     Ok(file.f32s_of(tensor)?.into_iter().map(f64::from).collect())
 }
 
 /// `[ne[1], ne[0]]`
 fn matrix(file: &Gguf, name: &str) -> candor::Result<Array2<f64>> {
-    let tensor = file.tensor(name).unwrap_or_else(|| panic!("{name} is missing"));
+    let tensor = file
+        .tensor(name)
+        .unwrap_or_else(|| panic!("{name} is missing"));
     let shape = (tensor.dims[1] as usize, tensor.dims[0] as usize);
-    Ok(vector(file, name)?.into_shape_with_order(shape).expect("dims were checked"))
+    Ok(vector(file, name)?
+        .into_shape_with_order(shape)
+        .expect("dims were checked"))
 }
