@@ -131,8 +131,7 @@ fn header(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
     cursor.take(MAGIC.len() as u64)?;
     match u32::read(cursor)? {
         2 | 3 => {}
-        // A version in the upper half alone is a small number written by a big-endian machine.
-        version if version & 0xffff == 0 => {
+        version if matches!(version.swap_bytes(), 1..=3) => {
             return Err(cursor.fault("is big-endian, expected a little-endian file"));
         }
         version => {
