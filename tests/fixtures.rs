@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::path::Path;
-
-use candor::gguf::TensorType;
-use common::fixture::{Arch, Fixture};
-use common::{host, oracle::Oracle, shared};
+use candor::gguf::{Builder, Gguf, TensorType};
+use common::fixture::{Arch, Fixture, N_EMBD, N_HEAD, N_LAYER};
+use common::oracle::Oracle;
+use common::{host, shared};
+use ndarray::Array2;
 
 /// Largest difference of logits, as a part of the largest logit, that F32 arithmetic explains.
 const TOLERANCE: f64 = 5e-5;
@@ -56,18 +56,19 @@ fn quantization_keeps_the_weights() {
 fn every_text_has_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let model = host::load(&Fixture::new(Arch::Llama).write(folder.path()));
-    let text = "the water is on fire, Zoë \u{1f525}?\n";
     let vocab = model.vocab();
+    let text = "the water is on fire, Zo\u{eb} \u{1f525}?\n";
     let tokens = vocab.tokenize(text.as_bytes(), true, false);
-    println!("{tokens:?}");
+    assert_eq!(tokens[0], vocab.bos());
+    // The vocabulary begins every text with a space, as SentencePiece does.
+    let text_again = vocab.detokenize(&tokens, true, false);
+    assert_eq!(String::from_utf8(text_again).unwrap().trim_start(), text);
 }
 
-/// Compares the oracle's logits with llama.cpp's, flash attention off.
-fn assert_parity(path: &Path, tokens: &[i32]) {
-    let expected = Oracle::open(path).unwrap().forward(tokens).logits;
-    let got = host::logits(&host::load(path), tokens, false);
+/// Compares logits `[n_token, n_vocab]`.
+fn assert_close(expected: &Array2<f64>, got: &Array2<f32>) {
     let largest = expected.fold(0.0, |largest: f64, logit| largest.max(logit.abs()));
-    for ((place, expected), got) in expected.indexed_iter().zip(&got) {
+    for ((place, expected), got) in expected.indexed_iter().zip(got) {
         let difference = (expected - f64::from(*got)).abs() / largest;
         assert!(difference < TOLERANCE, "{place:?}: {expected} and {got}");
     }
@@ -77,13 +78,55 @@ fn assert_parity(path: &Path, tokens: &[i32]) {
 fn the_oracle_agrees_with_llama_cpp_on_random_models() {
     let folder = tempfile::tempdir().unwrap();
     for seed in 0..3 {
-        assert_parity(&Fixture::new(Arch::Llama).seed(seed).write(folder.path()), &TOKENS);
+        let path = Fixture::new(Arch::Llama).seed(seed).write(folder.path());
+        let expected = Oracle::open(&path).unwrap().forward(&TOKENS).logits;
+        assert_close(&expected, &host::logits(&host::load(&path), &TOKENS, false));
     }
 }
 
 #[test]
 fn the_oracle_agrees_with_llama_cpp_on_a_trained_model() {
-    if let Some(path) = shared("models/stories260K.gguf") {
-        assert_parity(&path, &[1, 403, 407, 261, 378, 432, 429, 383, 261, 400]);
+    let Some(path) = shared("models/stories260K.gguf") else {
+        return;
+    };
+    let tokens = [1, 403, 407, 261, 378, 432, 429, 383, 261, 400];
+    let expected = Oracle::open(&path).unwrap().forward(&tokens).logits;
+    assert_close(&expected, &host::logits(&host::load(&path), &tokens, false));
+}
+
+/// The heads of all tokens, edited alike, are a bias after `wo`, which llama.cpp knows: an edit
+/// reaches the logits as it should.
+#[test]
+fn an_edit_of_every_token_equals_a_bias_after_wo() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Fixture::new(Arch::Llama).write(folder.path());
+    let offset = Array2::from_shape_fn((N_HEAD, Arch::Llama.d_head()), |(head, i)| {
+        ((head * 7 + i) as f64).sin()
+    });
+
+    let file = Gguf::open(&path).unwrap();
+    let mut baked = Builder::new();
+    for (key, value) in file.entries() {
+        baked.set(key, value.clone());
     }
+    for tensor in file.tensors() {
+        baked.tensor(&tensor.name, &tensor.dims, tensor.kind, file.bytes(tensor));
+    }
+    for il in 0..N_LAYER {
+        let wo = file.tensor(&format!("blk.{il}.attn_output.weight")).unwrap();
+        let rows = file.f32s_of(wo).unwrap();
+        let bias = rows.chunks_exact(offset.len()).flat_map(|row| {
+            let sum: f64 = row.iter().zip(&offset).map(|(&w, offset)| f64::from(w) * offset).sum();
+            (sum as f32).to_le_bytes()
+        });
+        let name = format!("blk.{il}.attn_output.bias");
+        baked.tensor(&name, &[N_EMBD as u64], TensorType::F32, bias.collect::<Vec<_>>());
+    }
+    let baked_path = folder.path().join("baked.gguf");
+    baked.write(&baked_path).unwrap();
+
+    let edited = Oracle::open(&path).unwrap().forward_edited(&TOKENS, |_, heads| *heads += &offset);
+    assert_close(&edited.logits, &host::logits(&host::load(&baked_path), &TOKENS, false));
+    let plain = host::logits(&host::load(&path), &TOKENS, false);
+    assert!((edited.logits - plain.mapv(f64::from)).iter().any(|shift| shift.abs() > 0.5));
 }

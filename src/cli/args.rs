@@ -119,7 +119,11 @@ pub(super) struct SteerArgs {
 
 impl SteerArgs {
     /// Finds, reads and checks the sidecar; `None` where there is to be no steering.
-    pub(super) fn sidecar(&self, model: &Model, output: Output) -> Result<Option<(PathBuf, Sidecar)>> {
+    pub(super) fn sidecar(
+        &self,
+        model: &Model,
+        output: Output,
+    ) -> Result<Option<(PathBuf, Sidecar)>> {
         let path = match self.steer.to_str() {
             Some("none") => return Ok(None),
             Some("auto") => match find_beside(model.path())? {
@@ -133,7 +137,12 @@ impl SteerArgs {
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for(&self, path: &std::path::Path, model: &Model, output: Output) -> Result<Sidecar> {
+    pub(super) fn read_for(
+        &self,
+        path: &std::path::Path,
+        model: &Model,
+        output: Output,
+    ) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
         let geometry = model.geometry();
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;

@@ -45,7 +45,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             output.error(&error);
             // What a shell expects of a program that was interrupted: 128 + SIGINT.
-            if matches!(error, Error::Interrupted { .. }) { ExitCode::from(130) } else { ExitCode::FAILURE }
+            if matches!(error, Error::Interrupted { .. }) {
+                ExitCode::from(130)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -37,7 +37,8 @@ impl Output {
     /// The result as a machine wants it. Call only where [`Output::is_json`] holds.
     pub(super) fn json<T: Serialize>(self, value: &T) {
         // The types that are written here hold nothing that JSON cannot.
-        let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+        let text = serde_json::to_string_pretty(value)
+            .unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
         println!("{text}");
     }
 
@@ -66,8 +67,9 @@ impl Output {
     /// A bar with a rate and an estimate, on stderr; silent where stderr is not a terminal.
     pub(super) fn progress(self, what: &'static str, n: usize) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg:<10} {bar:32} {pos}/{len}  {elapsed}, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{msg:<10} {bar:32} {pos}/{len}  {elapsed}, {eta} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));

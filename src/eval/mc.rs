@@ -78,7 +78,8 @@ impl Evaluator<'_> {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Vec<QuestionScore>> {
-        let two_sided = |q: &&&Question| [true, false].iter().all(|&l| q.answers.iter().any(|a| a.label == l));
+        let two_sided =
+            |q: &&&Question| [true, false].iter().all(|&l| q.answers.iter().any(|a| a.label == l));
         let questions: Vec<&Question> = questions.iter().filter(two_sided).copied().collect();
         let mut texts = Vec::new();
         let mut n_prompts = Vec::new();
@@ -88,7 +89,8 @@ impl Evaluator<'_> {
             for answer in &question.answers {
                 let text = format!("{prompt}{}", form.answer(&with_full_stop(&answer.text)));
                 let tokens = self.model().tokenize(&text, Special::Start);
-                let n_shared = tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
+                let n_shared =
+                    tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
                 // At least one token stands before the answer, and at least one in it.
                 let n_prompt = n_shared.clamp(1, tokens.len().saturating_sub(1).max(1));
                 texts.push(Text { tokens, row: self.row, steer_from: n_prompt - 1 });
@@ -121,7 +123,8 @@ impl Evaluator<'_> {
             .iter()
             .map(|question| {
                 let answers = &question.answers;
-                let best = answers.iter().position(|a| a.best).or(answers.iter().position(|a| a.label));
+                let best =
+                    answers.iter().position(|a| a.best).or(answers.iter().position(|a| a.label));
                 QuestionScore {
                     log_probabilities: scores.by_ref().take(answers.len()).collect(),
                     labels: answers.iter().map(|a| a.label).collect(),
@@ -143,7 +146,12 @@ mod tests {
     use super::*;
 
     fn question(log_probabilities: &[f64], labels: &[bool]) -> McScore {
-        QuestionScore { log_probabilities: log_probabilities.to_vec(), labels: labels.to_vec(), best: 0 }.mc()
+        QuestionScore {
+            log_probabilities: log_probabilities.to_vec(),
+            labels: labels.to_vec(),
+            best: 0,
+        }
+        .mc()
     }
 
     #[test]

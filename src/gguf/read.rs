@@ -4,7 +4,6 @@
 //! a file of n bytes never makes the reader allocate more than a small multiple of n.
 
 use std::collections::HashSet;
-use std::ops::Range;
 
 use super::value::Element;
 use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, Value};
@@ -116,8 +115,7 @@ fn header(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
     cursor.take(MAGIC.len() as u64)?;
     match u32::read(cursor)? {
         2 | 3 => {}
-        // A version in the upper half alone is a small number written by a big-endian machine.
-        version if version & 0xffff == 0 => {
+        version if matches!(version.swap_bytes(), 1..=3) => {
             return Err(cursor.fault("is big-endian, expected a little-endian file"));
         }
         version => {
@@ -135,7 +133,7 @@ fn entry(cursor: &mut Cursor, index: u64) -> Result<(String, Value), Fault> {
     if key.is_empty() {
         return Err(cursor.fault("has an empty key"));
     }
-    cursor.place = format!("key {key}");
+    cursor.place = format!("key {}", shown(&key));
     let value = Value::read(cursor)?;
     Ok((key, value))
 }
@@ -144,7 +142,7 @@ fn entry(cursor: &mut Cursor, index: u64) -> Result<(String, Value), Fault> {
 fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Fault> {
     cursor.place = format!("tensor {index}");
     let name = String::read(cursor)?;
-    cursor.place = format!("tensor {name}");
+    cursor.place = format!("tensor {}", shown(&name));
     let n_dim = u32::read(cursor)?;
     if n_dim > 4 {
         return Err(cursor.fault(format!("has {n_dim} dimensions, expected 1 to 4")));
@@ -163,7 +161,7 @@ fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Resu
     for name in names {
         if !seen.insert(name) {
             return Err(Fault {
-                place: format!("{what} {name}"),
+                place: format!("{what} {}", shown(name)),
                 problem: "is there twice".to_owned(),
             });
         }
@@ -190,8 +188,10 @@ fn check_data(
     data_start: u64,
     n_byte_file: u64,
 ) -> Result<(), Fault> {
-    let fault =
-        |tensor: &TensorInfo, problem| Fault { place: format!("tensor {}", tensor.name), problem };
+    let fault = |tensor: &TensorInfo, problem| Fault {
+        place: format!("tensor {}", shown(&tensor.name)),
+        problem,
+    };
     for tensor in tensors {
         if !tensor.offset.is_multiple_of(alignment) {
             let problem =
@@ -208,14 +208,18 @@ fn check_data(
         }
     }
 
-    let mut extents: Vec<(Range<u64>, &TensorInfo)> =
-        tensors.iter().map(|tensor| (tensor.extent(), tensor)).collect();
-    extents.sort_unstable_by_key(|(extent, _)| extent.start);
-    for pair in extents.windows(2) {
-        let [(first, _), (second, tensor)] = pair else { unreachable!("windows of two") };
-        if second.start < first.end {
-            return Err(fault(tensor, format!("shares bytes with tensor {}", pair[0].1.name)));
+    let mut by_offset: Vec<&TensorInfo> = tensors.iter().collect();
+    by_offset.sort_by_key(|tensor| tensor.offset);
+    for (first, second) in by_offset.iter().zip(by_offset.iter().skip(1)) {
+        if second.offset < first.extent().end {
+            let problem = format!("shares bytes with tensor {}", shown(&first.name));
+            return Err(fault(second, problem));
         }
     }
     Ok(())
+}
+
+/// A name from the file as it may be printed: no control characters, and not endless.
+fn shown(name: &str) -> String {
+    name.escape_debug().take(80).collect()
 }

@@ -29,6 +29,9 @@ mod at {
     pub const DIM: usize = 60;
     pub const KIND: usize = 68;
     pub const OFFSET: usize = 72;
+    /// The name of another entry, or of another tensor, after the first.
+    pub const SECOND_KEY: usize = 55;
+    pub const SECOND_TENSOR: usize = 88;
 }
 
 fn tiny() -> Builder<'static> {
@@ -39,6 +42,11 @@ fn tiny() -> Builder<'static> {
 
 fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// [`TINY`] with another tensor.
+fn two_tensors() -> Vec<u8> {
+    tiny().tensor("u", &[1], TensorType::F32, vec![0; 4]).to_bytes()
 }
 
 /// [`TINY`] with other bytes at a place.
@@ -114,9 +122,8 @@ fn refuses_counts_beyond_the_file() {
 
 #[test]
 fn refuses_an_array_beyond_the_file() {
-    let file = Builder::new().set("a", vec![1u8, 2, 3]).to_bytes();
+    let mut file = Builder::new().set("a", vec![1u8, 2, 3]).to_bytes();
     let count = at::VALUE_TYPE + 8;
-    let mut file = file;
     file[count..count + 8].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
     assert!(refusal(&file).starts_with("key a: announces 9223372036854775807 elements"));
 }
@@ -150,7 +157,10 @@ fn refuses_values_that_it_does_not_know() {
         refusal(&damaged(at::VALUE_TYPE, &[7, 0, 0, 0, 2])),
         "key a: holds the boolean 2, expected 0 or 1"
     );
-    assert_eq!(refusal(&damaged(at::STRING, b"\xff")), r#"key a: holds "\xffc", not UTF-8"#);
+    assert_eq!(
+        refusal(&damaged(at::STRING, b"\xff")),
+        r#"key a: holds a string that is not UTF-8: "\xffc""#
+    );
 }
 
 #[test]
@@ -173,35 +183,34 @@ fn refuses_unsound_tensors() {
 
 #[test]
 fn refuses_names_that_come_twice() {
-    let mut builder = tiny();
-    let file = builder.set("b", "").to_bytes();
-    let second = file.windows(9).rposition(|w| w == b"\x01\0\0\0\0\0\0\0b").unwrap();
-    let mut twice = file.clone();
-    twice[second + 8] = b'a';
-    assert_eq!(refusal(&twice), "key a: is there twice");
+    let mut file = tiny().set("b", "").to_bytes();
+    file[at::SECOND_KEY] = b'a';
+    assert_eq!(refusal(&file), "key a: is there twice");
 
-    let file = tiny().tensor("u", &[1], TensorType::F32, vec![0; 4]).to_bytes();
-    let second = file.windows(9).rposition(|w| w == b"\x01\0\0\0\0\0\0\0u").unwrap();
-    let mut twice = file.clone();
-    twice[second + 8] = b't';
-    assert_eq!(refusal(&twice), "tensor t: is there twice");
+    let mut file = two_tensors();
+    file[at::SECOND_TENSOR] = b't';
+    assert_eq!(refusal(&file), "tensor t: is there twice");
+}
+
+#[test]
+fn shows_no_control_characters() {
+    let mut file = damaged(at::KEY_LENGTH + 8, b"\x1b");
+    file[at::VALUE_TYPE] = 13;
+    assert_eq!(refusal(&file), "key \\u{1b}: is of unknown type 13");
 }
 
 #[test]
 fn refuses_tensors_that_share_bytes() {
-    let mut file = tiny().tensor("u", &[1], TensorType::F32, vec![0; 4]).to_bytes();
-    let offset = file.windows(8).position(|w| w == 32u64.to_le_bytes()).unwrap();
-    file[offset] = 0;
+    let mut file = two_tensors();
+    file[at::SECOND_TENSOR + 17] = 0;
     assert_eq!(refusal(&file), "tensor u: shares bytes with tensor t");
 }
 
 #[test]
 fn refuses_an_empty_key_and_an_odd_alignment() {
-    let file = Builder::new().set("general.alignment", 64u32).to_bytes();
-    let mut odd = file.clone();
-    let value = odd.windows(4).rposition(|w| w == 64u32.to_le_bytes()).unwrap();
-    odd[value] = 3;
-    assert!(refusal(&odd).starts_with("key general.alignment: is not a power of two"));
+    let mut file = Builder::new().set("general.alignment", 64u32).to_bytes();
+    file[at::KEY_LENGTH + 8 + "general.alignment".len() + 4] = 3;
+    assert!(refusal(&file).starts_with("key general.alignment: is not a power of two"));
 
     let mut empty_key = TINY[..at::KEY_LENGTH].to_vec();
     empty_key[at::N_TENSOR] = 0;

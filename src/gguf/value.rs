@@ -250,7 +250,10 @@ impl Element for String {
         let bytes = cursor.take(n_byte)?;
         match str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
-            Err(_) => Err(cursor.fault(format!("holds \"{}\", not UTF-8", bytes.escape_ascii()))),
+            Err(_) => {
+                let start = bytes[..bytes.len().min(32)].escape_ascii();
+                Err(cursor.fault(format!("holds a string that is not UTF-8: \"{start}\"")))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The writer.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::value::Element;
@@ -122,6 +122,6 @@ impl<'a> Builder<'a> {
 fn write_padded(out: &mut impl Write, bytes: &[u8], alignment: u64) -> io::Result<()> {
     let n_byte = bytes.len() as u64;
     out.write_all(bytes)?;
-    io::copy(&mut io::Read::take(io::repeat(0), n_byte.next_multiple_of(alignment) - n_byte), out)?;
+    io::copy(&mut io::repeat(0).take(n_byte.next_multiple_of(alignment) - n_byte), out)?;
     Ok(())
 }

@@ -102,11 +102,7 @@ const QWEN2: Row = Row {
     layer: &[
         NORMS,
         ATTENTION,
-        &[
-            ("attn_q.bias", &[Query]),
-            ("attn_k.bias", &[KeyValue]),
-            ("attn_v.bias", &[KeyValue]),
-        ],
+        &[("attn_q.bias", &[Query]), ("attn_k.bias", &[KeyValue]), ("attn_v.bias", &[KeyValue])],
         GATED_FFN,
     ],
 };
@@ -149,10 +145,7 @@ const GPT2: Row = Row {
     n_head_kv: N_HEAD,
     d_head: N_EMBD / N_HEAD,
     metadata: &[("attention.layer_norm_epsilon", Value::F32(1e-5))],
-    model: &[
-        TIED,
-        &[("position_embd.weight", &[Embd, Context]), ("output_norm.bias", &[Embd])],
-    ],
+    model: &[TIED, &[("position_embd.weight", &[Embd, Context]), ("output_norm.bias", &[Embd])]],
     layer: &[
         NORMS,
         &[
@@ -236,7 +229,9 @@ impl Fixture {
         let row = self.arch.row();
         let vocabulary = vocabulary();
         let mut builder = Builder::new();
-        builder.set("general.architecture", row.name).set("general.name", format!("tiny {}", row.name));
+        builder
+            .set("general.architecture", row.name)
+            .set("general.name", format!("tiny {}", row.name));
         for (key, value) in [
             ("block_count", N_LAYER),
             ("context_length", N_CTX),
@@ -309,8 +304,20 @@ fn vocabulary() -> Vec<Token> {
     const CONTROL: i32 = 3;
     const BYTE: i32 = 6;
     const NORMAL: i32 = 1;
-    const PAIRS: [&str; 12] =
-        ["\u{2581}t", "he", "\u{2581}a", "in", "er", "on", "an", "is", "re", "\u{2581}w", "at", "es"];
+    const PAIRS: [&str; 12] = [
+        "\u{2581}t",
+        "he",
+        "\u{2581}a",
+        "in",
+        "er",
+        "on",
+        "an",
+        "is",
+        "re",
+        "\u{2581}w",
+        "at",
+        "es",
+    ];
 
     let special = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)];
     let special = special.into_iter().map(|(text, kind)| (text.to_owned(), 0.0, kind));

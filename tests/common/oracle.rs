@@ -61,7 +61,8 @@ impl Oracle {
     pub fn open(path: &Path) -> candor::Result<Self> {
         let file = Gguf::open(path)?;
         assert_eq!(file.str("general.architecture")?, "llama");
-        let uint = |key: &str| file.opt_uint(&format!("llama.{key}")).map(|n| n.map(|n| n as usize));
+        let uint =
+            |key: &str| file.opt_uint(&format!("llama.{key}")).map(|n| n.map(|n| n as usize));
         let float = |key: &str| file.opt_float(&format!("llama.{key}"));
 
         let n_layer = uint("block_count")?.expect("n_layer");
@@ -92,7 +93,11 @@ impl Oracle {
 
     /// The pass over these tokens, in which `edit(il, heads)` may change what enters `wo` of each
     /// layer: heads `[n_token, n_head, d_head]`.
-    pub fn forward_edited(&self, tokens: &[i32], edit: impl Fn(usize, &mut Array3<f64>)) -> Forward {
+    pub fn forward_edited(
+        &self,
+        tokens: &[i32],
+        edit: impl Fn(usize, &mut Array3<f64>),
+    ) -> Forward {
         let n_token = tokens.len();
         let rows: Vec<usize> = tokens.iter().map(|&token| token as usize).collect();
         let mut x = self.token_embd.select(Axis(0), &rows);
