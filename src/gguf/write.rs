@@ -1,7 +1,7 @@
 //! The writer.
 
 use std::borrow::Cow;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::value::Element;
