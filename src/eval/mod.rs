@@ -4,7 +4,7 @@
 //! An [`Evaluator`] holds one session. Whatever it measures, it measures under the vector that is
 //! loaded in its bank ([`Evaluator::steer_with`]), or under none.
 
-//CV pub mod cross_validation;
+pub mod cross_validation;
 mod divergence;
 mod greedy;
 mod mc;
