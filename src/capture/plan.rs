@@ -85,7 +85,11 @@ impl PlannedBatch {
 /// # Errors
 /// [`Error::PromptTooLong`] for a text that alone exceeds the limit, [`Error::Invalid`] for an
 /// empty one; `name` says which text it is.
-pub fn plan(texts: &[Text], limits: Limits, name: impl Fn(usize) -> String) -> Result<Vec<PlannedBatch>> {
+pub fn plan(
+    texts: &[Text],
+    limits: Limits,
+    name: impl Fn(usize) -> String,
+) -> Result<Vec<PlannedBatch>> {
     let mut batches: Vec<PlannedBatch> = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         if text.tokens.is_empty() {
@@ -198,7 +202,8 @@ mod tests {
 
     #[test]
     fn names_a_text_that_is_too_long() {
-        let error = plan(&[Text::plain(vec![7; 65])], WIDE, |i| format!("row {i}")).expect_err("too long");
+        let error =
+            plan(&[Text::plain(vec![7; 65])], WIDE, |i| format!("row {i}")).expect_err("too long");
         assert_eq!(
             error.to_string(),
             "row 0 is 65 tokens long and the context holds 64: shorten it or raise the context size (-c)"

@@ -52,16 +52,12 @@ pub trait Activations: Sync {
 /// Refuses an empty selection of rows and rows that do not exist.
 pub(crate) fn check_rows(what: &str, rows: &[usize], n_row: usize) -> Result<()> {
     if rows.is_empty() {
-        return Err(Error::invalid(
-            what,
-            "there are none: use more data or another split",
-        ));
+        return Err(Error::invalid(what, "there are none: use more data or another split"));
     }
     match rows.iter().find(|row| **row >= n_row) {
-        Some(row) => Err(Error::invalid(
-            what,
-            format!("row {row} does not exist, there are {n_row}"),
-        )),
+        Some(row) => {
+            Err(Error::invalid(what, format!("row {row} does not exist, there are {n_row}")))
+        }
         None => Ok(()),
     }
 }
@@ -109,15 +105,7 @@ pub(crate) mod memory {
                         if *label { 1.5 } else { -1.5 };
                 }
             }
-            Self {
-                n_layer,
-                n_head,
-                labels,
-                next_groups: groups.clone(),
-                groups,
-                heads,
-                next_heads,
-            }
+            Self { n_layer, n_head, labels, next_groups: groups.clone(), groups, heads, next_heads }
         }
     }
 

@@ -34,11 +34,7 @@ const MAX_ITERATIONS: u64 = 1000;
 pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
     let invalid = |problem: String| Error::invalid("training rows of a probe", problem);
     if x.nrows() != labels.len() {
-        return Err(invalid(format!(
-            "{} rows have {} labels",
-            x.nrows(),
-            labels.len()
-        )));
+        return Err(invalid(format!("{} rows have {} labels", x.nrows(), labels.len())));
     }
     if x.iter().any(|value| !value.is_finite()) {
         return Err(invalid("a head output is NaN or infinite".into()));
@@ -52,10 +48,7 @@ pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
     z -= &mean;
     let scale = (z.iter().map(|z| z * z).sum::<f64>() / z.len() as f64).sqrt();
     if scale == 0.0 {
-        return Ok(Probe {
-            weight: vec![0.0; x.ncols()],
-            bias: log_odds as f32,
-        });
+        return Ok(Probe { weight: vec![0.0; x.ncols()], bias: log_odds as f32 });
     }
     z /= scale;
 
@@ -76,16 +69,8 @@ pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
     let sign = if fitted.labels().pos.class { 1.0 } else { -1.0 };
     let weight = fitted.params() * (sign / scale);
     let bias = sign * fitted.intercept() - weight.dot(&mean);
-    let probe = Probe {
-        weight: weight.iter().map(|w| *w as f32).collect(),
-        bias: bias as f32,
-    };
-    if !probe
-        .weight
-        .iter()
-        .chain([&probe.bias])
-        .all(|value| value.is_finite())
-    {
+    let probe = Probe { weight: weight.iter().map(|w| *w as f32).collect(), bias: bias as f32 };
+    if !probe.weight.iter().chain([&probe.bias]).all(|value| value.is_finite()) {
         return Err(invalid("the minimization ran out of range".into()));
     }
     Ok(probe)
@@ -126,10 +111,7 @@ mod tests {
                 .map(|(z, y)| 1.0 / (1.0 + (-z).exp()) - f64::from(u8::from(*y))),
         );
         let gradient = x.t().dot(&residual) + weight;
-        let largest = gradient
-            .iter()
-            .chain([&residual.sum()])
-            .fold(0.0f64, |m, g| m.max(g.abs()));
+        let largest = gradient.iter().chain([&residual.sum()]).fold(0.0f64, |m, g| m.max(g.abs()));
         largest / labels.len() as f64
     }
 
@@ -148,10 +130,7 @@ mod tests {
             let (x, labels) = noisy_rows(300, 16, share_true);
             let probe = fit_probe(x.view(), &labels).unwrap();
             let gradient = gradient(&probe, x.view(), &labels);
-            assert!(
-                gradient < 2.0 * GRADIENT_PER_ROW,
-                "{share_true}: {gradient}"
-            );
+            assert!(gradient < 2.0 * GRADIENT_PER_ROW, "{share_true}: {gradient}");
         }
     }
 

@@ -45,11 +45,8 @@ impl Probe {
     #[must_use]
     pub fn accuracy(&self, x: ArrayView2<f32>, labels: &[bool]) -> f32 {
         let reads = |x| self.log_odds(x) > 0.0;
-        let n_correct = x
-            .outer_iter()
-            .zip(labels)
-            .filter(|(x, label)| reads(*x) == **label)
-            .count();
+        let n_correct =
+            x.outer_iter().zip(labels).filter(|(x, label)| reads(*x) == **label).count();
         n_correct as f32 / labels.len() as f32
     }
 
@@ -71,12 +68,7 @@ impl Probe {
     /// The logit of one row, F32 `[d_head]`, summed in f64.
     fn log_odds(&self, x: ArrayView1<f32>) -> f32 {
         debug_assert_eq!(x.len(), self.weight.len());
-        let dot: f64 = self
-            .weight
-            .iter()
-            .zip(x)
-            .map(|(w, x)| f64::from(*w) * f64::from(*x))
-            .sum();
+        let dot: f64 = self.weight.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
         (dot + f64::from(self.bias)) as f32
     }
 }
@@ -88,10 +80,7 @@ mod tests {
 
     #[test]
     fn reads_a_head_output() {
-        let probe = Probe {
-            weight: vec![2.0, -1.0],
-            bias: 0.5,
-        };
+        let probe = Probe { weight: vec![2.0, -1.0], bias: 0.5 };
         assert_eq!(probe.logit(&[1.0, 0.5]), 2.0);
         assert!((probe.probability(&[1.0, 0.5]) - 0.880_797).abs() < 1e-6);
         assert_eq!(probe.probability(&[-1e30, 0.0]), 0.0);
@@ -100,10 +89,7 @@ mod tests {
 
     #[test]
     fn scores_rows_against_their_labels() {
-        let probe = Probe {
-            weight: vec![1.0],
-            bias: 0.0,
-        };
+        let probe = Probe { weight: vec![1.0], bias: 0.0 };
         let x = array![[2.0], [-2.0], [2.0], [1e30]];
         let labels = [true, false, false, true];
         assert_eq!(probe.accuracy(x.view(), &labels), 0.75);

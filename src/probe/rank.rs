@@ -63,11 +63,7 @@ pub fn fit_heads(
         on_done();
         Ok(score)
     };
-    let mut scores = source
-        .sites()
-        .into_par_iter()
-        .map(fit)
-        .collect::<Result<Vec<_>>>()?;
+    let mut scores = source.sites().into_par_iter().map(fit).collect::<Result<Vec<_>>>()?;
     scores.sort_by(|a, b| {
         (b.accuracy.total_cmp(&a.accuracy))
             .then(a.log_loss.total_cmp(&b.log_loss))
@@ -100,11 +96,7 @@ mod tests {
         let scores = fit_heads(&source, &train, &validation, on_done).unwrap();
         assert_eq!(scores.len(), 12);
         assert_eq!(n_done.into_inner(), 12);
-        assert!(
-            scores[..2]
-                .iter()
-                .all(|s| KNOWING.contains(&s.site) && s.accuracy > 0.95)
-        );
+        assert!(scores[..2].iter().all(|s| KNOWING.contains(&s.site) && s.accuracy > 0.95));
         assert!(scores[2..].iter().all(|s| s.accuracy < 0.8));
         assert!(scores.is_sorted_by(|a, b| a.accuracy >= b.accuracy));
     }
@@ -123,19 +115,14 @@ mod tests {
         source.heads = vec![source.heads[0].clone(); 4];
         let rows: Vec<usize> = (0..40).collect();
         let scores = fit_heads(&source, &rows[..20], &rows[20..], || ()).unwrap();
-        assert_eq!(
-            scores.iter().map(|s| s.site).collect::<Vec<_>>(),
-            source.sites()
-        );
+        assert_eq!(scores.iter().map(|s| s.site).collect::<Vec<_>>(), source.sites());
     }
 
     #[test]
     fn refuses_rows_that_cannot_be_used() {
         let mut source = Memory::random([1, 1, 4], 20, &[]);
         let message = |train: &[usize], validation: &[usize]| {
-            fit_heads(&source, train, validation, || ())
-                .unwrap_err()
-                .to_string()
+            fit_heads(&source, train, validation, || ()).unwrap_err().to_string()
         };
         assert!(message(&[], &[0]).contains("training rows: there are none"));
         assert!(message(&[0, 1], &[]).contains("validation rows: there are none"));
@@ -143,12 +130,6 @@ mod tests {
         assert!(message(&[0, 2, 4], &[1]).contains("3 are true and 0 false"));
         source.heads[0][[1, 2]] = f32::INFINITY;
         let error = fit_heads(&source, &[0, 1], &[2], || ()).unwrap_err();
-        assert!(matches!(
-            error,
-            Error::Probe {
-                site: Site { layer: 0, head: 0 },
-                ..
-            }
-        ));
+        assert!(matches!(error, Error::Probe { site: Site { layer: 0, head: 0 }, .. }));
     }
 }
