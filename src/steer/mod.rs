@@ -1,14 +1,11 @@
-//! stub
-use std::collections::BTreeMap;
-/// stub
-pub struct SteeringVector {}
-impl SteeringVector {
-    /// stub
-    pub fn check_geometry(&self, _: usize, _: usize, _: usize) -> crate::Result<()> {
-        Ok(())
-    }
-    /// stub
-    pub fn offsets(&self, _: f32) -> BTreeMap<usize, Vec<f32>> {
-        BTreeMap::new()
-    }
-}
+//! Steering vectors: directions per head, their arithmetic, and the sidecar file that keeps them.
+
+mod direction;
+mod fit;
+mod sidecar;
+mod vector;
+
+pub use direction::{DirectionKind, sigma};
+pub use fit::{SigmaRows, fit_vector, random_vector};
+pub use sidecar::{About, Positions, Sidecar, default_path, find_beside};
+pub use vector::{SteeredHead, SteeringVector};

@@ -1,0 +1,295 @@
+//! The sidecar: a steering vector in a file beside its model.
+//!
+//! A sidecar is a GGUF file, version 3, little-endian, of these keys
+//!
+//! | key | type | value |
+//! |---|---|---|
+//! | `general.type` | string | `adapter` |
+//! | `general.architecture` | string | the base model's |
+//! | `general.name` | string | the vector's name |
+//! | `general.description`, `general.license`, `general.author` | string | each may be missing |
+//! | `general.base_model.count` | u32 | 1 |
+//! | `general.base_model.0.name` | string | the base model's `general.name`, or its file's stem |
+//! | `adapter.type` | string | `iti` |
+//! | `candor.format` | u32 | 1, the version of this format |
+//! | `candor.version` | string | version of the program that wrote the file |
+//! | `candor.method` | string | `iti`: how heads and directions were found |
+//! | `candor.model.fingerprint` | string | the base model's, 64 hexadecimal digits |
+//! | `candor.n_layer`, `candor.n_head`, `candor.d_head` | u32 | layers, heads per layer, values per head of the base model |
+//! | `candor.direction` | string | `mass-mean`, `probe` or `random` |
+//! | `candor.k` | u32 | K, the number of steered heads |
+//! | `candor.alpha` | f32 | α, the strength to use by default |
+//! | `candor.positions` | string | `generated` (the last prompt token and all later ones) or `all`: which tokens to steer by default |
+//! | `candor.seed` | u64 | seed of splits and random directions |
+//! | `candor.data.name` | string | the data set |
+//! | `candor.data.sha256` | string | SHA-256 of its file, 64 hexadecimal digits |
+//! | `candor.prompt` | string | the form of the prompts, as in `Q: {question} A: {answer}` |
+//! | `candor.split` | string | how rows were split, in words |
+//! | `candor.head_accuracy` | array of f32 | validation accuracy of the probe of every head, `[n_layer, n_head]`, the heads of a layer next to each other; may be missing |
+//!
+//! and of these tensors for each layer `<l>` in which `n` heads are steered (shapes in ggml's
+//! order, the first dimension is contiguous):
+//!
+//! | tensor | type | shape | value |
+//! |---|---|---|---|
+//! | `blk.<l>.head` | I32 | `[n]` | the heads, ascending, counted from 0 |
+//! | `blk.<l>.direction` | F32 | `[d_head, n]` | θ, of length 1 |
+//! | `blk.<l>.sigma` | F32 | `[n]` | σ, from 0 |
+//! | `blk.<l>.accuracy` | F32 | `[n]` | validation accuracy of the probe, 0 to 1 |
+//! | `blk.<l>.probe.weight` | F32 | `[d_head, n]` | the probe's weights w |
+//! | `blk.<l>.probe.bias` | F32 | `[n]` | the probe's bias b: P(true \| x) = sigmoid(w·x + b) |
+//!
+//! To steer at strength α, add α σ θ to the output of each of these heads, before the attention's
+//! output projection. A reader ignores keys that it does not know and refuses such tensors. Keys and
+//! tensors are written in the order of the tables, layers ascending: the same content gives the same
+//! bytes.
+
+mod place;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+pub use place::{default_path, find_beside};
+
+use super::{DirectionKind, SteeredHead, SteeringVector};
+use crate::data::sha256;
+use crate::gguf::{Builder, TensorType};
+use crate::{Error, Result};
+
+/// `general.type` of a sidecar.
+const TYPE: &str = "adapter";
+/// `adapter.type` and `candor.method` of a sidecar.
+const METHOD: &str = "iti";
+/// `candor.format` of a sidecar.
+const FORMAT: u32 = 1;
+
+/// Which tokens to steer (ITI, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Positions {
+    /// `generated`: the last token of the prompt and every token after it.
+    #[default]
+    Generated,
+    /// `all`: every token.
+    All,
+}
+
+impl fmt::Display for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Generated => "generated",
+            Self::All => "all",
+        })
+    }
+}
+
+impl FromStr for Positions {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "generated" => Ok(Self::Generated),
+            "all" => Ok(Self::All),
+            _ => Err(Error::invalid("positions", format!("`{name}` is not `generated` or `all`"))),
+        }
+    }
+}
+
+/// Where a steering vector comes from and how it is meant to be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct About {
+    /// `general.architecture` of the base model.
+    pub architecture: String,
+    /// The vector's own name.
+    pub name: String,
+    /// What it does, in a sentence or two.
+    pub description: Option<String>,
+    /// An SPDX expression.
+    pub license: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// Name of the base model.
+    pub model_name: String,
+    /// Fingerprint of the base model: see [`fingerprint`](crate::fingerprint()).
+    pub model_fingerprint: String,
+    /// Version of candor that wrote the file.
+    pub candor_version: String,
+    /// How the directions were found.
+    pub direction: DirectionKind,
+    /// The strength to use by default, in units of sigma.
+    pub alpha: f32,
+    /// The tokens to steer by default.
+    pub positions: Positions,
+    /// Seed of splits and random directions.
+    pub seed: u64,
+    /// Name of the data set.
+    pub data_name: String,
+    /// SHA-256 of the data set's file, 64 hexadecimal digits.
+    pub data_sha256: String,
+    /// The form of the prompts, as in `Q: {question} A: {answer}`.
+    pub prompt: String,
+    /// How the rows were split into training and validation, in words.
+    pub split: String,
+    /// Validation accuracy of every head's probe, F32 `[n_layer, n_head]`; may be empty.
+    pub head_accuracy: Vec<f32>,
+}
+
+/// A steering vector and where it comes from: the content of a sidecar file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sidecar {
+    /// What to add to which heads.
+    pub vector: SteeringVector,
+    /// Where it comes from and how it is meant to be used.
+    pub about: About,
+}
+
+impl Sidecar {
+    /// Reads a file and checks all of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Gguf`] when it is not GGUF,
+    /// [`Error::Sidecar`] when it is not a sidecar or breaks the format.
+    pub fn read(path: &Path) -> Result<Self> {
+        read::read(path)
+    }
+
+    /// Writes the file; an old one is replaced when the new one is complete.
+    ///
+    /// # Errors
+    /// [`Error::Sidecar`] when a number is out of its range, [`Error::Io`] when the file cannot be
+    /// written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        self.check().map_err(|(place, problem)| Error::Sidecar {
+            path: path.to_owned(),
+            place,
+            problem,
+        })?;
+        self.builder().write(path)
+    }
+
+    /// SHA-256 of the file that [`write`](Self::write) makes, 64 hexadecimal digits; the first 16
+    /// will do where people read it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        sha256(&self.builder().to_bytes())
+    }
+
+    /// Refuses a model that the vector was not made for; `path` is the sidecar's, for the message.
+    ///
+    /// # Errors
+    /// [`Error::WrongModel`] when the fingerprint is another.
+    pub fn check_model(&self, path: &Path, fingerprint: &str) -> Result<()> {
+        if self.about.model_fingerprint == fingerprint {
+            return Ok(());
+        }
+        Err(Error::WrongModel {
+            path: path.to_owned(),
+            expected: self.about.model_fingerprint.clone(),
+            got: fingerprint.to_owned(),
+        })
+    }
+
+    /// Checks what the types leave open; gives the place and the problem.
+    fn check(&self) -> Result<(), (String, String)> {
+        let about = &self.about;
+        let fault = |place: &str, problem: String| Err((format!("key {place}"), problem));
+        if !about.alpha.is_finite() {
+            return fault("candor.alpha", format!("is {}, expected a finite number", about.alpha));
+        }
+        let hashes = [
+            ("candor.model.fingerprint", &about.model_fingerprint),
+            ("candor.data.sha256", &about.data_sha256),
+        ];
+        for (key, hash) in hashes {
+            let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            if hash.len() != 64 || !hash.bytes().all(is_digit) {
+                return fault(key, format!("is `{hash}`, expected 64 hexadecimal digits"));
+            }
+        }
+        let n_site = self.vector.n_layer() * self.vector.n_head();
+        let key = "candor.head_accuracy";
+        if ![0, n_site].contains(&about.head_accuracy.len()) {
+            let n = about.head_accuracy.len();
+            return fault(key, format!("has {n} values, expected one for each of {n_site} heads"));
+        }
+        if let Some(accuracy) = about.head_accuracy.iter().find(|a| !(0.0..=1.0).contains(*a)) {
+            return fault(key, format!("holds {accuracy}, expected 0 to 1"));
+        }
+        // A vector is sound when it is made, but a product can overflow.
+        for head in self.vector.heads() {
+            self.vector
+                .check_head(head)
+                .map_err(|problem| (format!("head {}", head.site), problem))?;
+        }
+        Ok(())
+    }
+
+    /// The file.
+    fn builder(&self) -> Builder<'static> {
+        let Self { vector, about } = self;
+        let mut file = Builder::new();
+        file.set("general.type", TYPE)
+            .set("general.architecture", about.architecture.as_str())
+            .set("general.name", about.name.as_str());
+        for (key, text) in [
+            ("general.description", &about.description),
+            ("general.license", &about.license),
+            ("general.author", &about.author),
+        ] {
+            if let Some(text) = text {
+                file.set(key, text.as_str());
+            }
+        }
+        file.set("general.base_model.count", 1u32)
+            .set("general.base_model.0.name", about.model_name.as_str())
+            .set("adapter.type", METHOD)
+            .set("candor.format", FORMAT)
+            .set("candor.version", about.candor_version.as_str())
+            .set("candor.method", METHOD)
+            .set("candor.model.fingerprint", about.model_fingerprint.as_str())
+            // SteeringVector::new bounds all three far below u32.
+            .set("candor.n_layer", vector.n_layer() as u32)
+            .set("candor.n_head", vector.n_head() as u32)
+            .set("candor.d_head", vector.d_head() as u32)
+            .set("candor.direction", about.direction.name())
+            .set("candor.k", vector.heads().len() as u32)
+            .set("candor.alpha", about.alpha)
+            .set("candor.positions", about.positions.to_string())
+            .set("candor.seed", about.seed)
+            .set("candor.data.name", about.data_name.as_str())
+            .set("candor.data.sha256", about.data_sha256.as_str())
+            .set("candor.prompt", about.prompt.as_str())
+            .set("candor.split", about.split.as_str());
+        if !about.head_accuracy.is_empty() {
+            file.set("candor.head_accuracy", about.head_accuracy.clone());
+        }
+        for heads in vector.heads().chunk_by(|a, b| a.site.layer == b.site.layer) {
+            add_layer(&mut file, heads, vector.d_head());
+        }
+        file
+    }
+}
+
+/// Adds the tensors of one layer, whose heads these are.
+fn add_layer(file: &mut Builder, heads: &[SteeredHead], d_head: usize) {
+    let n = heads.len() as u64;
+    let name = |tensor: &str| format!("blk.{}.{tensor}", heads[0].site.layer);
+    let ids = heads.iter().flat_map(|head| (head.site.head as i32).to_le_bytes()).collect();
+    let mut add = |tensor: &str, dims: &[u64], kind, bytes: Vec<u8>| {
+        file.tensor(&name(tensor), dims, kind, bytes);
+    };
+    add("head", &[n], TensorType::I32, ids);
+    let mut add_f32s = |tensor: &str, dims: &[u64], values: &dyn Fn(&SteeredHead) -> Vec<f32>| {
+        let bytes = heads.iter().flat_map(values).flat_map(f32::to_le_bytes).collect();
+        add(tensor, dims, TensorType::F32, bytes);
+    };
+    let rows = [d_head as u64, n];
+    add_f32s("direction", &rows, &|head| head.direction.clone());
+    add_f32s("sigma", &[n], &|head| vec![head.sigma]);
+    add_f32s("accuracy", &[n], &|head| vec![head.accuracy]);
+    add_f32s("probe.weight", &rows, &|head| head.probe.weight.clone());
+    add_f32s("probe.bias", &[n], &|head| vec![head.probe.bias]);
+}

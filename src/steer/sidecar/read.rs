@@ -1,0 +1,174 @@
+//! From a file to a sidecar. Nothing in the file is believed.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use super::{About, FORMAT, METHOD, Sidecar, TYPE};
+use crate::gguf::{Gguf, TensorInfo};
+use crate::probe::Probe;
+use crate::steer::{SteeredHead, SteeringVector};
+use crate::{Error, Result, Site};
+
+/// The tensors of one layer.
+const TENSORS: [&str; 6] = ["head", "direction", "sigma", "accuracy", "probe.weight", "probe.bias"];
+
+pub(super) fn read(path: &Path) -> Result<Sidecar> {
+    let file = Gguf::open(path)?;
+    // From here on the file is sound GGUF: what is wrong now is wrong with the sidecar.
+    content(&file).map_err(|error| match error {
+        Error::Gguf { path, place, problem } => Error::Sidecar { path, place, problem },
+        Error::Invalid { what: place, problem } => {
+            Error::Sidecar { path: path.to_owned(), place, problem }
+        }
+        other => other,
+    })
+}
+
+fn content(file: &Gguf) -> Result<Sidecar> {
+    check_kind(file)?;
+    let about = about(file)?;
+    let [n_layer, n_head, d_head] =
+        [size(file, "candor.n_layer")?, size(file, "candor.n_head")?, size(file, "candor.d_head")?];
+    let heads = heads(file, d_head)?;
+    let k = size(file, "candor.k")?;
+    if k != heads.len() {
+        let problem = format!("is {k}, and the tensors hold {} heads", heads.len());
+        return Err(file.fault("key candor.k", problem));
+    }
+    let vector = SteeringVector::new(n_layer, n_head, d_head, heads)?;
+    let sidecar = Sidecar { vector, about };
+    sidecar.check().map_err(|(place, problem)| file.fault(place, problem))?;
+    Ok(sidecar)
+}
+
+/// Refuses what is not a sidecar of this format.
+fn check_kind(file: &Gguf) -> Result<()> {
+    let kind = file.opt_str("general.type")?.unwrap_or("model");
+    if kind != TYPE {
+        let problem =
+            format!("is `{kind}`, expected `{TYPE}`: this is no sidecar, give it with -m");
+        return Err(file.fault("key general.type", problem));
+    }
+    let method = file.str("adapter.type")?;
+    if method != METHOD {
+        let problem = format!("is `{method}`, expected `{METHOD}`: another kind of adapter");
+        return Err(file.fault("key adapter.type", problem));
+    }
+    let format = file.uint("candor.format")?;
+    if format != u64::from(FORMAT) {
+        let problem = format!("is {format}, expected {FORMAT}: a newer candor may read it");
+        return Err(file.fault("key candor.format", problem));
+    }
+    let method = file.str("candor.method")?;
+    if method != METHOD {
+        let problem = format!("is `{method}`, expected `{METHOD}`: a newer candor may read it");
+        return Err(file.fault("key candor.method", problem));
+    }
+    Ok(())
+}
+
+fn about(file: &Gguf) -> Result<About> {
+    let text = |key: &str| file.str(key).map(str::to_owned);
+    let opt_text = |key: &str| file.opt_str(key).map(|text| text.map(str::to_owned));
+    Ok(About {
+        architecture: text("general.architecture")?,
+        name: text("general.name")?,
+        description: opt_text("general.description")?,
+        license: opt_text("general.license")?,
+        author: opt_text("general.author")?,
+        model_name: text("general.base_model.0.name")?,
+        model_fingerprint: text("candor.model.fingerprint")?,
+        candor_version: text("candor.version")?,
+        direction: word(file, "candor.direction")?,
+        alpha: file.float("candor.alpha")? as f32,
+        positions: word(file, "candor.positions")?,
+        seed: file.uint("candor.seed")?,
+        data_name: text("candor.data.name")?,
+        data_sha256: text("candor.data.sha256")?,
+        prompt: text("candor.prompt")?,
+        split: text("candor.split")?,
+        head_accuracy: file.opt_f32s("candor.head_accuracy")?.unwrap_or_default().to_vec(),
+    })
+}
+
+/// A string that is one of a few.
+fn word<T: FromStr<Err = Error>>(file: &Gguf, key: &str) -> Result<T> {
+    file.str(key)?
+        .parse()
+        .map_err(|error: Error| file.fault(format!("key {key}"), error.to_string()))
+}
+
+/// A number of things.
+fn size(file: &Gguf, key: &str) -> Result<usize> {
+    let number = file.uint(key)?;
+    usize::try_from(number)
+        .map_err(|_| file.fault(format!("key {key}"), format!("is {number}, out of range")))
+}
+
+/// The heads of all layers.
+fn heads(file: &Gguf, d_head: usize) -> Result<Vec<SteeredHead>> {
+    let mut heads = Vec::new();
+    for tensor in file.tensors() {
+        let (layer, kind) = layer_of(&tensor.name)
+            .ok_or_else(|| file.fault(format!("tensor {}", tensor.name), "does not belong here"))?;
+        if kind == "head" {
+            heads.extend(layer_heads(file, layer, d_head)?);
+        } else {
+            // The heads say which layers there are; every other tensor needs them beside it.
+            tensor_of(file, layer, "head")?;
+        }
+    }
+    Ok(heads)
+}
+
+/// The layer and the kind of a tensor: `blk.<l>.<kind>`.
+fn layer_of(name: &str) -> Option<(usize, &str)> {
+    let (layer, kind) = name.strip_prefix("blk.")?.split_once('.')?;
+    let number: usize = layer.parse().ok()?;
+    (number.to_string() == layer && TENSORS.contains(&kind)).then_some((number, kind))
+}
+
+fn tensor_of<'a>(file: &'a Gguf, layer: usize, kind: &str) -> Result<&'a TensorInfo> {
+    let name = format!("blk.{layer}.{kind}");
+    file.tensor(&name).ok_or_else(|| file.fault(format!("tensor {name}"), "is missing"))
+}
+
+fn layer_heads(file: &Gguf, layer: usize, d_head: usize) -> Result<Vec<SteeredHead>> {
+    let ids = tensor_of(file, layer, "head")?;
+    let [n] = ids.dims[..] else {
+        let problem = format!("has shape {:?}, expected one dimension", ids.dims);
+        return Err(file.fault(format!("tensor {}", ids.name), problem));
+    };
+    let values = |kind: &str, dims: &[u64]| {
+        let tensor = tensor_of(file, layer, kind)?;
+        if tensor.dims != dims {
+            let problem = format!("has shape {:?}, expected {dims:?}", tensor.dims);
+            return Err(file.fault(format!("tensor {}", tensor.name), problem));
+        }
+        file.f32s_of(tensor)
+    };
+    let rows = [d_head as u64, n];
+    let directions = values("direction", &rows)?;
+    let sigmas = values("sigma", &[n])?;
+    let accuracies = values("accuracy", &[n])?;
+    let weights = values("probe.weight", &rows)?;
+    let biases = values("probe.bias", &[n])?;
+
+    let row = |values: &[f32], i: usize| values[i * d_head..(i + 1) * d_head].to_vec();
+    let head = |(i, id): (usize, i32)| {
+        let head = usize::try_from(id).map_err(|_| {
+            file.fault(
+                format!("tensor {}", ids.name),
+                format!("holds {id}, expected a head from 0"),
+            )
+        })?;
+        Ok(SteeredHead {
+            site: Site::new(layer, head),
+            direction: row(&directions, i),
+            sigma: sigmas[i],
+            accuracy: accuracies[i],
+            probe: Probe { weight: row(&weights, i), bias: biases[i] },
+        })
+    };
+    file.i32s_of(ids)?.into_iter().enumerate().map(head).collect()
+}

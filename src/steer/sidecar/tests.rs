@@ -1,0 +1,304 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Site;
+use crate::gguf::{Gguf, Value};
+use crate::probe::Probe;
+use crate::steer::direction::{random, unit};
+
+fn head(layer: usize, head: usize, d_head: usize) -> SteeredHead {
+    let site = Site::new(layer, head);
+    SteeredHead {
+        site,
+        direction: unit(&random(site, d_head, 1)).unwrap(),
+        sigma: 0.5,
+        accuracy: 0.75,
+        probe: Probe { weight: vec![0.25; d_head], bias: -1.0 },
+    }
+}
+
+fn about() -> About {
+    About {
+        architecture: "llama".to_owned(),
+        name: "truth".to_owned(),
+        description: None,
+        license: Some("MIT".to_owned()),
+        author: None,
+        model_name: "Tiny".to_owned(),
+        model_fingerprint: "01".repeat(32),
+        candor_version: "0.1.0".to_owned(),
+        direction: DirectionKind::MassMean,
+        alpha: 15.0,
+        positions: Positions::Generated,
+        seed: 42,
+        data_name: "TruthfulQA.csv".to_owned(),
+        data_sha256: "ab".repeat(32),
+        prompt: "Q: {question} A: {answer}".to_owned(),
+        split: "80/20 by question".to_owned(),
+        head_accuracy: vec![],
+    }
+}
+
+/// Three heads in two of four layers, every number exact in F32.
+fn tiny() -> Sidecar {
+    let exact = |layer, id, direction: [f32; 2]| SteeredHead {
+        direction: direction.to_vec(),
+        ..head(layer, id, 2)
+    };
+    let heads = vec![exact(0, 1, [1.0, 0.0]), exact(2, 0, [0.0, -1.0]), exact(2, 1, [0.0, 1.0])];
+    Sidecar {
+        vector: SteeringVector::new(4, 2, 2, heads).unwrap(),
+        about: About { head_accuracy: vec![0.5, 0.75, 0.5, 0.5, 0.75, 0.75, 0.5, 0.25], ..about() },
+    }
+}
+
+/// Writes a file, and gives what reading it says.
+fn read_back(file: &Builder) -> Result<Sidecar> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.gguf");
+    file.write(&path).unwrap();
+    Sidecar::read(&path)
+}
+
+/// Why a file is refused: place and problem.
+fn refusal(file: &Builder) -> String {
+    match read_back(file).expect_err("the file is broken") {
+        Error::Sidecar { place, problem, .. } => format!("{place}: {problem}"),
+        other => panic!("{other}"),
+    }
+}
+
+/// Why `tiny()` with another value of a key is refused.
+fn refusal_of_key(key: &str, value: impl Into<Value>) -> String {
+    refusal(tiny().builder().set(key, value))
+}
+
+/// The keys of `tiny()` and its tensors, each as `change` gives it: dimensions and bytes.
+fn with_tensors(
+    change: impl Fn(&str, Vec<u64>, Vec<u8>) -> Option<(Vec<u64>, Vec<u8>)>,
+) -> Builder<'static> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.gguf");
+    tiny().write(&path).unwrap();
+    let file = Gguf::open(&path).unwrap();
+    let mut changed = Builder::new();
+    for (key, value) in file.entries() {
+        changed.set(key, value.clone());
+    }
+    for tensor in file.tensors() {
+        let bytes = file.bytes(tensor).to_vec();
+        if let Some((dims, bytes)) = change(&tensor.name, tensor.dims.clone(), bytes) {
+            changed.tensor(&tensor.name, &dims, tensor.kind, bytes);
+        }
+    }
+    changed
+}
+
+/// Why `tiny()` is refused when one tensor has other dimensions and elements.
+fn refusal_of_tensor(name: &str, dims: &[u64], words: &[[u8; 4]]) -> String {
+    refusal(&with_tensors(|present, old_dims, old_bytes| {
+        Some(if present == name { (dims.to_vec(), words.concat()) } else { (old_dims, old_bytes) })
+    }))
+}
+
+fn f32s<const N: usize>(values: [f32; N]) -> [[u8; 4]; N] {
+    values.map(f32::to_le_bytes)
+}
+
+#[test]
+fn writes_these_bytes() {
+    let bytes = tiny().builder().to_bytes();
+    let lines = bytes.chunks(16).enumerate().map(|(line, bytes)| {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x} ")).collect();
+        let text: String = bytes
+            .iter()
+            .map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' })
+            .collect();
+        format!("{:04x}  {hex:48} {text}\n", line * 16)
+    });
+    insta::assert_snapshot!(lines.collect::<String>());
+}
+
+#[test]
+fn reads_what_it_wrote() {
+    assert_eq!(read_back(&tiny().builder()).unwrap(), tiny());
+    let bare = Sidecar { about: about(), ..tiny() };
+    assert_eq!(read_back(&bare.builder()).unwrap(), bare);
+    assert_ne!(bare.fingerprint(), tiny().fingerprint());
+}
+
+proptest! {
+    #[test]
+    fn reading_and_writing_again_changes_nothing(
+        sites in prop::collection::btree_set((0usize..5, 0usize..6), 1..12),
+        (alpha, seed, sigma, accuracy) in (-1e6f32..1e6, any::<u64>(), 0f32..1e30, 0f32..=1.0),
+        (bias, weight) in (-1e30f32..1e30, prop::collection::vec(-1e30f32..1e30, 3)),
+        (name, description) in (".*", prop::option::of(".*")),
+    ) {
+        let heads = sites.into_iter().map(|(layer, id)| SteeredHead {
+            sigma,
+            accuracy,
+            probe: Probe { weight: weight.clone(), bias },
+            ..head(layer, id, 3)
+        });
+        let sidecar = Sidecar {
+            vector: SteeringVector::new(5, 6, 3, heads.collect()).unwrap(),
+            about: About { alpha, seed, name, description, ..about() },
+        };
+        let file = sidecar.builder();
+        let read = read_back(&file).unwrap();
+        prop_assert_eq!(read.builder().to_bytes(), file.to_bytes());
+        prop_assert_eq!(read, sidecar);
+    }
+}
+
+#[test]
+fn a_sidecar_of_a_7b_model_takes_less_than_150_kb() {
+    let heads = (0..48).map(|i| head(i * 2 % 32, i, 128)).collect();
+    let vector = SteeringVector::new(32, 48, 128, heads).unwrap();
+    let about = About { head_accuracy: vec![0.5; 32 * 48], ..about() };
+    let n_byte = Sidecar { vector, about }.builder().to_bytes().len();
+    assert!(n_byte < 150_000, "{n_byte}");
+}
+
+#[test]
+fn refuses_another_model() {
+    let path = Path::new("steer-truth-tiny.gguf");
+    tiny().check_model(path, &"01".repeat(32)).unwrap();
+    let message = tiny().check_model(path, &"02".repeat(32)).unwrap_err().to_string();
+    assert!(message.starts_with("steer-truth-tiny.gguf was made for another model"), "{message}");
+}
+
+#[test]
+fn refuses_what_is_not_a_sidecar() {
+    let mut model = Builder::new();
+    model.set("general.architecture", "llama").set("llama.block_count", 1u32);
+    assert_eq!(
+        refusal(&model),
+        "key general.type: is `model`, expected `adapter`: this is no sidecar, give it with -m"
+    );
+    assert_eq!(
+        refusal_of_key("adapter.type", "lora"),
+        "key adapter.type: is `lora`, expected `iti`: another kind of adapter"
+    );
+    assert!(refusal_of_key("candor.format", 2u32).contains("is 2, expected 1"));
+    assert!(refusal_of_key("candor.method", "dpo").contains("is `dpo`, expected `iti`"));
+    let missing = Sidecar::read(Path::new("/nowhere/s.gguf")).unwrap_err();
+    assert!(matches!(missing, Error::Io { .. }));
+}
+
+#[test]
+fn refuses_keys_of_another_type_or_out_of_range() {
+    let cases: [(&str, Value, &str); 13] = [
+        ("general.name", 1u32.into(), "is of type u32, expected a string"),
+        ("candor.alpha", "15".into(), "is of type string, expected a floating-point number"),
+        ("candor.alpha", f32::NAN.into(), "is NaN, expected a finite number"),
+        ("candor.seed", (-1i32).into(), "is of type i32, expected a non-negative integer"),
+        ("candor.k", 2u32.into(), "is 2, and the tensors hold 3 heads"),
+        ("candor.direction", "ccs".into(), "`ccs` is none of"),
+        ("candor.positions", "some".into(), "`some` is not `generated` or `all`"),
+        ("candor.model.fingerprint", "0".repeat(63).into(), "expected 64 hexadecimal digits"),
+        ("candor.data.sha256", "G".repeat(64).into(), "expected 64 hexadecimal digits"),
+        (
+            "candor.head_accuracy",
+            vec![0.5f32; 7].into(),
+            "has 7 values, expected one for each of 8",
+        ),
+        ("candor.head_accuracy", vec![f32::NAN; 8].into(), "holds NaN, expected 0 to 1"),
+        ("candor.head_accuracy", vec!["0.5".to_owned()].into(), "expected an array of f32"),
+        ("general.license", true.into(), "is of type bool, expected a string"),
+    ];
+    for (key, value, expected) in cases {
+        let refusal = refusal_of_key(key, value);
+        assert!(refusal.starts_with(&format!("key {key}: ")), "{refusal}");
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    for (key, value) in
+        [("candor.n_layer", u64::MAX), ("candor.n_head", 0), ("candor.n_head", 1 << 40)]
+    {
+        assert!(refusal_of_key(key, value).starts_with("geometry: "), "{key}");
+    }
+    assert!(refusal_of_key("candor.n_layer", 2u32).starts_with("head 2.0: does not exist"));
+    assert!(refusal_of_key("candor.d_head", 3u32).contains("has shape [2, 1], expected [3, 1]"));
+}
+
+#[test]
+fn refuses_tensors_of_another_shape_or_type() {
+    assert_eq!(
+        refusal_of_tensor("blk.2.direction", &[2, 1], &f32s([1.0, 0.0])),
+        "tensor blk.2.direction: has shape [2, 1], expected [2, 2]"
+    );
+    assert_eq!(
+        refusal_of_tensor("blk.2.sigma", &[1, 2], &f32s([1.0; 2])),
+        "tensor blk.2.sigma: has shape [1, 2], expected [2]"
+    );
+    assert_eq!(
+        refusal_of_tensor("blk.2.head", &[1, 2], &[[0; 4]; 2]),
+        "tensor blk.2.head: has shape [1, 2], expected one dimension"
+    );
+    let without = |name: &'static str| {
+        with_tensors(move |present, dims, bytes| (present != name).then_some((dims, bytes)))
+    };
+    assert_eq!(refusal(&without("blk.2.head")), "tensor blk.2.head: is missing");
+    assert_eq!(refusal(&without("blk.0.probe.bias")), "tensor blk.0.probe.bias: is missing");
+    let mut integers = without("blk.0.sigma");
+    integers.tensor("blk.0.sigma", &[1], TensorType::I32, vec![0; 4]);
+    assert_eq!(refusal(&integers), "tensor blk.0.sigma: is of type i32, expected f32");
+    for name in ["token_embd.weight", "blk.00.sigma", "blk.x.sigma", "blk.0.offset"] {
+        let mut strange = tiny().builder();
+        strange.tensor(name, &[1], TensorType::F32, vec![0; 4]);
+        assert_eq!(refusal(&strange), format!("tensor {name}: does not belong here"));
+    }
+    let mut headless = tiny().builder();
+    headless.tensor("blk.3.sigma", &[1], TensorType::F32, vec![0; 4]);
+    assert_eq!(refusal(&headless), "tensor blk.3.head: is missing");
+    assert_eq!(
+        refusal(tiny().builder().set("candor.k", 0u32)),
+        "key candor.k: is 0, and the tensors hold 3 heads"
+    );
+    let mut empty = with_tensors(|_, _, _| None);
+    assert_eq!(refusal(empty.set("candor.k", 0u32)), "heads: there are none");
+}
+
+#[test]
+fn refuses_heads_and_numbers_that_cannot_be() {
+    let heads = |ids: [i32; 2]| refusal_of_tensor("blk.2.head", &[2], &ids.map(i32::to_le_bytes));
+    assert_eq!(heads([0, 2]), "head 2.2: does not exist in 4 layers of 2 heads");
+    assert_eq!(heads([1, 1]), "head 2.1: is there twice");
+    assert_eq!(heads([-1, 1]), "tensor blk.2.head: holds -1, expected a head from 0");
+    let first = |name: &str, dims: &[u64], value: f32| {
+        let mut values = f32s([0.0; 2]);
+        values[0] = value.to_le_bytes();
+        refusal_of_tensor(name, dims, &values[..dims.iter().product::<u64>() as usize])
+    };
+    assert_eq!(
+        first("blk.0.direction", &[2, 1], f32::NAN),
+        "head 0.1: its direction holds NaN or infinity"
+    );
+    assert_eq!(
+        first("blk.0.direction", &[2, 1], 0.9),
+        "head 0.1: its direction has length 0.8999999761581421, expected 1"
+    );
+    assert_eq!(
+        first("blk.0.probe.weight", &[2, 1], f32::INFINITY),
+        "head 0.1: its probe holds NaN or infinity"
+    );
+    assert_eq!(first("blk.0.probe.bias", &[1], f32::NAN), "head 0.1: its probe has a bias of NaN");
+    assert_eq!(
+        first("blk.0.sigma", &[1], -1.0),
+        "head 0.1: its sigma is -1, expected a number from 0"
+    );
+    assert_eq!(first("blk.0.accuracy", &[1], 2.0), "head 0.1: its accuracy is 2, expected 0 to 1");
+}
+
+#[test]
+fn refuses_to_write_what_it_would_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.gguf");
+    let endless = Sidecar { vector: &tiny().vector * f32::INFINITY, ..tiny() };
+    let message = endless.write(&path).unwrap_err().to_string();
+    assert!(message.contains("head 0.1: its sigma is inf"), "{message}");
+    assert!(!path.exists());
+}
