@@ -1,3 +1,4 @@
 //! From labelled texts to activations.
 
 pub mod plan;
+pub mod store;
