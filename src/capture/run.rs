@@ -43,6 +43,8 @@ pub struct Captured {
     pub n_token_computed: usize,
     /// Batches that an earlier run had done.
     pub n_batch_resumed: usize,
+    /// Why what an earlier run left could not be used, where that is so.
+    pub restarted: Option<&'static str>,
 }
 
 /// How far a capture is.
@@ -107,11 +109,16 @@ pub fn capture(
         n_token_prompt: texts.list.iter().map(|t| t.tokens.len()).sum(),
         n_token_computed: batches.iter().map(PlannedBatch::n_token).sum(),
         n_batch_resumed: 0,
+        restarted: None,
     };
-    let (mut writer, n_done) = match StoreWriter::create_or_resume(path, &layout)? {
-        Opened::Finished => return Ok(Captured { n_batch_resumed: batches.len(), ..captured }),
-        Opened::Writing { writer, n_batch_done } => (writer, n_batch_done.min(batches.len())),
+    let (mut writer, restarted) = match StoreWriter::open(path, &layout)? {
+        Opened::Finished => {
+            return Ok(Captured { n_batch_resumed: batches.len(), ..captured });
+        }
+        Opened::Fresh(writer) | Opened::Resumed(writer) => (writer, None),
+        Opened::Restarted { writer, reason } => (writer, Some(reason)),
     };
+    let n_done = writer.n_batch_done().min(batches.len());
     let mut session = Session::new(
         model,
         &SessionParams {
@@ -132,14 +139,15 @@ pub fn capture(
             }
         }
         writer.batch_done()?;
-        if on_progress(Progress { n_done: planned.texts.end, n_text: texts.list.len() }).is_break() {
+        if on_progress(Progress { n_done: planned.texts.end, n_text: texts.list.len() }).is_break()
+        {
             return Err(Error::Interrupted {
                 kept: "what was captured is kept; run the same command again to go on".to_owned(),
             });
         }
     }
     writer.finish()?;
-    Ok(Captured { n_batch_resumed: n_done, ..captured })
+    Ok(Captured { n_batch_resumed: n_done, restarted, ..captured })
 }
 
 /// Computes one batch and gives, for each of its texts, the index of its last token among the
@@ -172,7 +180,12 @@ struct Texts {
 
 impl Texts {
     fn of(model: &Model, data: &Dataset, params: &CaptureParams) -> Self {
-        let mut texts = Self { list: Vec::new(), place: Vec::new(), question: Vec::new(), next_groups: Vec::new() };
+        let mut texts = Self {
+            list: Vec::new(),
+            place: Vec::new(),
+            question: Vec::new(),
+            next_groups: Vec::new(),
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         let mut row = 0;
         for (group, question) in data.questions.iter().enumerate() {
@@ -185,12 +198,16 @@ impl Texts {
                 continue;
             }
             for label in [true, false] {
-                let answers: Vec<_> = question.answers.iter().filter(|a| a.label == label).collect();
+                let answers: Vec<_> =
+                    question.answers.iter().filter(|a| a.label == label).collect();
                 // Any question but this one, each as likely.
-                let other = (group + rng.random_range(1..data.questions.len())) % data.questions.len();
+                let other =
+                    (group + rng.random_range(1..data.questions.len())) % data.questions.len();
                 let next = &data.questions[other].text;
                 let Some(answer) = answers.choose(&mut rng) else { continue };
-                let Some(text) = params.form.text_then(&question.text, &answer.text, next) else { continue };
+                let Some(text) = params.form.text_then(&question.text, &answer.text, next) else {
+                    continue;
+                };
                 let next_row = texts.next_groups.len();
                 texts.next_groups.push(group);
                 texts.push(model, &text, (RowSet::Next, next_row), group);
@@ -214,7 +231,12 @@ impl Texts {
 
 /// What the store says of its making. A store is resumed only under the same words, so all that
 /// changes its bytes is here.
-fn metadata(model: &Model, data: &Dataset, params: &CaptureParams, limits: Limits) -> BTreeMap<String, String> {
+fn metadata(
+    model: &Model,
+    data: &Dataset,
+    params: &CaptureParams,
+    limits: Limits,
+) -> BTreeMap<String, String> {
     let entries = [
         ("model.fingerprint", model.fingerprint().to_owned()),
         ("model.architecture", model.architecture().to_owned()),

@@ -125,15 +125,25 @@ pub fn two_fold(
     let folds = split::folds(questions.len(), 2)?;
     let documents: [Vec<&str>; 2] =
         [0, 1].map(|half| protocol.neutral.iter().skip(half).step_by(2).copied().collect());
-    let examples: Vec<usize> =
-        (0..protocol.n_example).map(|i| (2 * i + 1) * questions.len() / (2 * protocol.n_example.max(1))).collect();
+    let examples: Vec<usize> = (0..protocol.n_example)
+        .map(|i| (2 * i + 1) * questions.len() / (2 * protocol.n_example.max(1)))
+        .collect();
     let mut tallies: [Tally; 4] = ["base", "iti", "random", "instruction"].map(Tally::new);
-    let mut report =
-        Report { rows: Vec::new(), choices: Vec::new(), examples: Vec::new(), n_question: questions.len() };
+    let mut report = Report {
+        rows: Vec::new(),
+        choices: Vec::new(),
+        examples: Vec::new(),
+        n_question: questions.len(),
+    };
     for (fold, test) in folds.iter().enumerate() {
         let development_questions = &folds[1 - fold];
-        let development =
-            Development::fit(source, development_questions, protocol.validation_share, protocol.seed, || ())?;
+        let development = Development::fit(
+            source,
+            development_questions,
+            protocol.validation_share,
+            protocol.seed,
+            || (),
+        )?;
         let picked = |ids: &[usize]| ids.iter().map(|&i| &questions[i]).collect::<Vec<_>>();
         let (vector, choice) = choose(
             evaluator,
@@ -210,7 +220,10 @@ fn choose(
     best.ok_or_else(|| {
         Error::invalid(
             "KL budget",
-            format!("no strength stays within {} nat per token: try smaller ones", protocol.kl_budget),
+            format!(
+                "no strength stays within {} nat per token: try smaller ones",
+                protocol.kl_budget
+            ),
         )
     })
 }

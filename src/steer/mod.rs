@@ -1,10 +1,12 @@
 //! Steering vectors: directions per head, their arithmetic, and the sidecar file that keeps them.
 
+mod development;
 mod direction;
 mod fit;
 mod sidecar;
 mod vector;
 
+pub use development::Development;
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use sidecar::{About, Positions, Sidecar, default_path, find_beside};

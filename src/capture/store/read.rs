@@ -1,0 +1,274 @@
+//! Reading a store, or a file of someone else in the same form.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use memmap2::Mmap;
+use ndarray::Array2;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+
+use super::{RowSet, part_path, store_error};
+use crate::ffi::map::map_file;
+use crate::{Result, Site};
+
+/// A finished activation store, mapped into memory.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    map: Mmap,
+    n_layer: usize,
+    n_head: usize,
+    d_head: usize,
+    labels: Vec<bool>,
+    groups: Vec<usize>,
+    next_groups: Vec<usize>,
+    metadata: BTreeMap<String, String>,
+    main: Vec<Block>,
+    next: Vec<Block>,
+}
+
+/// The activations of one layer, `[n_row, n_head, d_head]`.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    /// The byte of the file at which they begin.
+    offset: usize,
+    float: Float,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Float {
+    F16,
+    F32,
+}
+
+impl Store {
+    /// Opens a finished store and validates all but the activations' values.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the file cannot be read,
+    /// [`Error::Store`](crate::Error::Store) if it is unfinished, not a safetensors file, or lacks
+    /// a tensor or has one of another type or shape than the [module](super) says.
+    pub fn open(path: &Path) -> Result<Self> {
+        let is_part = path.extension().is_some_and(|extension| extension == "part");
+        if is_part || (!path.exists() && part_path(path).exists()) {
+            let problem = "the capture is unfinished: run the same capture again to finish it";
+            return Err(store_error(path, problem));
+        }
+        let map = map_file(path)?;
+        Self::read(path, map).map_err(|problem| store_error(path, problem))
+    }
+
+    fn read(path: &Path, map: Mmap) -> Result<Self, String> {
+        let file = Tensors::read(&map)?;
+        let labels = file.integers("label")?;
+        let labels = labels
+            .into_iter()
+            .map(|label| match label {
+                0 | 1 => Ok(label == 1),
+                _ => Err(format!("label holds {label}, expected 0 or 1")),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let groups = file.groups(RowSet::Main)?;
+        if groups.len() != labels.len() {
+            return Err(format!("{} labels and {} groups", labels.len(), groups.len()));
+        }
+        if labels.is_empty() {
+            return Err("it holds no rows".into());
+        }
+        let next_groups = match file.has(&RowSet::Next.tensor("group")) {
+            true => file.groups(RowSet::Next)?,
+            false => Vec::new(),
+        };
+
+        let first = file.info(&RowSet::Main.activations(0))?;
+        let &[_, n_head, d_head] = first.shape.as_slice() else {
+            return Err(format!("kqv_out-0 has the shape {:?}, expected 3 axes", first.shape));
+        };
+        if n_head == 0 || d_head == 0 {
+            return Err(format!("kqv_out-0 has the shape {:?}", first.shape));
+        }
+        let n_layer = file.n_layer();
+        let blocks = |set: RowSet, n_row: usize| -> Result<Vec<Block>, String> {
+            (0..n_layer)
+                .map(|layer| file.block(&set.activations(layer), &[n_row, n_head, d_head]))
+                .collect()
+        };
+        let main = blocks(RowSet::Main, labels.len())?;
+        let next = match next_groups.len() {
+            0 => Vec::new(),
+            n_next => blocks(RowSet::Next, n_next)?,
+        };
+        let metadata = file.metadata.metadata().iter().flatten();
+        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let path = path.to_owned();
+        Ok(Self {
+            path,
+            n_layer,
+            n_head,
+            d_head,
+            labels,
+            groups,
+            next_groups,
+            metadata,
+            main,
+            next,
+            map,
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Labelled texts.
+    #[must_use]
+    pub fn n_row(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Layers of the model.
+    #[must_use]
+    pub fn n_layer(&self) -> usize {
+        self.n_layer
+    }
+
+    /// Heads per layer.
+    #[must_use]
+    pub fn n_head(&self) -> usize {
+        self.n_head
+    }
+
+    /// Values per head.
+    #[must_use]
+    pub fn d_head(&self) -> usize {
+        self.d_head
+    }
+
+    /// `[n_row]`: whether the text is true.
+    #[must_use]
+    pub fn labels(&self) -> &[bool] {
+        &self.labels
+    }
+
+    /// `[n_row]`: the question that the text answers.
+    #[must_use]
+    pub fn groups(&self) -> &[usize] {
+        &self.groups
+    }
+
+    /// `[n_next]`: the question that a `next` text begins with; empty where there are none.
+    #[must_use]
+    pub fn next_groups(&self) -> &[usize] {
+        &self.next_groups
+    }
+
+    /// What was captured, as the capture described it.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The outputs of one head on the given rows: F32 `[rows.len(), d_head]`. The values are as
+    /// the file has them, not checked to be finite.
+    ///
+    /// # Panics
+    /// If the site or a row does not exist.
+    #[must_use]
+    pub fn head(&self, set: RowSet, site: Site, rows: &[usize]) -> Array2<f32> {
+        let (blocks, n_row) = match set {
+            RowSet::Main => (&self.main, self.labels.len()),
+            RowSet::Next => (&self.next, self.next_groups.len()),
+        };
+        assert!(site.head < self.n_head, "the store has {} heads per layer", self.n_head);
+        let Block { offset, float } = blocks[site.layer];
+        let mut values = Array2::zeros((rows.len(), self.d_head));
+        for (mut values, &row) in values.rows_mut().into_iter().zip(rows) {
+            assert!(row < n_row, "the store has {n_row} rows of this set, {row} is not among them");
+            let start = (row * self.n_head + site.head) * self.d_head;
+            match float {
+                Float::F32 => {
+                    let bytes = &self.map[offset + start * 4..][..self.d_head * 4];
+                    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                        *value = f32::from_le_bytes(*bytes);
+                    }
+                }
+                Float::F16 => {
+                    let bytes = &self.map[offset + start * 2..][..self.d_head * 2];
+                    for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                        *value = f16::from_le_bytes(*bytes).to_f32();
+                    }
+                }
+            }
+        }
+        values
+    }
+}
+
+/// The tensors of a mapped safetensors file.
+struct Tensors<'a> {
+    map: &'a [u8],
+    metadata: Metadata,
+    /// The byte at which the data begins.
+    data: usize,
+}
+
+impl<'a> Tensors<'a> {
+    fn read(map: &'a [u8]) -> Result<Self, String> {
+        let (n_header, metadata) = SafeTensors::read_metadata(map)
+            .map_err(|error| format!("not a safetensors file: {error}"))?;
+        let data = size_of::<u64>() + n_header;
+        Ok(Self { map, metadata, data })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, String> {
+        self.metadata.info(name).ok_or_else(|| format!("{name} is missing"))
+    }
+
+    /// One more than the highest layer that the file has activations of.
+    fn n_layer(&self) -> usize {
+        let names = self.metadata.offset_keys();
+        let layers = names.iter().filter_map(|name| name.strip_prefix("kqv_out-")?.parse().ok());
+        layers.max().map_or(0, |layer: usize| layer.saturating_add(1))
+    }
+
+    /// The numbers of an I64 tensor of one axis.
+    fn integers(&self, name: &str) -> Result<Vec<i64>, String> {
+        let info = self.info(name)?;
+        if info.dtype != Dtype::I64 || info.shape.len() != 1 {
+            let (dtype, shape) = (info.dtype, &info.shape);
+            return Err(format!("{name} is {dtype:?} {shape:?}, expected I64 of one axis"));
+        }
+        let bytes = &self.map[self.data + info.data_offsets.0..self.data + info.data_offsets.1];
+        Ok(bytes.as_chunks().0.iter().copied().map(i64::from_le_bytes).collect())
+    }
+
+    fn groups(&self, set: RowSet) -> Result<Vec<usize>, String> {
+        let name = set.tensor("group");
+        let groups = self.integers(&name)?.into_iter().map(|group| {
+            usize::try_from(group).map_err(|_| format!("{name} holds {group}, expected 0 or more"))
+        });
+        groups.collect()
+    }
+
+    /// A layer's activations, which must have the given shape.
+    fn block(&self, name: &str, shape: &[usize]) -> Result<Block, String> {
+        let info = self.info(name)?;
+        let float = match info.dtype {
+            Dtype::F32 => Float::F32,
+            Dtype::F16 => Float::F16,
+            other => return Err(format!("{name} is {other:?}, expected F32 or F16")),
+        };
+        if info.shape != shape {
+            return Err(format!("{name} has the shape {:?}, expected {shape:?}", info.shape));
+        }
+        Ok(Block { offset: self.data + info.data_offsets.0, float })
+    }
+}

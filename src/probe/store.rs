@@ -1,0 +1,42 @@
+//! A finished capture is what probes are fitted to.
+
+use ndarray::Array2;
+
+use super::Activations;
+use crate::Site;
+use crate::capture::Store;
+use crate::capture::store::RowSet;
+
+impl Activations for Store {
+    fn n_layer(&self) -> usize {
+        self.n_layer()
+    }
+
+    fn n_head(&self) -> usize {
+        self.n_head()
+    }
+
+    fn d_head(&self) -> usize {
+        self.d_head()
+    }
+
+    fn labels(&self) -> &[bool] {
+        self.labels()
+    }
+
+    fn groups(&self) -> &[usize] {
+        self.groups()
+    }
+
+    fn head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        self.head(RowSet::Main, site, rows)
+    }
+
+    fn next_groups(&self) -> &[usize] {
+        self.next_groups()
+    }
+
+    fn next_head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        self.head(RowSet::Next, site, rows)
+    }
+}
