@@ -2,8 +2,14 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod capture;
+mod demo;
 mod embedded;
+mod fit;
+mod heat;
+mod interrupt;
 mod output;
+mod plot;
 
 use std::process::ExitCode;
 
@@ -31,7 +37,11 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Demo(demo::DemoArgs),
+    Capture(capture::CaptureArgs),
+    Fit(fit::FitArgs),
+}
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
@@ -39,7 +49,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
-    let result: crate::Result<()> = match cli.command {};
+    let result = match cli.command {
+        Command::Demo(args) => args.run(output),
+        Command::Capture(args) => args.run(output),
+        Command::Fit(args) => args.run(output),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,0 +1,2 @@
+//! stub
+pub(super) fn terminal(_: &[f32], _: usize, _: usize, _: &[crate::Site]) -> String { String::new() }
