@@ -16,7 +16,8 @@ use crate::eval::Evaluator;
 use crate::eval::cross_validation::{Choice, choose};
 use crate::probe::HeadScore;
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector, default_path,
+    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
+    default_path,
 };
 use crate::{Error, Model, Result, Site};
 
@@ -109,6 +110,14 @@ impl FitArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.load()?;
+        let geometry = model.geometry();
+        let n_head = geometry.n_layer * geometry.n_head;
+        if let Some(k) = self.heads.filter(|&k| k > n_head) {
+            return Err(Error::invalid(
+                "--heads",
+                format!("{k} heads cannot be chosen from {n_head}"),
+            ));
+        }
         let form = self.data.form(&data)?;
         let path = match &self.output {
             Some(path) => path.clone(),
@@ -118,16 +127,18 @@ impl FitArgs {
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
-        let params = FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
-        let bar = output.progress("probing", source.n_layer() * source.n_head());
+        let params =
+            FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
 
-        let tuned = self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
+        let tuned =
+            self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
         let (vector, alpha) = match tuned {
             Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
             None => {
-                let k = self.heads.unwrap_or_else(|| default_k(source.n_layer() * source.n_head()));
+                let k = self.heads.unwrap_or_else(|| default_k(n_head));
                 (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
             }
         };
@@ -138,7 +149,13 @@ impl FitArgs {
         if let Some(file) = &self.plot {
             let vector = &sidecar.vector;
             let marked: Vec<Site> = vector.heads().iter().map(|h| h.site).collect();
-            plot::heat_map(file, &sidecar.about.head_accuracy, vector.n_layer(), vector.n_head(), &marked)?;
+            plot::heat_map(
+                file,
+                &sidecar.about.head_accuracy,
+                vector.n_layer(),
+                vector.n_head(),
+                &marked,
+            )?;
         }
         let seconds = start.elapsed().as_secs_f64();
         self.report(&path, &sidecar, &development, seconds, output);
@@ -168,7 +185,8 @@ impl FitArgs {
             return Ok(None);
         }
         if data.kind == Kind::Statement || data.kind == Kind::Pair {
-            let problem = "needs questions with true and false answers, which this data set has not";
+            let problem =
+                "needs questions with true and false answers, which this data set has not";
             return Err(Error::invalid("--tune", problem));
         }
         let mut grid = embedded::grid(model.geometry());
@@ -176,14 +194,23 @@ impl FitArgs {
         if let Some(k) = self.heads {
             grid.ks = vec![k];
         }
-        let mut evaluator = Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let mut evaluator =
+            Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
         let questions: Vec<_> = data.questions.iter().collect();
         let bar = output.progress("tuning", grid.ks.len());
         interrupt::install();
-        let result = choose(&mut evaluator, &questions, form, &embedded::neutral(), &grid, vector_of, || {
-            bar.inc(1);
-            interrupt::check("nothing was written")
-        });
+        let result = choose(
+            &mut evaluator,
+            &questions,
+            form,
+            &embedded::neutral(),
+            &grid,
+            vector_of,
+            || {
+                bar.inc(1);
+                interrupt::check("nothing was written")
+            },
+        );
         bar.finish_and_clear();
         result.map(Some)
     }
@@ -227,7 +254,14 @@ impl FitArgs {
         }
     }
 
-    fn report(&self, path: &Path, sidecar: &Sidecar, development: &Development, seconds: f64, output: Output) {
+    fn report(
+        &self,
+        path: &Path,
+        sidecar: &Sidecar,
+        development: &Development,
+        seconds: f64,
+        output: Output,
+    ) {
         let vector = &sidecar.vector;
         // Best first, as they were ranked.
         let heads: Vec<Head> = development
@@ -249,14 +283,27 @@ impl FitArgs {
             return;
         }
         let marked: Vec<Site> = heads.iter().map(|h| h.site).collect();
-        output.line(heat::terminal(&sidecar.about.head_accuracy, vector.n_layer(), vector.n_head(), &marked));
+        output.line(heat::terminal(
+            &sidecar.about.head_accuracy,
+            vector.n_layer(),
+            vector.n_head(),
+            &marked,
+        ));
         output.line(format_args!("{BOLD}layer  head  accuracy   sigma{BOLD:#}"));
         for head in heads.iter().take(N_LISTED) {
             let Head { site, accuracy, sigma } = head;
-            output.line(format_args!("{:>5}  {:>4}  {:>7.1} %  {sigma:>6.3}", site.layer, site.head, 100.0 * accuracy));
+            output.line(format_args!(
+                "{:>5}  {:>4}  {:>7.1} %  {sigma:>6.3}",
+                site.layer,
+                site.head,
+                100.0 * accuracy
+            ));
         }
         if heads.len() > N_LISTED {
-            output.line(format_args!("… and {} more: candor inspect --all FILE", heads.len() - N_LISTED));
+            output.line(format_args!(
+                "… and {} more: candor inspect --all FILE",
+                heads.len() - N_LISTED
+            ));
         }
         output.line("");
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
@@ -311,7 +358,8 @@ impl Activations {
             Some(path) => path.clone(),
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
-                let name = format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
+                let name =
+                    format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
                 embedded::cache_folder("activations")?.join(name)
             }
         };
@@ -323,7 +371,11 @@ impl Activations {
     fn discard(self) -> Result<()> {
         let path = self.store.path().to_owned();
         drop(self.store);
-        if self.temporary { std::fs::remove_file(&path).map_err(Error::io("remove", path)) } else { Ok(()) }
+        if self.temporary {
+            std::fs::remove_file(&path).map_err(Error::io("remove", path))
+        } else {
+            Ok(())
+        }
     }
 }
 

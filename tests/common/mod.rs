@@ -7,6 +7,8 @@
 pub mod fixture;
 pub mod host;
 pub mod oracle;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod quantize;
 
 use std::path::PathBuf;
