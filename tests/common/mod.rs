@@ -8,6 +8,8 @@ pub mod fixture;
 pub mod host;
 pub mod oracle;
 pub mod quantize;
+pub mod script;
+pub mod steering;
 
 use std::path::PathBuf;
 
