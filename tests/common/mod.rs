@@ -10,6 +10,8 @@ pub mod oracle;
 #[cfg(feature = "cli")]
 pub mod program;
 pub mod quantize;
+pub mod script;
+pub mod steering;
 
 use std::path::PathBuf;
 
