@@ -34,6 +34,22 @@ pub struct CaptureParams {
     pub cache: CacheType,
 }
 
+impl CaptureParams {
+    /// The usual capture of texts of this form, with rows for sigma.
+    #[must_use]
+    pub fn new(form: PromptForm) -> Self {
+        Self {
+            form,
+            next_rows: true,
+            seed: 0,
+            n_ctx: None,
+            n_threads: None,
+            flash_attention: None,
+            cache: CacheType::default(),
+        }
+    }
+}
+
 /// What a capture did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {

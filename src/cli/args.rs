@@ -100,11 +100,10 @@ impl DataArgs {
         data: &Dataset,
     ) -> Result<CaptureParams> {
         Ok(CaptureParams {
-            form: self.form(data)?,
-            next_rows: true,
             seed: self.seed,
             n_ctx: model.ctx_size(),
             n_threads: model.threads(),
+            ..CaptureParams::new(self.form(data)?)
         })
     }
 }

@@ -70,11 +70,10 @@ impl DemoArgs {
         let direction = DirectionKind::MassMean;
         let form = PromptForm::default_for(data.kind);
         let params = CaptureParams {
-            form: form.clone(),
-            next_rows: true,
             seed: self.seed,
             n_ctx: self.model.ctx_size(),
             n_threads: self.model.threads(),
+            ..CaptureParams::new(form.clone())
         };
         let folder =
             tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
