@@ -1,7 +1,9 @@
-//! candor
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod capture;
+pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;

@@ -40,7 +40,7 @@ pub struct SessionParams {
     pub n_ubatch: usize,
     /// Most sequences at once.
     pub n_seq_max: usize,
-    /// Threads; `None`: one per physical core, as far as it can be told.
+    /// Threads; `None`: one per core, or one for a model of less than 20 million parameters.
     pub n_threads: Option<usize>,
     /// Flash attention on or off; `None`: llama.cpp's choice. Only with it does steering run inside
     /// the graph.
@@ -118,7 +118,7 @@ impl<'m> Session<'m> {
         host_params.n_batch = to_u32(n_batch);
         host_params.n_ubatch = to_u32(params.n_ubatch.min(n_batch));
         host_params.n_seq_max = to_u32(params.n_seq_max);
-        let n_threads = params.n_threads.unwrap_or_else(default_threads);
+        let n_threads = params.n_threads.unwrap_or_else(|| default_threads(model));
         host_params.n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX);
         host_params.n_threads_batch = host_params.n_threads;
         host_params.flash_attn_type = match params.flash_attention {
@@ -361,8 +361,15 @@ fn tap_error(model: &Model, error: TapError) -> Error {
     }
 }
 
-/// llama.cpp's own default is 4 whatever the machine; the number of cores is the better guess.
-fn default_threads() -> usize {
+/// Parameters below which a second thread costs more than it computes: threads wait for each other
+/// several times a layer, spinning, and on a machine that has other work to do they wait long.
+const N_PARAM_SMALL: u64 = 20_000_000;
+
+/// llama.cpp's own default is 4 whatever the machine; here one per core, or one for a small model.
+fn default_threads(model: &Model) -> usize {
+    if model.inner().n_params() < N_PARAM_SMALL {
+        return 1;
+    }
     std::thread::available_parallelism().map_or(4, std::num::NonZeroUsize::get)
 }
 
