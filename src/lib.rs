@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod capture;
+pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;

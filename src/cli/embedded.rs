@@ -13,10 +13,7 @@ const NEUTRAL: &str = include_str!("../../models/demo-neutral.txt");
 /// Writes the built-in model into the user's cache folder, once, and gives its path: llama.cpp
 /// loads files only, and what is fitted for it is kept beside it.
 pub(super) fn model() -> Result<PathBuf> {
-    let folder = match std::env::var_os("CANDOR_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
-    };
+    let folder = cache_folder();
     let path = folder.join("demo.gguf");
     if std::fs::read(&path).is_ok_and(|bytes| bytes == MODEL) {
         return Ok(path);
@@ -24,6 +21,14 @@ pub(super) fn model() -> Result<PathBuf> {
     std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     write_atomically(&path, |out| out.write_all(MODEL))?;
     Ok(path)
+}
+
+/// Where candor keeps what it can make again: `$CANDOR_CACHE`, else the user's cache folder.
+pub(super) fn cache_folder() -> PathBuf {
+    match std::env::var_os("CANDOR_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
+    }
 }
 
 /// The demo's questions.

@@ -2,8 +2,11 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod chat;
 mod embedded;
+mod interrupt;
 mod output;
+mod run;
 
 use std::process::ExitCode;
 
@@ -31,7 +34,10 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
+}
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
@@ -39,7 +45,10 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
-    let result: crate::Result<()> = match cli.command {};
+    let result: crate::Result<()> = match &cli.command {
+        Command::Run(args) => run::run(args, output),
+        Command::Chat(args) => chat::chat(args, output),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
