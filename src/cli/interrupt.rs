@@ -1,25 +1,34 @@
-//! Ctrl-C: a request to stop, which long work looks for between two steps.
+//! Ctrl-C, as a question that long work asks itself.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
-static INSTALL: Once = Once::new();
 
-/// From now on Ctrl-C does not end the program but makes [`requested`] true.
+/// From now on Ctrl-C asks instead of killing; a second one before the answer kills.
 pub(super) fn install() {
+    static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
-        // Where the handler is refused, Ctrl-C goes on ending the program.
-        let _ = ctrlc::set_handler(|| REQUESTED.store(true, Ordering::Relaxed));
+        // Without a handler Ctrl-C kills, which loses nothing that is on disk.
+        let _ = ctrlc::set_handler(|| {
+            if REQUESTED.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
     });
 }
 
-/// Whether Ctrl-C was pressed since the start or the last [`reset`].
+/// Whether the user asked to stop since the last [`reset`].
 pub(super) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Forgets the request.
+/// An error if the user asked to stop; `kept` says what is kept.
+pub(super) fn check(kept: &str) -> crate::Result<()> {
+    if requested() { Err(crate::Error::Interrupted { kept: kept.to_owned() }) } else { Ok(()) }
+}
+
+/// Forgets that the user asked.
 pub(super) fn reset() {
     REQUESTED.store(false, Ordering::Relaxed);
 }

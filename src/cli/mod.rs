@@ -2,10 +2,15 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod capture;
 mod chat;
+mod demo;
 mod embedded;
+mod fit;
+mod heat;
 mod interrupt;
 mod output;
+mod plot;
 mod run;
 
 use std::process::ExitCode;
@@ -35,6 +40,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
+    Capture(capture::CaptureArgs),
+    Fit(fit::FitArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
 }
@@ -45,9 +53,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
-    let result: crate::Result<()> = match &cli.command {
-        Command::Run(args) => run::run(args, output),
-        Command::Chat(args) => chat::chat(args, output),
+    let result = match cli.command {
+        Command::Demo(args) => args.run(output),
+        Command::Capture(args) => args.run(output),
+        Command::Fit(args) => args.run(output),
+        Command::Run(args) => args.run(output),
+        Command::Chat(args) => args.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,6 +42,19 @@ impl Output {
         println!("{text}");
     }
 
+    /// Names and values on stdout, the values aligned.
+    pub(super) fn fields(self, fields: &[(&str, String)]) {
+        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in fields {
+            println!("{DIM}{name:width$}{DIM:#}  {value}");
+        }
+    }
+
+    /// A line on stdout.
+    pub(super) fn line(self, text: impl std::fmt::Display) {
+        println!("{text}");
+    }
+
     /// A line on stderr for people.
     pub(super) fn note(self, text: impl std::fmt::Display) {
         eprintln!("{text}");

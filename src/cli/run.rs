@@ -65,80 +65,72 @@ struct Report<'a> {
     n_token_per_second: f64,
 }
 
-pub(super) fn run(args: &RunArgs, output: Output) -> Result<()> {
-    let prompt = args.text()?;
-    let model = args.model.load()?;
-    let sidecar = args.steer.sidecar(&model, output)?;
-    let mut session = Session::new(&model, &args.model.session(&model))?;
-    let mut steering = Steering::Off;
-    let mut alpha = None;
-    if let Some((path, sidecar)) = &sidecar {
-        let strength = args.steer.alpha(sidecar);
-        if args.steer.is_auto() {
-            output.note(format!("{DIM}steered by {}, alpha {strength}{DIM:#}", path.display()));
-        }
-        session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
-        steering = steering_at(strength, args.policy.unwrap_or(sidecar.about.positions));
-        alpha = Some(strength);
-    }
-
-    let template = ChatTemplate::of(&model);
-    let mut stops: Vec<&str> = args.stop.iter().map(String::as_str).collect();
-    if args.chat {
-        stops.extend(template.stops());
-    }
-    let params = CompletionParams {
-        n_predict: args.n_predict,
-        sampling: args.sampling.params(),
-        steering,
-        stops: &stops,
-        meter: None,
-    };
-    let on_text = |text: &str| {
-        if !output.is_json() {
-            stream(text);
-        }
-        ControlFlow::Continue(())
-    };
-    let completion = if args.chat {
-        Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
-    } else {
-        if stdout_is_terminal() && !output.is_json() {
-            anstream::print!("{DIM}{prompt}{DIM:#}");
-        }
-        complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
-    };
-    if output.is_json() {
-        output.json(&Report {
-            prompt: &prompt,
-            text: &completion.text,
-            tokens: &completion.tokens,
-            steer: sidecar.map(|(_, sidecar)| sidecar.fingerprint()),
-            alpha,
-            n_token_per_second: completion.n_token_per_second(),
-        });
-    } else {
-        stream("\n");
-    }
-    if completion.ending == Ending::Context {
-        output.warn(format!(
-            "the text ends because the context of {} tokens is full: raise it with -c",
-            session.n_ctx()
-        ));
-    }
-    Ok(())
-}
-
-/// How to steer at strength `alpha`; 0 is off.
-pub(super) fn steering_at(alpha: f32, positions: Positions) -> Steering {
-    match positions {
-        _ if alpha == 0.0 => Steering::Off,
-        Positions::Generated => Steering::Generated(ROW),
-        Positions::All => Steering::All(ROW),
-    }
-}
-
 impl RunArgs {
+    /// Does what was asked.
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let prompt = self.text()?;
+        let model = self.model.load()?;
+        let sidecar = self.steer.sidecar(&model, output)?;
+        let mut session = Session::new(&model, &self.model.session(&model))?;
+        let mut steering = Steering::Off;
+        let mut alpha = None;
+        if let Some((path, sidecar)) = &sidecar {
+            let strength = self.steer.alpha(sidecar);
+            if self.steer.is_auto() {
+                output.note(format!("{DIM}steered by {}, alpha {strength}{DIM:#}", path.display()));
+            }
+            session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
+            steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));
+            alpha = Some(strength);
+        }
+
+        let template = ChatTemplate::of(&model);
+        let mut stops: Vec<&str> = self.stop.iter().map(String::as_str).collect();
+        if self.chat {
+            stops.extend(template.stops());
+        }
+        let params = CompletionParams {
+            n_predict: self.n_predict,
+            sampling: self.sampling.params(),
+            steering,
+            stops: &stops,
+            meter: None,
+        };
+        let on_text = |text: &str| {
+            if !output.is_json() {
+                stream(text);
+            }
+            ControlFlow::Continue(())
+        };
+        let completion = if self.chat {
+            Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
+        } else {
+            if stdout_is_terminal() && !output.is_json() {
+                anstream::print!("{DIM}{prompt}{DIM:#}");
+            }
+            complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
+        };
+        if output.is_json() {
+            output.json(&Report {
+                prompt: &prompt,
+                text: &completion.text,
+                tokens: &completion.tokens,
+                steer: sidecar.map(|(_, sidecar)| sidecar.fingerprint()),
+                alpha,
+                n_token_per_second: completion.n_token_per_second(),
+            });
+        } else {
+            stream("\n");
+        }
+        if completion.ending == Ending::Context {
+            output.warn(format!(
+                "the text ends because the context of {} tokens is full: raise it with -c",
+                session.n_ctx()
+            ));
+        }
+        Ok(())
+    }
+
     /// The text to continue. The line end that editors put after the last line of a file is not
     /// part of it.
     fn text(&self) -> Result<String> {
@@ -150,5 +142,14 @@ impl RunArgs {
             (None, prompt) => return Ok(prompt.unwrap_or_default().to_owned()),
         };
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    }
+}
+
+/// How to steer at strength `alpha`; 0 is off.
+pub(super) fn steering_at(alpha: f32, positions: Positions) -> Steering {
+    match positions {
+        _ if alpha == 0.0 => Steering::Off,
+        Positions::Generated => Steering::Generated(ROW),
+        Positions::All => Steering::All(ROW),
     }
 }

@@ -11,6 +11,7 @@ use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
+use super::super::embedded::cache_folder;
 use super::super::output::{BOLD, stdout_is_terminal};
 use super::command::COMMANDS;
 use crate::{Error, Result};
@@ -25,21 +26,24 @@ pub(super) enum Line {
 
 /// The lines of the user.
 pub(super) enum Lines {
-    Terminal { editor: Box<Editor<Completion, FileHistory>>, history: PathBuf },
+    Terminal { editor: Box<Editor<Completion, FileHistory>>, history: Option<PathBuf> },
     Pipe,
 }
 
 impl Lines {
-    /// Lines from stdin; where a person types them, with the history kept in `history`.
-    pub(super) fn new(history: PathBuf) -> Result<Self> {
+    /// Lines from stdin; where a person types them, with the lines of earlier chats.
+    pub(super) fn new() -> Result<Self> {
         if !(std::io::stdin().is_terminal() && stdout_is_terminal()) {
             return Ok(Self::Pipe);
         }
         let config = Config::builder().completion_type(CompletionType::List).build();
         let mut editor = Box::new(Editor::with_config(config).map_err(terminal)?);
         editor.set_helper(Some(Completion(FilenameCompleter::new())));
-        // The first chat has no history.
-        let _ = editor.load_history(&history);
+        // A chat goes on without a history: the first one has none, and it may not be kept.
+        let history = cache_folder("").map(|folder| folder.join("chat-history")).ok();
+        if let Some(history) = &history {
+            let _ = editor.load_history(history);
+        }
         Ok(Self::Terminal { editor, history })
     }
 
@@ -60,8 +64,7 @@ impl Lines {
         };
         match editor.readline(&("> ", format!("{BOLD}> {BOLD:#}"))) {
             Ok(line) => {
-                // A history that cannot be kept is no reason to stop talking.
-                if editor.add_history_entry(&line).unwrap_or(false) {
+                if let (Ok(true), Some(history)) = (editor.add_history_entry(&line), history) {
                     let _ = editor.append_history(history);
                 }
                 Ok(Line::Text(line))

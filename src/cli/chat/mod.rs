@@ -14,9 +14,9 @@ use self::columns::side_by_side;
 use self::command::{COMMANDS, Command, Input, parse};
 use self::input::{Line, Lines};
 use super::args::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use super::interrupt;
 use super::output::{BOLD, DIM, Output, printable, stdout_is_terminal, stream};
 use super::run::{ROW, steering_at};
-use super::{embedded, interrupt};
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
@@ -48,42 +48,45 @@ pub(super) struct ChatArgs {
     sampling: SamplingArgs,
 }
 
-pub(super) fn chat(args: &ChatArgs, output: Output) -> Result<()> {
-    let model = args.model.load()?;
-    let mut lines = Lines::new(embedded::cache_folder().join("chat-history"))?;
-    let mut chat = Chat::new(args, &model, output)?;
-    chat.banner();
-    if lines.is_terminal() {
-        interrupt::install();
-    }
-    loop {
-        let line = match lines.read()? {
-            Line::Text(line) => line,
-            Line::Interrupted => {
-                chat.say("/quit or Ctrl-D leaves");
-                continue;
-            }
-            Line::End => break,
-        };
-        interrupt::reset();
-        let result = match parse(&line) {
-            Ok(None) => Ok(()),
-            Ok(Some(Input::Command(Command::Quit))) => break,
-            Ok(Some(Input::Command(command))) => chat.obey(command),
-            Ok(Some(Input::Question(question))) => chat.ask(question),
-            Err(problem) => {
-                output.note(problem);
-                Ok(())
-            }
-        };
-        if let Err(error) = result {
-            output.error(&error);
+impl ChatArgs {
+    /// Talks until the user leaves.
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let model = self.model.load()?;
+        let mut lines = Lines::new()?;
+        let mut chat = Chat::new(self, &model, output)?;
+        chat.banner();
+        if lines.is_terminal() {
+            interrupt::install();
         }
+        loop {
+            let line = match lines.read()? {
+                Line::Text(line) => line,
+                Line::Interrupted => {
+                    chat.say("/quit or Ctrl-D leaves");
+                    continue;
+                }
+                Line::End => break,
+            };
+            interrupt::reset();
+            let result = match parse(&line) {
+                Ok(None) => Ok(()),
+                Ok(Some(Input::Command(Command::Quit))) => break,
+                Ok(Some(Input::Command(command))) => chat.obey(command),
+                Ok(Some(Input::Question(question))) => chat.ask(question),
+                Err(problem) => {
+                    output.note(problem);
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                output.error(&error);
+            }
+        }
+        if output.is_json() {
+            output.json(&chat.transcript());
+        }
+        Ok(())
     }
-    if output.is_json() {
-        output.json(&chat.transcript());
-    }
-    Ok(())
 }
 
 /// A conversation at work.
