@@ -39,10 +39,15 @@ impl ChatTemplate {
         }
     }
 
-    /// Strings that end an answer, besides the model's own end-of-turn tokens.
+    /// Strings that end an answer, besides the model's own end-of-turn tokens: where questions
+    /// begin with `Q:`, an answer ends before the next one.
     #[must_use]
     pub fn stops(&self) -> &'static [&'static str] {
-        if self.source.is_some() { &[] } else { &["Q:", "\n"] }
+        match &self.source {
+            None => &["Q:", "\n"],
+            Some(source) if source.contains("Q:") => &["Q:"],
+            Some(_) => &[],
+        }
     }
 
     /// The conversation as text, up to where the model's next answer begins.

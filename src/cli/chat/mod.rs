@@ -320,9 +320,11 @@ impl<'a> Chat<'a> {
     ) {
         let n_dropped = conversation.n_dropped();
         if n_dropped > self.conversation.n_dropped() {
-            self.say(format!(
-                "the context is full: the model no longer sees the {n_dropped} oldest turns"
-            ));
+            let oldest = match n_dropped {
+                1 => "the oldest turn".to_owned(),
+                n => format!("the {n} oldest turns"),
+            };
+            self.say(format!("the context is full: the model no longer sees {oldest}"));
         }
         conversation.push(Turn { question, answer: answer.text, truth: answer.truth, alpha });
         self.conversation = conversation;
