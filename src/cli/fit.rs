@@ -110,6 +110,14 @@ impl FitArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.load()?;
+        let geometry = model.geometry();
+        let n_head = geometry.n_layer * geometry.n_head;
+        if let Some(k) = self.heads.filter(|&k| k > n_head) {
+            return Err(Error::invalid(
+                "--heads",
+                format!("{k} heads cannot be chosen from {n_head}"),
+            ));
+        }
         let form = self.data.form(&data)?;
         let path = match &self.output {
             Some(path) => path.clone(),
@@ -121,7 +129,7 @@ impl FitArgs {
         let questions: Vec<usize> = (0..data.questions.len()).collect();
         let params =
             FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
-        let bar = output.progress("probing", source.n_layer() * source.n_head());
+        let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
 
@@ -130,7 +138,7 @@ impl FitArgs {
         let (vector, alpha) = match tuned {
             Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
             None => {
-                let k = self.heads.unwrap_or_else(|| default_k(source.n_layer() * source.n_head()));
+                let k = self.heads.unwrap_or_else(|| default_k(n_head));
                 (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
             }
         };
