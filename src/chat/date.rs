@@ -67,7 +67,8 @@ fn civil(mut day: u64) -> (u64, usize, u64) {
 
 /// 1 in a leap year.
 fn leap(year: u64) -> u64 {
-    u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0))
+    let divides = |n| year.is_multiple_of(n);
+    u64::from(divides(4) && (!divides(100) || divides(400)))
 }
 
 #[cfg(test)]
