@@ -179,6 +179,11 @@ impl SteerArgs {
         Ok(Some((path, sidecar)))
     }
 
+    /// Whether the sidecar is whatever is found beside the model.
+    pub(super) fn is_auto(&self) -> bool {
+        self.steer.as_os_str() == "auto"
+    }
+
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
     pub(super) fn read_for(
         &self,

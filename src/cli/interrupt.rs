@@ -27,3 +27,8 @@ pub(super) fn requested() -> bool {
 pub(super) fn check(kept: &str) -> crate::Result<()> {
     if requested() { Err(crate::Error::Interrupted { kept: kept.to_owned() }) } else { Ok(()) }
 }
+
+/// Forgets that the user asked.
+pub(super) fn reset() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}

@@ -3,6 +3,7 @@
 
 mod args;
 mod capture;
+mod chat;
 mod demo;
 mod embedded;
 mod fit;
@@ -10,6 +11,7 @@ mod heat;
 mod interrupt;
 mod output;
 mod plot;
+mod run;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -53,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => args.run(output),
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
+        Command::Run(args) => args.run(output),
+        Command::Chat(args) => args.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -95,8 +95,14 @@ pub(super) fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Writes text without a line end and shows it at once.
+/// A model's text without the control characters by which it could command a terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// Writes a model's text without a line end and shows it at once.
 pub(super) fn stream(text: &str) {
+    let text = if stdout_is_terminal() { printable(text) } else { text.to_owned() };
     let mut stdout = std::io::stdout().lock();
     // A reader that went away is no failure of ours.
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());

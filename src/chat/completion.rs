@@ -1,0 +1,111 @@
+//! One text continued: tokens become text as they come, until something ends it.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::meter::Meter;
+use crate::Result;
+use crate::session::{self, Sampler, SamplingParams, Session, Steering, TextStream};
+
+/// How to continue a text.
+#[derive(Debug, Clone, Copy)]
+pub struct CompletionParams<'a> {
+    /// Most tokens to write.
+    pub n_predict: usize,
+    /// How tokens are chosen; the same seed chooses the same.
+    pub sampling: SamplingParams,
+    /// Which tokens are steered, by which row of the session's banks.
+    pub steering: Steering,
+    /// Strings that end the text; they are not part of it.
+    pub stops: &'a [&'a str],
+    /// Reads every token that is written.
+    pub meter: Option<&'a Meter<'a>>,
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The model ended it, or one of the stop strings came.
+    Model,
+    /// It has as many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// The caller stopped it.
+    Caller,
+}
+
+/// A text that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The text, without the prompt and without a stop string.
+    pub text: String,
+    /// Every token that was computed, those of a stop string included.
+    pub tokens: Vec<i32>,
+    /// The mean of the meter's readings, 0 to 1; `None` without a meter or without tokens.
+    pub truth: Option<f32>,
+    /// Why it ended.
+    pub ending: Ending,
+    /// Time from the end of the prompt to the last token, in seconds.
+    pub seconds: f64,
+}
+
+impl Completion {
+    /// Tokens written per second; 0 where none were.
+    #[must_use]
+    pub fn n_token_per_second(&self) -> f64 {
+        if self.tokens.is_empty() { 0.0 } else { self.tokens.len() as f64 / self.seconds }
+    }
+}
+
+/// Continues a prompt in sequence 0.
+///
+/// `on_text` is called after every token with the text that became certain by it, which may be
+/// empty, and may stop the writing.
+///
+/// # Errors
+/// What [`Session::generate`] gives.
+pub fn complete(
+    session: &mut Session,
+    prompt: &[i32],
+    params: &CompletionParams,
+    mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<Completion> {
+    let model = session.model();
+    let mut sampler = Sampler::new(&params.sampling);
+    let mut stream = TextStream::until(params.stops);
+    let mut generation = session.generate(prompt, params.steering)?;
+    let start = Instant::now();
+    let mut tokens = Vec::new();
+    let mut readings = Vec::new();
+    let ending = loop {
+        if tokens.len() == params.n_predict {
+            break Ending::Length;
+        }
+        let Some(token) = generation.next(&mut sampler)? else {
+            break match generation.end() {
+                Some(session::End::Context) => Ending::Context,
+                _ => Ending::Model,
+            };
+        };
+        tokens.push(token);
+        let flow = on_text(stream.push(&model.piece(token)));
+        if stream.stopped() {
+            break Ending::Model;
+        }
+        // What a stop string is made of is no part of the answer, and not read.
+        readings.extend(params.meter.map(|meter| meter.read(generation.session())));
+        if flow.is_break() {
+            break Ending::Caller;
+        }
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    let rest = stream.rest();
+    if !rest.is_empty() {
+        // Nothing is left to be stopped.
+        let _ = on_text(&rest);
+    }
+    let truth =
+        (!readings.is_empty()).then(|| readings.iter().sum::<f32>() / readings.len() as f32);
+    Ok(Completion { text: stream.text(), tokens, truth, ending, seconds })
+}

@@ -1,0 +1,14 @@
+//! Conversations with a model: its chat template, answers that stream, and the truth meter.
+
+mod completion;
+mod conversation;
+mod date;
+mod meter;
+mod template;
+mod transcript;
+
+pub use self::completion::{Completion, CompletionParams, Ending, complete};
+pub use self::conversation::{Conversation, Message, Role, Turn};
+pub use self::meter::Meter;
+pub use self::template::{ChatTemplate, prompt_tokens};
+pub use self::transcript::Transcript;

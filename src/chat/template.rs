@@ -1,0 +1,237 @@
+//! How a model wants its conversations written: its own Jinja chat template, rendered as the
+//! transformers library does, so that the model meets the text it was trained on.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::conversation::{Message, Role};
+use super::date::strftime;
+use crate::{Error, Model, Result, Special, SpecialToken};
+
+/// What a template may cost in minijinja's steps: far more than a conversation that fits into a
+/// context, far less than a loop that never ends.
+const FUEL: u64 = 10_000_000;
+
+/// Turns a conversation into the text that the model is to continue.
+///
+/// A model without a template gets one line of `Q: {question} A: {answer}` turns, the form that
+/// steering vectors are fitted on, after the system prompt and a blank line.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    /// Jinja; `None` for the plain form.
+    source: Option<String>,
+    bos: String,
+    eos: String,
+}
+
+impl ChatTemplate {
+    /// The template of a model.
+    #[must_use]
+    pub fn of(model: &Model) -> Self {
+        Self {
+            source: model.chat_template().map(str::to_owned),
+            bos: model.special_text(SpecialToken::Bos),
+            eos: model.special_text(SpecialToken::Eos),
+        }
+    }
+
+    /// Strings that end an answer, besides the model's own end-of-turn tokens: where questions
+    /// begin with `Q:`, an answer ends before the next one.
+    #[must_use]
+    pub fn stops(&self) -> &'static [&'static str] {
+        match &self.source {
+            None => &["Q:", "\n"],
+            Some(source) if source.contains("Q:") => &["Q:"],
+            Some(_) => &[],
+        }
+    }
+
+    /// The conversation as text, up to where the model's next answer begins.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with what the template says: it may break Jinja's syntax, or refuse the
+    /// conversation, as some refuse a system prompt.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        let Some(source) = &self.source else {
+            return Ok(plain(messages));
+        };
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| context! { role => message.role.name(), content => &message.content })
+            .collect();
+        let context = context! {
+            messages,
+            add_generation_prompt => true,
+            bos_token => &self.bos,
+            eos_token => &self.eos,
+            // Templates ask whether these are none.
+            tools => (),
+            documents => (),
+        };
+        environment()
+            .and_then(|environment| environment.render_named_str("template", source, context))
+            .map_err(|error| Error::Template { problem: error.to_string() })
+    }
+
+    /// The conversation as tokens, up to where the model's next answer begins.
+    ///
+    /// # Errors
+    /// What [`ChatTemplate::render`] gives.
+    pub fn tokens(&self, model: &Model, messages: &[Message]) -> Result<Vec<i32>> {
+        Ok(prompt_tokens(model, &self.render(messages)?))
+    }
+}
+
+/// Tokens of a text that stands at the start of the context and may spell out control tokens; BOS
+/// comes first where the model wants it, and never twice.
+#[must_use]
+pub fn prompt_tokens(model: &Model, text: &str) -> Vec<i32> {
+    let bos = model.special_text(SpecialToken::Bos);
+    let has_bos = !bos.is_empty() && text.starts_with(&bos);
+    model.tokenize(text, if has_bos { Special::Parse } else { Special::StartAndParse })
+}
+
+/// `{system}`, a blank line, then `Q: {question} A: {answer}` for each turn on one line.
+fn plain(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for Message { role, content } in messages {
+        text += &match role {
+            Role::System => format!("{content}\n\n"),
+            Role::User => format!("Q: {content} A:"),
+            Role::Assistant => format!(" {content} "),
+        };
+    }
+    text
+}
+
+/// Jinja as transformers sets it up: its whitespace rules, its two functions, Python's methods.
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.add_function("raise_exception", |problem: String| -> Result<(), _> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem))
+    });
+    environment.add_function("strftime_now", |format: String| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        strftime(&format, now).map_err(|code| {
+            let problem = format!("strftime_now does not know %{code}");
+            minijinja::Error::new(ErrorKind::InvalidOperation, problem)
+        })
+    });
+    Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHATML: &str = "\
+{% for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + message['content'].strip() + '<|im_end|>\\n' -}}
+{% endfor %}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+";
+
+    const SYSTEM_IN_FIRST_USER: &str = "\
+{% if messages[0].role == 'system' %}
+{% set system = '<<SYS>>' + messages[0].content + '<</SYS>> ' %}
+{% set messages = messages[1:] %}
+{% else %}
+{% set system = '' %}
+{% endif %}
+{% for m in messages %}
+{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('roles must alternate') }}
+{% endif %}
+{% if m.role == 'user' %}
+{{ bos_token + '[INST] ' + (system if loop.first else '') + m.content | trim + ' [/INST]' }}
+{%- else %}
+{{- ' ' + m.content + ' ' + eos_token }}
+{%- endif %}
+{% endfor %}";
+
+    const NO_SYSTEM: &str = "\
+{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+{{ raise_exception('no system prompts, please') }}{% endif %}\
+{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}\
+<start_of_turn>{{ role }}\n{{ message['content'] }}<end_of_turn>\n{% endfor %}\
+{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}";
+
+    fn render(source: Option<&str>, messages: &[(Role, &str)]) -> Result<String> {
+        let template = ChatTemplate {
+            source: source.map(str::to_owned),
+            bos: "<s>".to_owned(),
+            eos: "</s>".to_owned(),
+        };
+        let messages: Vec<_> =
+            messages.iter().map(|&(role, text)| Message::new(role, text)).collect();
+        template.render(&messages)
+    }
+
+    const TALK: [(Role, &str); 4] = [
+        (Role::System, "Be brief."),
+        (Role::User, "Is it so?"),
+        (Role::Assistant, "It is."),
+        (Role::User, "Why?"),
+    ];
+
+    #[test]
+    fn renders_turns_between_markers() {
+        assert_eq!(
+            render(Some(CHATML), &TALK).unwrap(),
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nIs it so?<|im_end|>\n\
+             <|im_start|>assistant\nIt is.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n\
+             <|im_start|>assistant\n"
+        );
+    }
+
+    #[test]
+    fn renders_a_system_prompt_inside_the_first_question() {
+        assert_eq!(
+            render(Some(SYSTEM_IN_FIRST_USER), &TALK).unwrap(),
+            "<s>[INST] <<SYS>>Be brief.<</SYS>> Is it so? [/INST] It is. </s><s>[INST] Why? [/INST]"
+        );
+    }
+
+    #[test]
+    fn a_template_may_refuse_a_system_prompt() {
+        let text = render(Some(NO_SYSTEM), &TALK[1..]).unwrap();
+        assert!(text.starts_with("<s><start_of_turn>user\nIs it so?<end_of_turn>\n"), "{text}");
+        assert!(text.ends_with("Why?<end_of_turn>\n<start_of_turn>model\n"), "{text}");
+        let error = render(Some(NO_SYSTEM), &TALK).unwrap_err();
+        assert!(matches!(error, Error::Template { .. }));
+        assert!(error.to_string().contains("no system prompts, please"), "{error}");
+    }
+
+    #[test]
+    fn a_model_without_a_template_gets_one_line_of_questions() {
+        assert_eq!(render(None, &TALK).unwrap(), "Be brief.\n\nQ: Is it so? A: It is. Q: Why? A:");
+        assert_eq!(render(None, &TALK[3..]).unwrap(), "Q: Why? A:");
+    }
+
+    #[test]
+    fn tells_the_date() {
+        let text = render(Some("{{ strftime_now('%Y') }}"), &[]).unwrap();
+        assert!(text.parse::<u32>().is_ok_and(|year| year >= 2025), "{text}");
+        assert!(render(Some("{{ strftime_now('%Q') }}"), &[]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_given_is_none() {
+        let source = "{{ tools is none and documents is none }}";
+        assert_eq!(render(Some(source), &[]).unwrap(), "True");
+    }
+
+    #[test]
+    fn refuses_broken_and_endless_templates() {
+        assert!(render(Some("{% for %}"), &TALK).is_err());
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a * b }}{% endfor %}{% endfor %}";
+        assert!(render(Some(endless), &TALK).is_err());
+    }
+}

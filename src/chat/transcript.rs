@@ -1,0 +1,151 @@
+//! A conversation as a file: JSON for machines, Markdown for people.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::conversation::{Conversation, Role, Turn};
+use crate::file::write_atomically;
+use crate::{Model, Result};
+
+/// A conversation with what is needed to have it again.
+#[derive(Debug, Serialize)]
+pub struct Transcript<'a> {
+    /// The model's name, or its file's.
+    pub model: String,
+    /// The model's fingerprint.
+    pub model_fingerprint: &'a str,
+    /// The fingerprint of the sidecar in use, where there is one.
+    pub steer: Option<String>,
+    /// Everything that was said.
+    pub messages: Vec<Line<'a>>,
+}
+
+/// One message of a [`Transcript`].
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// The text.
+    pub content: &'a str,
+    /// Answers only: the strength it was steered with, 0 where it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f32>,
+    /// Answers only, where a meter read them: the mean reading, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truth: Option<f32>,
+}
+
+impl<'a> Line<'a> {
+    fn new(role: Role, content: &'a str) -> Self {
+        Self { role: role.name(), content, alpha: None, truth: None }
+    }
+}
+
+impl<'a> Transcript<'a> {
+    /// The whole conversation, turns that the model is no longer told included.
+    #[must_use]
+    pub fn new(model: &'a Model, steer: Option<String>, conversation: &'a Conversation) -> Self {
+        let file = || model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Self {
+            model: model.name().map_or_else(file, str::to_owned),
+            model_fingerprint: model.fingerprint(),
+            steer,
+            messages: lines(conversation),
+        }
+    }
+
+    /// Writes JSON where the file's name ends in `.json`, else Markdown.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) with the file's name.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
+        write_atomically(path, |out| {
+            if is_json {
+                serde_json::to_writer_pretty(&mut *out, self)?;
+                writeln!(out)
+            } else {
+                out.write_all(self.to_markdown().as_bytes())
+            }
+        })
+    }
+
+    /// A heading, then each message under the name of who said it.
+    #[must_use]
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("# A conversation with {}\n", self.model);
+        for Line { role, content, alpha, truth } in &self.messages {
+            text += &format!("\n**{role}**");
+            if let Some(alpha) = alpha {
+                text += &format!(" · alpha {alpha}");
+            }
+            if let Some(truth) = truth {
+                text += &format!(" · truth {truth:.2}");
+            }
+            text += &format!("\n\n{content}\n");
+        }
+        text
+    }
+}
+
+fn lines(conversation: &Conversation) -> Vec<Line<'_>> {
+    let system = conversation.system().map(|text| Line::new(Role::System, text));
+    let turns = conversation.turns().iter().flat_map(|turn| {
+        let Turn { question, answer, truth, alpha } = turn;
+        let answer = Line::new(Role::Assistant, answer);
+        [Line::new(Role::User, question), Line { alpha: Some(*alpha), truth: *truth, ..answer }]
+    });
+    system.into_iter().chain(turns).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conversation() -> Conversation {
+        let mut conversation = Conversation::new(Some("Be brief.".into()));
+        conversation.push(Turn {
+            question: "Is it so?".into(),
+            answer: "It is.".into(),
+            truth: Some(0.714),
+            alpha: 2.0,
+        });
+        conversation
+    }
+
+    fn transcript(conversation: &Conversation) -> Transcript<'_> {
+        Transcript {
+            model: "demo".into(),
+            model_fingerprint: "0123",
+            steer: None,
+            messages: lines(conversation),
+        }
+    }
+
+    #[test]
+    fn reads_as_markdown() {
+        let expected = "# A conversation with demo\n\n**system**\n\nBe brief.\n\n\
+                        **user**\n\nIs it so?\n\n**assistant** · alpha 2 · truth 0.71\n\nIt is.\n";
+        assert_eq!(transcript(&conversation()).to_markdown(), expected);
+    }
+
+    #[test]
+    fn the_name_of_the_file_decides_its_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let conversation = conversation();
+        let [json, markdown] = ["talk.JSON", "talk.md"].map(|name| {
+            let path = folder.path().join(name);
+            transcript(&conversation).write(&path).unwrap();
+            std::fs::read_to_string(path).unwrap()
+        });
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            json["messages"][0],
+            serde_json::json!({"role": "system", "content": "Be brief."})
+        );
+        assert_eq!(json["messages"][2]["role"], "assistant");
+        assert_eq!(json["steer"], serde_json::Value::Null);
+        assert!(markdown.starts_with("# A conversation"));
+    }
+}
