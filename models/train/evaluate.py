@@ -104,13 +104,24 @@ class Bench:
         return sum(tokens[1:3] == [".", "<|end|>"] for tokens in out) / len(out)
 
 
+def unit(vectors):
+    """Rows of unit length; a head that says the same to every prompt keeps its zero vector."""
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(norm > 0, norm, 1.0)
+
+
 class Fit:
-    """Probes and directions of one development half."""
+    """Probes and directions of one development half.
+
+    The rows are balanced: of each question the true answer and the misconception,
+    not the distractors. With four false answers to one true one nearly every
+    probe says "false" to everything, and accuracy ranks heads by chance.
+    """
 
     def __init__(self, bench, facts, seed):
         self.bench = bench
         rng = random.Random(seed)
-        rows = [(i, fact, answer) for i, fact in enumerate(facts) for answer in fact.answers]
+        rows = [(i, fact, answer) for i, fact in enumerate(facts) for answer in (fact.true, fact.misconception)]
         x = bench.capture([f"Q: {fact.questions[0]} A: {answer}" for _, fact, answer in rows])
         y = np.array([answer == fact.true for _, fact, answer in rows])
         order = list(range(len(facts)))
@@ -122,8 +133,7 @@ class Fit:
             for h in range(x.shape[1])
         ])
         self.ranking = np.argsort(-self.accuracy, kind="stable")
-        direction = x[y].mean(0) - x[~y].mean(0)
-        self.direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+        self.direction = unit(x[y].mean(0) - x[~y].mean(0))
         self.tail = bench.capture([
             f"Q: {fact.questions[0]} A: {answer} Q: {rng.choice(facts).questions[0]}" for _, fact, answer in rows
         ])
@@ -137,8 +147,7 @@ class Fit:
 
     def random_steer(self, k, alpha, rng):
         """Random unit directions in random heads."""
-        direction = rng.normal(size=self.direction.shape)
-        direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
+        direction = unit(rng.normal(size=self.direction.shape))
         return self.steer(rng.permutation(len(direction))[:k], direction, alpha)
 
     def choose(self, facts):
