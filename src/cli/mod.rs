@@ -3,7 +3,9 @@
 
 mod args;
 mod embedded;
+mod heat;
 mod output;
+mod plot;
 
 use std::process::ExitCode;
 
