@@ -3,6 +3,7 @@
 //! Layers go up, as in the network: layer 0 is at the bottom. Every cell has a background of the
 //! colour scale, and characters that say the same where colours are stripped.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anstyle::{Ansi256Color, Color, RgbColor, Style};
@@ -12,12 +13,11 @@ use crate::Site;
 
 /// Validation accuracies of the probes of all heads.
 pub(super) struct HeatMap<'a> {
-    /// F32 `[n_layer, n_head]`, from 0 to 1, not empty.
-    pub(super) accuracy: &'a [f32],
-    /// Heads per layer.
-    pub(super) n_head: usize,
-    /// The heads that were selected.
-    pub(super) selected: &'a [Site],
+    accuracy: &'a [f32],
+    n_head: usize,
+    selected: BTreeSet<Site>,
+    /// The lowest and the highest accuracy: the ends of the scale.
+    range: (f32, f32),
 }
 
 /// How many columns of the terminal a cell takes.
@@ -52,29 +52,48 @@ const N_LABEL: usize = 6;
 /// A heat map is drawn for terminals of at least this many columns.
 const MIN_WIDTH: usize = 40;
 
-impl HeatMap<'_> {
+impl<'a> HeatMap<'a> {
+    /// A map of `accuracy`, F32 `[n_layer, n_head]`, from 0 to 1, not empty, with the heads that were
+    /// selected.
+    pub(super) fn new(
+        accuracy: &'a [f32],
+        n_head: usize,
+        selected: impl IntoIterator<Item = Site>,
+    ) -> Self {
+        let lowest = accuracy.iter().copied().fold(f32::INFINITY, f32::min);
+        let highest = accuracy.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let selected = selected.into_iter().collect();
+        Self { accuracy, n_head, selected, range: (lowest, highest) }
+    }
+
+    /// Layers of the model.
     pub(super) fn n_layer(&self) -> usize {
         self.accuracy.len() / self.n_head
     }
 
+    /// Heads per layer.
+    pub(super) fn n_head(&self) -> usize {
+        self.n_head
+    }
+
+    /// The accuracy of a head's probe.
     pub(super) fn accuracy(&self, site: Site) -> f32 {
         self.accuracy[site.layer * self.n_head + site.head]
     }
 
+    /// Whether a head was selected.
     pub(super) fn is_selected(&self, site: Site) -> bool {
         self.selected.contains(&site)
     }
 
     /// The lowest and the highest accuracy: the ends of the scale.
     pub(super) fn range(&self) -> (f32, f32) {
-        let lowest = self.accuracy.iter().copied().fold(f32::INFINITY, f32::min);
-        let highest = self.accuracy.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        (lowest, highest)
+        self.range
     }
 
     /// Where a head stands on the scale, from 0 to 1.
     pub(super) fn level(&self, site: Site) -> f32 {
-        let (lowest, highest) = self.range();
+        let (lowest, highest) = self.range;
         if highest > lowest { (self.accuracy(site) - lowest) / (highest - lowest) } else { 1.0 }
     }
 
@@ -131,7 +150,7 @@ impl HeatMap<'_> {
 
     /// The scale from the lowest to the highest accuracy, and what the mark means.
     fn legend(&self, width: usize) -> String {
-        let (lowest, highest) = self.range();
+        let (lowest, highest) = self.range;
         let mut text = format!("{:.1} % ", lowest * 100.0);
         let n_column = (width - 30).min(25);
         for column in 0..n_column {
@@ -223,15 +242,12 @@ mod tests {
         let accuracy: Vec<f32> = (0..n_site)
             .map(|i| 0.4 + 0.5 * (i * 7 % n_site) as f32 / (n_site - 1) as f32)
             .collect();
-        let selected: Vec<Site> = (0..n_layer)
-            .step_by(2)
-            .filter_map(|layer| {
-                let heads = (0..n_head).map(|head| Site::new(layer, head));
-                let rank = |site: &Site| accuracy[site.layer * n_head + site.head];
-                heads.max_by(|a, b| rank(a).total_cmp(&rank(b)))
-            })
-            .collect();
-        let map = HeatMap { accuracy: &accuracy, n_head, selected: &selected };
+        let selected = (0..n_layer).step_by(2).filter_map(|layer| {
+            let heads = (0..n_head).map(|head| Site::new(layer, head));
+            let rank = |site: &Site| accuracy[site.layer * n_head + site.head];
+            heads.max_by(|a, b| rank(a).total_cmp(&rank(b)))
+        });
+        let map = HeatMap::new(&accuracy, n_head, selected);
         let text = anstream::adapter::strip_str(&map.text(width)).to_string();
         for line in text.lines() {
             assert!(line.chars().count() <= width, "{line}");
@@ -261,7 +277,7 @@ mod tests {
 
     #[test]
     fn one_accuracy_is_a_map_too() {
-        let map = HeatMap { accuracy: &[1.0], n_head: 1, selected: &[] };
+        let map = HeatMap::new(&[1.0], 1, []);
         let text = anstream::adapter::strip_str(&map.text(0)).to_string();
         assert_eq!(text.lines().nth(1), Some("    0 100 "));
         assert_eq!(text.lines().last(), Some("100.0 % ··░░▒▒▓▓██ 100.0 %"));

@@ -3,9 +3,12 @@
 
 mod args;
 mod embedded;
+mod heads;
 mod heat;
+mod inspect;
 mod output;
 mod plot;
+mod table;
 
 use std::process::ExitCode;
 
@@ -33,7 +36,9 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Inspect(inspect::Inspect),
+}
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
@@ -41,7 +46,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
-    let result: crate::Result<()> = match cli.command {};
+    let result: crate::Result<()> = match cli.command {
+        Command::Inspect(inspect) => inspect.run(output),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

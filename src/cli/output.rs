@@ -88,3 +88,8 @@ pub(super) fn stream(text: &str) {
     // A reader that went away is no failure of ours.
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
+
+/// Columns that a line on stdout may have.
+pub(super) fn width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| width.0.into())
+}

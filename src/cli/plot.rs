@@ -44,6 +44,11 @@ impl Format {
 /// [`Error::Invalid`] for an unknown extension or where the picture cannot be drawn, [`Error::Io`]
 /// where the file cannot be written.
 pub(super) fn write(path: &Path, title: &str, map: &HeatMap) -> Result<()> {
+    let longest = map.n_layer().max(map.n_head());
+    if longest > MAX_LENGTH {
+        let problem = format!("{longest} layers or heads are more than the {MAX_LENGTH} that fit");
+        return Err(Error::invalid("plot", problem));
+    }
     let bytes = match Format::of(path)? {
         Format::Svg => svg(title, map)?.into_bytes(),
         Format::Png => png(title, map)?,
@@ -52,15 +57,14 @@ pub(super) fn write(path: &Path, title: &str, map: &HeatMap) -> Result<()> {
 }
 
 fn svg(title: &str, map: &HeatMap) -> Result<String> {
-    let picture = Picture::new(title, map, 1);
+    let picture = Picture::new(title, map, Format::Svg);
     let mut text = String::new();
     picture.draw(SVGBackend::with_string(&mut text, picture.size())).map_err(cannot_draw)?;
     Ok(text)
 }
 
-/// The picture at twice the size, so that it is sharp on fine screens.
 fn png(title: &str, map: &HeatMap) -> Result<Vec<u8>> {
-    let picture = Picture::new(title, map, 2);
+    let picture = Picture::new(title, map, Format::Png);
     // Bitmaps are encoded into files only.
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let file = folder.path().join("plot.png");
@@ -82,6 +86,9 @@ const RIGHT: i32 = BAR_GAP + BAR_WIDTH + 88;
 /// The least that the cells take together, for the sake of title and bar.
 const MIN_SIDE: i32 = 240;
 
+/// The most layers or heads that a picture shows: a stranger's file could name any number.
+const MAX_LENGTH: usize = 256;
+
 const INK: RGBColor = RGBColor(38, 38, 38);
 const OUTLINE: RGBColor = RGBColor(230, 25, 75);
 
@@ -93,6 +100,8 @@ struct Picture<'a> {
     cell: i32,
     /// Pixels of the file per pixel of the layout.
     scale: i32,
+    /// How far texts are moved down, in their own sizes.
+    text_drop: f64,
 }
 
 type DrawResult<B> =
@@ -100,14 +109,20 @@ type DrawResult<B> =
 type Area<B> = DrawingArea<B, Shift>;
 
 impl<'a> Picture<'a> {
-    fn new(title: &'a str, map: &'a HeatMap<'a>, scale: i32) -> Self {
-        let longest = map.n_layer().max(map.n_head) as i32;
-        Self { title, map, cell: (640 / longest).clamp(10, 48), scale }
+    fn new(title: &'a str, map: &'a HeatMap<'a>, format: Format) -> Self {
+        let longest = map.n_layer().max(map.n_head()) as i32;
+        let (scale, text_drop) = match format {
+            Format::Svg => (1, 0.0),
+            // Twice the size is sharp on fine screens; and plotters sets bitmap text so much above
+            // the middle.
+            Format::Png => (2, 0.2),
+        };
+        Self { title, map, cell: (640 / longest).clamp(10, 48), scale, text_drop }
     }
 
     /// Width and height of the cells together.
     fn side(&self) -> (i32, i32) {
-        (self.cell * self.map.n_head as i32, self.cell * self.map.n_layer() as i32)
+        (self.cell * self.map.n_head() as i32, self.cell * self.map.n_layer() as i32)
     }
 
     /// Width and height in pixels of the file.
@@ -147,7 +162,8 @@ impl<'a> Picture<'a> {
         (x, y): (i32, i32),
         style: TextStyle,
     ) -> DrawResult<B> {
-        area.draw_text(text, &style, (x * self.scale, y * self.scale))
+        let drop = (style.font.get_size() * self.text_drop) as i32;
+        area.draw_text(text, &style, (x * self.scale, y * self.scale + drop))
     }
 
     fn style(&self, size: i32, horizontal: HPos) -> TextStyle<'static> {
@@ -164,7 +180,7 @@ impl<'a> Picture<'a> {
     fn draw_cells<B: DrawingBackend>(&self, area: &Area<B>) -> DrawResult<B> {
         let sites = || {
             let layers = 0..self.map.n_layer();
-            layers.flat_map(|layer| (0..self.map.n_head).map(move |head| Site::new(layer, head)))
+            layers.flat_map(|layer| (0..self.map.n_head()).map(move |head| Site::new(layer, head)))
         };
         let gap = if self.cell >= 16 { 1 } else { 0 };
         for site in sites() {
@@ -197,7 +213,7 @@ impl<'a> Picture<'a> {
         while self.cell * (step as i32) < 26 {
             step *= 2;
         }
-        for head in (0..self.map.n_head).step_by(step) {
+        for head in (0..self.map.n_head()).step_by(step) {
             let x = LEFT + self.cell * head as i32 + half;
             let style = self.style(13, HPos::Center);
             self.text(area, &head.to_string(), (x, TOP + height + 14), style)?;
@@ -266,7 +282,7 @@ mod tests {
             accuracy(b).total_cmp(&accuracy(a))
         });
         selected.truncate(n_layer * n_head / 10);
-        let map = HeatMap { accuracy: &accuracy, n_head, selected: &selected };
+        let map = HeatMap::new(&accuracy, n_head, selected);
         let folder = match std::env::var_os("CANDOR_TEST_PLOTS") {
             Some(folder) => folder.into(),
             None => tempfile::tempdir().unwrap().keep(),
@@ -301,5 +317,11 @@ mod tests {
             "{error}"
         );
         assert!(Format::of(Path::new("map")).is_err());
+    }
+
+    #[test]
+    fn refuses_a_picture_without_end() {
+        let error = written("map.png", 1000, 2).unwrap_err().to_string();
+        assert_eq!(error, "plot: 1000 layers or heads are more than the 256 that fit");
     }
 }
