@@ -224,7 +224,7 @@ fn refuses_what_it_does_not_know() {
     let missing = folder.path().join("missing.gguf");
     inspect(&missing).assert().code(1).stderr(predicate::str::contains("cannot read"));
     if let Some(projector) = common::shared("models/mmproj-tinygemma3.gguf") {
-        let message = predicate::str::contains("key general.type: is `mmproj`");
+        let message = predicate::str::contains("holds a `clip-vision`, expected a model");
         inspect(&projector).assert().code(1).stderr(message);
     }
 }

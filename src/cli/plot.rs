@@ -10,6 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, register_font};
 
 use super::heat::{HeatMap, colour, is_light};
+use super::table::printable;
 use crate::file::write_atomically;
 use crate::{Error, Result, Site};
 
@@ -94,7 +95,7 @@ const OUTLINE: RGBColor = RGBColor(230, 25, 75);
 
 /// A map and the place of everything in its picture.
 struct Picture<'a> {
-    title: &'a str,
+    title: String,
     map: &'a HeatMap<'a>,
     /// The side of a cell.
     cell: i32,
@@ -109,7 +110,7 @@ type DrawResult<B> =
 type Area<B> = DrawingArea<B, Shift>;
 
 impl<'a> Picture<'a> {
-    fn new(title: &'a str, map: &'a HeatMap<'a>, format: Format) -> Self {
+    fn new(title: &str, map: &'a HeatMap<'a>, format: Format) -> Self {
         let longest = map.n_layer().max(map.n_head()) as i32;
         let (scale, text_drop) = match format {
             Format::Svg => (1, 0.0),
@@ -117,6 +118,7 @@ impl<'a> Picture<'a> {
             // the middle.
             Format::Png => (2, 0.2),
         };
+        let title = printable(title);
         Self { title, map, cell: (640 / longest).clamp(10, 48), scale, text_drop }
     }
 
@@ -227,7 +229,17 @@ impl<'a> Picture<'a> {
         self.text(area, "head", (LEFT + width / 2, TOP + height + 38), label(HPos::Center))?;
         let upwards = label(HPos::Center).transform(FontTransform::Rotate270);
         self.text(area, "layer", (20, TOP + height / 2), upwards)?;
-        self.text(area, self.title, (LEFT, TOP / 2), self.style(18, HPos::Left))
+        self.text(area, &self.short_title(), (LEFT, TOP / 2), self.style(18, HPos::Left))
+    }
+
+    /// The title, cut to what the width of the picture holds.
+    fn short_title(&self) -> String {
+        const N_PIXEL: i32 = 10;
+        let n_char = ((self.side().0.max(MIN_SIDE) + RIGHT) / N_PIXEL) as usize;
+        match self.title.char_indices().nth(n_char) {
+            Some((end, _)) => format!("{}…", &self.title[..end]),
+            None => self.title.clone(),
+        }
     }
 
     /// The colour bar, from the lowest accuracy below to the highest above.
@@ -288,7 +300,11 @@ mod tests {
             None => tempfile::tempdir().unwrap().keep(),
         };
         let path = folder.join(name);
-        write(&path, "Probe accuracy, tiny <llama>", &map)?;
+        write(
+            &path,
+            "Probe accuracy, tiny <llama>\x1b, named at a length that no picture holds",
+            &map,
+        )?;
         Ok(std::fs::read(&path).unwrap())
     }
 
@@ -303,7 +319,7 @@ mod tests {
     #[test]
     fn draws_an_svg_with_its_words() {
         let text = String::from_utf8(written("map.SVG", 5, 8).unwrap()).unwrap();
-        for word in ["layer", "head", "Probe accuracy, tiny &lt;llama&gt;"] {
+        for word in ["layer", "head", "Probe accuracy, tiny &lt;llama&gt;\u{fffd}, named at"] {
             assert!(text.contains(word), "{word} is missing");
         }
         assert_eq!(text, String::from_utf8(written("map.svg", 5, 8).unwrap()).unwrap());

@@ -58,8 +58,8 @@ fn scaled(n: u64, units: [&str; 4]) -> String {
     }
 }
 
-/// A text from a stranger's file without what would command the terminal.
-fn printable(text: &str) -> String {
+/// A text from a stranger's file with nothing in it that commands a terminal or breaks XML.
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -90,9 +90,11 @@ impl Facts {
             None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
             Some("adapter") => Ok(Self::Sidecar(SidecarFacts::of(path, Sidecar::read(path)?))),
             Some(other) => {
-                let problem =
-                    format!("is `{}`, expected a model or an adapter", other.escape_debug());
-                Err(file.fault("key general.type", problem))
+                let kind = other.escape_debug();
+                Err(Error::invalid(
+                    path.display().to_string(),
+                    format!("holds a `{kind}`, expected a model, a sidecar or activations"),
+                ))
             }
         }
     }
