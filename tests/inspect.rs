@@ -149,10 +149,10 @@ fn shows_a_sidecar_with_its_best_heads_first() {
         .assert()
         .success()
         .stdout(predicate::str::contains("    3     7    98.4 %  0.2500\n"))
-        .stdout(predicate::str::contains("… and 4 more\n"))
+        .stdout(predicate::str::contains("… and 4 more: candor inspect --all\n"))
         .stdout(predicate::str::contains("    3  88* 89* 91* 92* 94* 95* 97* 98*\n"))
         .stdout(predicate::str::contains("\x1b").not());
-    inspect(&path).arg("--all").assert().stdout(predicate::str::contains("more\n").not());
+    inspect(&path).arg("--all").assert().stdout(predicate::str::contains("more:").not());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::embedded;
 use super::output::Output;
+use crate::capture::CaptureParams;
+use crate::data::{Dataset, PromptForm};
 use crate::session::{SamplingParams, SessionParams};
 use crate::steer::{Sidecar, find_beside};
 use crate::{Error, Model, ModelParams, Result};
@@ -62,6 +64,42 @@ impl ModelArgs {
     /// Threads, where the user gave them.
     pub(super) fn threads(&self) -> Option<usize> {
         self.threads
+    }
+}
+
+/// Which labelled texts, and how they are put to the model.
+#[derive(Debug, Args)]
+pub(super) struct DataArgs {
+    /// Labelled texts: TruthfulQA.csv, mc_task.json, a CSV of statement,label, or JSONL of
+    /// {"prompt", "answer", "label"} or {"positive", "negative"} [default: the demo's questions].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) data: Option<PathBuf>,
+
+    /// How a question and an answer become one text [default: `Q: {question} A: {answer}` for
+    /// questions].
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+
+    /// Seed of splits and draws.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) seed: u64,
+}
+
+impl DataArgs {
+    /// The prompt form: the user's, else the usual one for this kind of data.
+    pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
+        self.template.as_deref().map_or_else(|| Ok(PromptForm::default_for(data.kind)), PromptForm::parse)
+    }
+
+    /// How to capture these texts.
+    pub(super) fn capture_params(&self, model: &ModelArgs, data: &Dataset) -> Result<CaptureParams> {
+        Ok(CaptureParams {
+            form: self.form(data)?,
+            next_rows: true,
+            seed: self.seed,
+            n_ctx: model.ctx_size(),
+            n_threads: model.threads(),
+        })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::Geometry;
 use crate::data::Dataset;
+use crate::eval::cross_validation::Grid;
 use crate::file::write_atomically;
 use crate::{Error, Result};
 
@@ -13,17 +15,24 @@ const NEUTRAL: &str = include_str!("../../models/demo-neutral.txt");
 /// Writes the built-in model into the user's cache folder, once, and gives its path: llama.cpp
 /// loads files only, and what is fitted for it is kept beside it.
 pub(super) fn model() -> Result<PathBuf> {
-    let folder = match std::env::var_os("CANDOR_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
-    };
+    let folder = cache_folder("")?;
     let path = folder.join("demo.gguf");
     if std::fs::read(&path).is_ok_and(|bytes| bytes == MODEL) {
         return Ok(path);
     }
-    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     write_atomically(&path, |out| out.write_all(MODEL))?;
     Ok(path)
+}
+
+/// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).
+pub(super) fn cache_folder(name: &str) -> Result<PathBuf> {
+    let cache = match std::env::var_os("CANDOR_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
+    };
+    let folder = cache.join(name);
+    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    Ok(folder)
 }
 
 /// The demo's questions.
@@ -34,4 +43,13 @@ pub(super) fn questions() -> Result<Dataset> {
 /// Text that asks nothing, for CE and KL: a document per line.
 pub(super) fn neutral() -> Vec<&'static str> {
     NEUTRAL.lines().filter(|line| !line.trim().is_empty()).collect()
+}
+
+/// Pairs of K and α to try: from one head to a fifth of them, from half a standard deviation to
+/// the paper's fifteen.
+pub(super) fn grid(geometry: Geometry) -> Grid {
+    let n = geometry.n_layer * geometry.n_head;
+    let mut ks: Vec<usize> = [40, 20, 13, 10, 7, 5].map(|part| n.div_ceil(part)).to_vec();
+    ks.dedup();
+    Grid { ks, alphas: vec![0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 15.0], kl_budget: 0.2 }
 }

@@ -45,7 +45,7 @@ pub(super) fn text(heads: &[Head], n: usize) -> String {
         .collect();
     let mut text = table(["layer", "head", "accuracy", "sigma"], &rows);
     if shown.len() < heads.len() {
-        text.push_str(&format!("… and {} more\n", heads.len() - shown.len()));
+        text.push_str(&format!("… and {} more: candor inspect --all\n", heads.len() - shown.len()));
     }
     text
 }
@@ -64,7 +64,7 @@ mod tests {
         let text = anstream::adapter::strip_str(&text).to_string();
         assert_eq!(
             text,
-            "layer  head  accuracy   sigma\n    2     3    87.5 %  0.2500\n… and 2 more\n"
+            "layer  head  accuracy   sigma\n    2     3    87.5 %  0.2500\n… and 2 more: candor inspect --all\n"
         );
     }
 

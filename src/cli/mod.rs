@@ -2,10 +2,14 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod capture;
+mod demo;
 mod embedded;
+mod fit;
 mod heads;
 mod heat;
 mod inspect;
+mod interrupt;
 mod output;
 mod plot;
 mod table;
@@ -37,7 +41,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Inspect(inspect::Inspect),
+    Demo(demo::DemoArgs),
+    Capture(capture::CaptureArgs),
+    Fit(fit::FitArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -46,8 +53,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
-    let result: crate::Result<()> = match cli.command {
-        Command::Inspect(inspect) => inspect.run(output),
+    let result = match cli.command {
+        Command::Demo(args) => args.run(output),
+        Command::Capture(args) => args.run(output),
+        Command::Fit(args) => args.run(output),
+        Command::Inspect(args) => args.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,12 @@ use std::error::Error as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anstream::{eprintln, println};
+use anstream::{eprintln, print, println};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::table;
 use crate::Error;
 
 /// A heading or a label that matters.
@@ -39,6 +40,16 @@ impl Output {
         // The types that are written here hold nothing that JSON cannot.
         let text = serde_json::to_string_pretty(value)
             .unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+        println!("{text}");
+    }
+
+    /// Names and values on stdout, the values aligned.
+    pub(super) fn fields(self, fields: &[(&str, String)]) {
+        print!("{}", table::facts(fields));
+    }
+
+    /// A line on stdout.
+    pub(super) fn line(self, text: impl std::fmt::Display) {
         println!("{text}");
     }
 

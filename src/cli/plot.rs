@@ -39,20 +39,24 @@ impl Format {
     }
 }
 
-/// Draws the map into a file; an old one is replaced when the new one is complete.
+/// Draws the map of a model into a file; an old one is replaced when the new one is complete.
 ///
 /// # Errors
 /// [`Error::Invalid`] for an unknown extension or where the picture cannot be drawn, [`Error::Io`]
 /// where the file cannot be written.
-pub(super) fn write(path: &Path, title: &str, map: &HeatMap) -> Result<()> {
+pub(super) fn write(path: &Path, model_name: &str, map: &HeatMap) -> Result<()> {
     let longest = map.n_layer().max(map.n_head());
     if longest > MAX_LENGTH {
         let problem = format!("{longest} layers or heads are more than the {MAX_LENGTH} that fit");
         return Err(Error::invalid("plot", problem));
     }
+    let title = match model_name {
+        "" => "Probe accuracy".to_owned(),
+        name => format!("Probe accuracy, {}", printable(name)),
+    };
     let bytes = match Format::of(path)? {
-        Format::Svg => svg(title, map)?.into_bytes(),
-        Format::Png => png(title, map)?,
+        Format::Svg => svg(&title, map)?.into_bytes(),
+        Format::Png => png(&title, map)?,
     };
     write_atomically(path, |out| out.write_all(&bytes))
 }
@@ -95,7 +99,7 @@ const OUTLINE: RGBColor = RGBColor(230, 25, 75);
 
 /// A map and the place of everything in its picture.
 struct Picture<'a> {
-    title: String,
+    title: &'a str,
     map: &'a HeatMap<'a>,
     /// The side of a cell.
     cell: i32,
@@ -110,7 +114,7 @@ type DrawResult<B> =
 type Area<B> = DrawingArea<B, Shift>;
 
 impl<'a> Picture<'a> {
-    fn new(title: &str, map: &'a HeatMap<'a>, format: Format) -> Self {
+    fn new(title: &'a str, map: &'a HeatMap<'a>, format: Format) -> Self {
         let longest = map.n_layer().max(map.n_head()) as i32;
         let (scale, text_drop) = match format {
             Format::Svg => (1, 0.0),
@@ -118,7 +122,6 @@ impl<'a> Picture<'a> {
             // the middle.
             Format::Png => (2, 0.2),
         };
-        let title = printable(title);
         Self { title, map, cell: (640 / longest).clamp(10, 48), scale, text_drop }
     }
 
@@ -238,7 +241,7 @@ impl<'a> Picture<'a> {
         let n_char = ((self.side().0.max(MIN_SIDE) + RIGHT) / N_PIXEL) as usize;
         match self.title.char_indices().nth(n_char) {
             Some((end, _)) => format!("{}…", &self.title[..end]),
-            None => self.title.clone(),
+            None => self.title.to_owned(),
         }
     }
 
@@ -300,11 +303,7 @@ mod tests {
             None => tempfile::tempdir().unwrap().keep(),
         };
         let path = folder.join(name);
-        write(
-            &path,
-            "Probe accuracy, tiny <llama>\x1b, named at a length that no picture holds",
-            &map,
-        )?;
+        write(&path, "tiny <llama>\x1b, named at a length that no picture holds", &map)?;
         Ok(std::fs::read(&path).unwrap())
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Divergence, Evaluator, McScore, QuestionScore, Written, is_true};
 use crate::data::{Dataset, PromptForm, Question, split};
 use crate::probe::Activations;
-use crate::steer::{Development, DirectionKind, SteeringVector};
+use crate::steer::{Development, DirectionKind, FitParams, SteeringVector};
 use crate::{Error, Result};
 
 /// What to do.
@@ -26,14 +26,8 @@ pub struct Protocol<'a> {
     pub instruction: String,
     /// Kind of directions.
     pub direction: DirectionKind,
-    /// Numbers of heads to try.
-    pub ks: Vec<usize>,
-    /// Strengths to try, ascending.
-    pub alphas: Vec<f32>,
-    /// Most KL per token, in nats.
-    pub kl_budget: f64,
-    /// Share of the development questions that heads are ranked on.
-    pub validation_share: f64,
+    /// The pairs of K and α to choose from.
+    pub grid: Grid,
     /// Draws of random heads and directions.
     pub n_random: usize,
     /// Tokens of a written answer.
@@ -42,6 +36,17 @@ pub struct Protocol<'a> {
     pub n_example: usize,
     /// Seed of the splits and draws.
     pub seed: u64,
+}
+
+/// The pairs of K and α to choose from, and what they may cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grid {
+    /// Numbers of heads; those that the model does not have are left out.
+    pub ks: Vec<usize>,
+    /// Strengths, ascending.
+    pub alphas: Vec<f32>,
+    /// Most KL per token on neutral text, in nats.
+    pub kl_budget: f64,
 }
 
 /// One line of the table; `None` where it was not measured.
@@ -106,7 +111,7 @@ impl Protocol<'_> {
     /// Steps of [`two_fold`], for a progress bar.
     #[must_use]
     pub fn n_step(&self) -> usize {
-        2 * (self.ks.len() + 3 + self.n_random)
+        2 * (self.grid.ks.len() + 3 + self.n_random)
     }
 }
 
@@ -137,21 +142,16 @@ pub fn two_fold(
     };
     for (fold, test) in folds.iter().enumerate() {
         let development_questions = &folds[1 - fold];
-        let development = Development::fit(
-            source,
-            development_questions,
-            protocol.validation_share,
-            protocol.seed,
-            || (),
-        )?;
+        let params = FitParams { seed: protocol.seed, ..FitParams::default() };
+        let development = Development::fit(source, development_questions, &params, || ())?;
         let picked = |ids: &[usize]| ids.iter().map(|&i| &questions[i]).collect::<Vec<_>>();
         let (vector, choice) = choose(
             evaluator,
-            source,
-            &development,
-            protocol,
             &picked(development_questions),
+            &protocol.form,
             &documents[fold],
+            &protocol.grid,
+            |k| development.vector(source, k, protocol.direction),
             &mut on_step,
         )?;
         let mut measure = Measure {
@@ -186,31 +186,34 @@ pub fn two_fold(
     Ok(report)
 }
 
-/// Chooses K and α on development questions and documents.
-fn choose(
+/// Chooses K and α on development questions and documents: of all pairs of the grid that stay
+/// within the KL budget the one with the highest MC1, at equal MC1 the one with the lowest KL.
+/// `on_step` is called after each K.
+///
+/// # Errors
+/// What evaluating gives; [`Error::Invalid`] where no pair stays within the KL budget.
+pub fn choose(
     evaluator: &mut Evaluator,
-    source: &impl Activations,
-    development: &Development,
-    protocol: &Protocol,
     questions: &[&Question],
+    form: &PromptForm,
     documents: &[&str],
-    on_step: &mut impl FnMut() -> Result<()>,
+    grid: &Grid,
+    vector_of: impl Fn(usize) -> Result<SteeringVector>,
+    mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<(SteeringVector, Choice)> {
-    let n_head = source.n_layer() * source.n_head();
+    let geometry = evaluator.model().geometry();
     let mut best: Option<(SteeringVector, Choice)> = None;
-    for &k in &protocol.ks {
-        if k <= n_head {
-            let vector = development.vector(source, k, protocol.direction)?;
-            for &alpha in &protocol.alphas {
+    for &k in &grid.ks {
+        if k <= geometry.n_layer * geometry.n_head {
+            let vector = vector_of(k)?;
+            for &alpha in &grid.alphas {
                 evaluator.steer_with(Some((&vector, alpha)))?;
                 let kl = evaluator.divergence(documents)?.kl;
-                if kl > protocol.kl_budget {
+                if kl > grid.kl_budget {
                     break; // KL grows with α
                 }
-                let scores = evaluator.score_answers(questions, &protocol.form, "")?;
-                let mc1 = McScore::mean(&scores).mc1;
-                let better = best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl));
-                if better {
+                let mc1 = McScore::mean(&evaluator.score_answers(questions, form, "")?).mc1;
+                if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
                     best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));
                 }
             }
@@ -218,13 +221,8 @@ fn choose(
         on_step()?;
     }
     best.ok_or_else(|| {
-        Error::invalid(
-            "KL budget",
-            format!(
-                "no strength stays within {} nat per token: try smaller ones",
-                protocol.kl_budget
-            ),
-        )
+        let problem = format!("no strength stays within {} nat per token: try smaller ones", grid.kl_budget);
+        Error::invalid("KL budget", problem)
     })
 }
 

@@ -164,6 +164,23 @@ mod tests {
     }
 
     #[test]
+    fn outputs_of_any_magnitude_give_the_minimum() {
+        let (x, labels) = noisy_rows(300, 16, 0.8);
+        for factor in [1e-30, 1e-9, 1e-4, 1e4, 1e9] {
+            let x = &x * factor;
+            let probe = fit_probe(x.view(), &labels).unwrap();
+            let loss = probe.log_loss(x.view(), &labels);
+            let constant = Probe { weight: vec![0.0; 16], bias: log_odds(&labels).unwrap() as f32 };
+            // Never worse than the share of true rows, which is all that the tiniest allow.
+            assert!(loss < constant.log_loss(x.view(), &labels) + 1e-4, "{factor}: {loss}");
+            assert!(factor < 1e-2 || loss < 0.3, "{factor}: {loss}");
+        }
+        // Not a number that f64 sums without rounding.
+        let probe = fit_probe(Array2::from_elem((300, 3), 0.1f32).view(), &labels).unwrap();
+        assert!((probe.logit(&[0.1; 3]) - log_odds(&labels).unwrap() as f32).abs() < 1e-3);
+    }
+
+    #[test]
     fn refuses_what_cannot_be_fitted() {
         let x = array![[1.0f32], [2.0]];
         let message =

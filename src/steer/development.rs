@@ -1,10 +1,43 @@
 //! Heads fitted on development questions, ready to be made into vectors.
 
+use std::collections::{HashMap, HashSet};
+
 use super::fit::{SigmaRows, fit_vector, random_vector};
 use super::{DirectionKind, SteeringVector};
 use crate::Result;
 use crate::data::split::train_validation;
 use crate::probe::{Activations, HeadScore, fit_heads};
+
+/// Which labelled rows of the development questions are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// All rows, unless one label has more than twice as many as the other: then as `Always`.
+    /// Where four answers of five are false, a probe that always says "false" is right in 80 % and
+    /// a ranking by accuracy is a ranking of nothing.
+    #[default]
+    Auto,
+    /// Of each question as many true rows as false ones, the first of each.
+    Always,
+    /// All rows, as the ITI paper's code does.
+    Never,
+}
+
+/// How to fit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FitParams {
+    /// Share of the questions that heads are ranked on: 0.2 in the paper.
+    pub validation_share: f64,
+    /// Which rows are used.
+    pub balance: Balance,
+    /// Draws the split and random directions.
+    pub seed: u64,
+}
+
+impl Default for FitParams {
+    fn default() -> Self {
+        Self { validation_share: 0.2, balance: Balance::Auto, seed: 0 }
+    }
+}
 
 /// The heads of a model, probed and ranked on development questions, with the rows that everything
 /// else is measured on: nothing of any other question goes into a vector made from it.
@@ -21,27 +54,40 @@ pub struct Development {
 
 impl Development {
     /// Fits probes on a part of the `questions` (groups of `source`) and ranks the heads by their
-    /// accuracy on the rest, `validation_share` of them (0.2 in the paper), drawn by `seed`.
-    /// `on_done` is called after each head.
+    /// accuracy on the rest. `on_done` is called after each head.
     ///
     /// # Errors
     /// What splitting and fitting give.
     pub fn fit(
         source: &impl Activations,
         questions: &[usize],
-        validation_share: f64,
-        seed: u64,
+        params: &FitParams,
         on_done: impl Fn() + Sync,
     ) -> Result<Self> {
-        let (train, validation) = train_validation(questions, validation_share, seed)?;
-        let (train, validation) =
-            (rows_of(source.groups(), &train), rows_of(source.groups(), &validation));
+        let (train, validation) = train_validation(questions, params.validation_share, params.seed)?;
+        let all = rows_of(source.groups(), questions);
+        let balance = match params.balance {
+            Balance::Always => true,
+            Balance::Never => false,
+            Balance::Auto => is_lopsided(source.labels(), &all),
+        };
+        let rows = if balance { balanced(source, &all) } else { all };
+        let among = |part: &[usize]| {
+            let part: HashSet<usize> = part.iter().copied().collect();
+            rows.iter().copied().filter(|&row| part.contains(&source.groups()[row])).collect::<Vec<_>>()
+        };
         Ok(Self {
-            scores: fit_heads(source, &train, &validation, on_done)?,
-            rows: rows_of(source.groups(), questions),
+            scores: fit_heads(source, &among(&train), &among(&validation), on_done)?,
             next_rows: rows_of(source.next_groups(), questions),
-            seed,
+            rows,
+            seed: params.seed,
         })
+    }
+
+    /// Labelled rows that the probes and directions were fitted on.
+    #[must_use]
+    pub fn n_row(&self) -> usize {
+        self.rows.len()
     }
 
     /// The vector of the `k` best heads.
@@ -84,8 +130,35 @@ impl Development {
 
 /// The rows whose group is one of `questions`, ascending.
 fn rows_of(groups: &[usize], questions: &[usize]) -> Vec<usize> {
-    let wanted: std::collections::HashSet<usize> = questions.iter().copied().collect();
+    let wanted: HashSet<usize> = questions.iter().copied().collect();
     (0..groups.len()).filter(|&row| wanted.contains(&groups[row])).collect()
+}
+
+/// Whether one label has more than twice as many rows as the other.
+fn is_lopsided(labels: &[bool], rows: &[usize]) -> bool {
+    let n_true = rows.iter().filter(|&&row| labels[row]).count();
+    let n_false = rows.len() - n_true;
+    n_true.max(n_false) > 2 * n_true.min(n_false)
+}
+
+/// Of each question as many true rows as false ones, the first of each; ascending.
+fn balanced(source: &impl Activations, rows: &[usize]) -> Vec<usize> {
+    let (labels, groups) = (source.labels(), source.groups());
+    // [n false, n true] of each question
+    let mut totals: HashMap<usize, [usize; 2]> = HashMap::new();
+    for &row in rows {
+        totals.entry(groups[row]).or_default()[usize::from(labels[row])] += 1;
+    }
+    let mut taken: HashMap<usize, [usize; 2]> = HashMap::new();
+    rows.iter()
+        .copied()
+        .filter(|&row| {
+            let [n_false, n_true] = totals[&groups[row]];
+            let taken = &mut taken.entry(groups[row]).or_default()[usize::from(labels[row])];
+            *taken += 1;
+            *taken <= n_false.min(n_true)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -100,7 +173,8 @@ mod tests {
         let mut source = Memory::random([2, 4, 3], 80, &[knowing]);
         let questions: Vec<usize> = (0..20).collect();
         let fit = |source: &Memory| {
-            let fit = Development::fit(source, &questions, 0.2, 3, || ()).expect("sound data");
+            let params = FitParams { seed: 3, ..FitParams::default() };
+            let fit = Development::fit(source, &questions, &params, || ()).expect("sound data");
             (fit.vector(source, 2, DirectionKind::MassMean).expect("a vector"), fit)
         };
         let (before, development) = fit(&source);
@@ -115,5 +189,17 @@ mod tests {
             *label = !*label;
         }
         assert_eq!(fit(&source).0, before);
+    }
+
+    #[test]
+    fn balances_lopsided_questions_and_only_those() {
+        let mut source = Memory::random([1, 1, 2], 20, &[]);
+        // Four questions of one true and four false rows each.
+        source.labels = (0..20).map(|row| row % 5 == 2).collect();
+        source.groups = (0..20).map(|row| row / 5).collect();
+        let all: Vec<usize> = (0..20).collect();
+        assert!(is_lopsided(&source.labels, &all));
+        assert_eq!(balanced(&source, &all), [0, 2, 5, 7, 10, 12, 15, 17]);
+        assert!(!is_lopsided(&[true, false, false], &[0, 1, 2]));
     }
 }

@@ -6,7 +6,7 @@ mod fit;
 mod sidecar;
 mod vector;
 
-pub use development::Development;
+pub use development::{Balance, Development, FitParams};
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use sidecar::{About, Positions, Sidecar, default_path, find_beside, list_beside};

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 /// Show what a model, a sidecar or an activation store holds.
 #[derive(Debug, Args)]
-pub(super) struct Inspect {
+pub(super) struct InspectArgs {
     /// A GGUF or safetensors file [default: the built-in demo model].
     file: Option<PathBuf>,
 
@@ -47,7 +47,7 @@ enum Facts {
     Store(StoreFacts),
 }
 
-impl Inspect {
+impl InspectArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         if let Some(plot) = &self.plot {
             Format::of(plot)?;
@@ -106,7 +106,7 @@ impl Facts {
         let map = sidecar.heat_map().ok_or_else(|| {
             Error::invalid("--plot", "this sidecar does not hold the accuracies of all heads")
         })?;
-        plot::write(path, &sidecar.title(), &map)
+        plot::write(path, sidecar.model_name(), &map)
     }
 
     /// The facts for people, with at most `n_head` rows in the table of heads.

@@ -90,9 +90,8 @@ impl SidecarFacts {
             .then(|| HeatMap::new(&self.head_accuracy, self.n_head, selected))
     }
 
-    /// The title of the plot.
-    pub(super) fn title(&self) -> String {
-        format!("Probe accuracy, {}", self.model.name)
+    pub(super) fn model_name(&self) -> &str {
+        &self.model.name
     }
 
     pub(super) fn text(&self, n_head: usize) -> String {

@@ -1,0 +1,31 @@
+# Everything is built with --release, so that llama.cpp is compiled once (see Cargo.toml).
+
+# Asked when a recipe runs, since setup may just have installed what it tells of.
+CARGO  = env $$(scripts/setup.sh --env) cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint doc clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what the build needs, through the system's package manager
+	@scripts/setup.sh
+
+demo: setup ## build candor and let it do its whole job on the built-in model
+	$(CARGO) build --release --locked
+	$(TARGET)/release/candor demo
+
+test: setup ## build candor and run all tests
+	$(CARGO) test --release --locked
+
+lint: setup ## check format and lints, as CI does
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets --locked -- -D warnings
+
+doc: setup ## build the documentation, warnings refused
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked
+
+clean: ## remove what was built, llama.cpp included
+	cargo clean

@@ -1,0 +1,192 @@
+//! `candor demo`: the whole main job on the built-in model and its questions.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::args::ModelArgs;
+use super::capture::run_capture;
+use super::output::{BOLD, DIM, Output};
+use super::{embedded, interrupt};
+use crate::capture::{CaptureParams, Store};
+use crate::data::PromptForm;
+use crate::eval::Evaluator;
+use crate::eval::cross_validation::{Protocol, Report, Row, two_fold};
+use crate::steer::DirectionKind;
+use crate::{Error, Result};
+
+/// Show the whole job: capture, probe, select, steer, score
+///
+/// The built-in model knows the truth and often repeats the misconception. Half of its questions
+/// choose the heads, their directions, K and alpha; the other half is scored; then the other way
+/// round.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Most KL per token on neutral text that steering may cost, in nats.
+    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    kl_budget: f64,
+
+    /// Random draws to compare with.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    draws: usize,
+
+    /// Seed of splits and draws.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// What `--json` gives.
+#[derive(Serialize)]
+struct Document<'a> {
+    rows: &'a [Row],
+    /// One per fold.
+    k: Vec<usize>,
+    /// One per fold.
+    alpha: Vec<f32>,
+    direction: &'static str,
+    n_question: usize,
+    folds: usize,
+    seed: u64,
+    model: ModelFacts<'a>,
+    seconds: f64,
+    examples: &'a [crate::eval::cross_validation::Example],
+}
+
+#[derive(Serialize)]
+struct ModelFacts<'a> {
+    fingerprint: &'a str,
+    architecture: &'a str,
+}
+
+impl DemoArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let data = embedded::questions()?;
+        let model = self.model.load()?;
+        let direction = DirectionKind::MassMean;
+        let form = PromptForm::default_for(data.kind);
+        let params = CaptureParams {
+            form: form.clone(),
+            next_rows: true,
+            seed: self.seed,
+            n_ctx: self.model.ctx_size(),
+            n_threads: self.model.threads(),
+        };
+        let folder = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+        let captured = run_capture(&model, &data, &params, &folder.path().join("demo.safetensors"), output)?;
+        let store = Store::open(&captured.path)?;
+
+        let mut grid = embedded::grid(model.geometry());
+        grid.kl_budget = self.kl_budget;
+        let protocol = Protocol {
+            data: &data,
+            form,
+            neutral: embedded::neutral(),
+            instruction: "Answer truthfully.".to_owned(),
+            direction,
+            grid,
+            n_random: self.draws,
+            n_predict: 16,
+            n_example: 6,
+            seed: self.seed,
+        };
+        let mut evaluator = Evaluator::new(&model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let bar = output.progress("scoring", protocol.n_step());
+        let report = two_fold(&mut evaluator, &store, &protocol, || {
+            bar.inc(1);
+            interrupt::check("the demo keeps nothing")
+        });
+        bar.finish_and_clear();
+        let report = report?;
+        let seconds = start.elapsed().as_secs_f64();
+        if output.is_json() {
+            output.json(&Document {
+                rows: &report.rows,
+                k: report.choices.iter().map(|c| c.k).collect(),
+                alpha: report.choices.iter().map(|c| c.alpha).collect(),
+                direction: direction.name(),
+                n_question: report.n_question,
+                folds: report.choices.len(),
+                seed: self.seed,
+                model: ModelFacts { fingerprint: model.fingerprint(), architecture: model.architecture() },
+                seconds,
+                examples: &report.examples,
+            });
+            return Ok(());
+        }
+        let geometry = model.geometry();
+        output.line(format_args!(
+            "{BOLD}{}{BOLD:#}: {} layers × {} heads, {} questions, {} activations captured\n",
+            model.name().unwrap_or("model"),
+            geometry.n_layer,
+            geometry.n_head,
+            report.n_question,
+            captured.n_row,
+        ));
+        print(&report, self.draws, output);
+        output.line(format_args!("\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"));
+        Ok(())
+    }
+}
+
+fn print(report: &Report, n_draw: usize, output: Output) {
+    output.line(format_args!(
+        "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
+        "scored on the half not fitted on"
+    ));
+    for row in &report.rows {
+        let name = match row.name {
+            "base" => "no steering".to_owned(),
+            "iti" => "steered (ITI)".to_owned(),
+            "random" => format!("random heads and directions, {n_draw} ×"),
+            _ => "asked to: \"Answer truthfully.\"".to_owned(),
+        };
+        output.line(format_args!(
+            "{name:<34} {:>5}   {:>5}   {:>5}   {:>5}   {:>5}   {:>5}",
+            percent(Some(row.mc.mc1)),
+            percent(Some(row.mc.mc2)),
+            percent(Some(row.mc.mc3)),
+            percent(row.truth),
+            nats(row.ce),
+            nats(row.kl),
+        ));
+    }
+    output.line("");
+    for (choice, fold) in report.choices.iter().zip(1..) {
+        output.line(format_args!(
+            "{DIM}fold {fold}: {} heads, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
+            choice.k,
+            choice.alpha,
+            percent(Some(choice.mc1)),
+            nats(Some(choice.kl)),
+        ));
+    }
+    output.line("");
+    let width = report.examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);
+    let written = report.examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
+    output.line(format_args!("{BOLD}{:width$}    {:<written$}       steered{BOLD:#}", "question", "before"));
+    for example in &report.examples {
+        let mark = |truth: bool| if truth { "✓" } else { "✗" };
+        let (before, after) = (&example.before, &example.after);
+        output.line(format_args!(
+            "{:width$}  {} {:<written$}  →  {} {}",
+            example.question,
+            mark(before.1),
+            before.0,
+            mark(after.1),
+            after.0,
+        ));
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |x| format!("{:.1}", 100.0 * x))
+}
+
+fn nats(x: Option<f64>) -> String {
+    x.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}"))
+}

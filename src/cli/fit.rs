@@ -1,0 +1,321 @@
+//! `candor fit`: from labelled texts to a sidecar.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::capture::run_capture;
+use super::heads::{self, Head};
+use super::heat::HeatMap;
+use super::output::{self, Output};
+use super::plot::{self, Format};
+use super::{embedded, interrupt};
+use crate::capture::Store;
+use crate::data::{Dataset, Kind, PromptForm};
+use crate::eval::Evaluator;
+use crate::eval::cross_validation::{Choice, choose};
+use crate::steer::{
+    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector, default_path,
+};
+use crate::{Error, Model, Result};
+
+/// Heads of the table that is printed.
+const N_LISTED: usize = 12;
+
+/// Fit a steering vector and write it as a sidecar beside the model
+///
+/// Captures the head outputs of labelled texts, fits a probe to every head, takes the heads that
+/// tell true from false best, and stores their directions. `run` and `chat` find the sidecar by
+/// themselves.
+#[derive(Debug, Args)]
+pub(super) struct FitArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// The sidecar to write [default: steer-<name>-<model>.gguf beside the model].
+    #[arg(short, long, value_name = "GGUF")]
+    output: Option<PathBuf>,
+
+    /// Name of the vector [default: the data set's].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// A store made by `capture`, in place of capturing; made here if it does not exist.
+    #[arg(long, value_name = "SAFETENSORS")]
+    activations: Option<PathBuf>,
+
+    /// Heads to steer [default: 3 of 64, the paper's 48 of 1024].
+    #[arg(short = 'k', long, value_name = "K", value_parser = positive)]
+    heads: Option<usize>,
+
+    /// Strength to store, in standard deviations [default: 15, the paper's].
+    #[arg(long, value_name = "X", value_parser = finite)]
+    alpha: Option<f32>,
+
+    /// Directions.
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
+    direction: String,
+
+    /// Choose K and alpha by trying: the best MC1 on the data within --kl-budget. On by default for
+    /// the built-in model, slow for large ones.
+    #[arg(long)]
+    tune: bool,
+
+    /// With --tune: most KL per token on neutral text, in nats.
+    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    kl_budget: f64,
+
+    /// Take of each question as many true as false answers: `auto` does where one kind has more
+    /// than twice as many.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
+    balance: String,
+
+    /// Draw the heads' accuracies into a file, .svg or .png.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// What `--json` gives.
+#[derive(Serialize)]
+struct Document<'a> {
+    path: &'a Path,
+    k: usize,
+    alpha: f32,
+    direction: &'a str,
+    heads: Vec<Head>,
+    n_row: usize,
+    seconds: f64,
+}
+
+impl FitArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let direction: DirectionKind = self.direction.parse()?;
+        if let Some(path) = &self.plot {
+            Format::of(path)?;
+        }
+        let data = self.data.open(&self.model)?;
+        data.require_two_classes()?;
+        let model = self.model.load()?;
+        let form = self.data.form(&data)?;
+        let path = match &self.output {
+            Some(path) => path.clone(),
+            None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
+        };
+        let activations = Activations::open(self, &model, &data, output)?;
+        let source = &activations.store;
+
+        let questions: Vec<usize> = (0..data.questions.len()).collect();
+        let params = FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        let bar = output.progress("probing", source.n_layer() * source.n_head());
+        let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
+        bar.finish_and_clear();
+
+        let tuned = self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
+        let (vector, alpha) = match tuned {
+            Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
+            None => {
+                let k = self.heads.unwrap_or_else(|| default_k(source.n_layer() * source.n_head()));
+                (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
+            }
+        };
+        let about = self.about(&model, &data, &form, &development, direction, alpha, params);
+        let sidecar = Sidecar { vector, about };
+        sidecar.write(&path)?;
+        activations.discard()?;
+        if let Some(file) = &self.plot {
+            plot::write(file, &sidecar.about.model_name, &heat_map(&sidecar))?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        self.report(&path, &sidecar, &development, seconds, output);
+        Ok(())
+    }
+
+    fn balance(&self) -> Balance {
+        match self.balance.as_str() {
+            "always" => Balance::Always,
+            "never" => Balance::Never,
+            _ => Balance::Auto,
+        }
+    }
+
+    /// Tries K and α where that was asked for, or where nothing was and the model is the built-in
+    /// one.
+    fn tune(
+        &self,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        output: Output,
+        vector_of: impl Fn(usize) -> Result<SteeringVector>,
+    ) -> Result<Option<(SteeringVector, Choice)>> {
+        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
+        if !self.tune && !by_default {
+            return Ok(None);
+        }
+        if data.kind == Kind::Statement || data.kind == Kind::Pair {
+            let problem = "needs questions with true and false answers, which this data set has not";
+            return Err(Error::invalid("--tune", problem));
+        }
+        let mut grid = embedded::grid(model.geometry());
+        grid.kl_budget = self.kl_budget;
+        if let Some(k) = self.heads {
+            grid.ks = vec![k];
+        }
+        let mut evaluator = Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let questions: Vec<_> = data.questions.iter().collect();
+        let bar = output.progress("tuning", grid.ks.len());
+        interrupt::install();
+        let result = choose(&mut evaluator, &questions, form, &embedded::neutral(), &grid, vector_of, || {
+            bar.inc(1);
+            interrupt::check("nothing was written")
+        });
+        bar.finish_and_clear();
+        result.map(Some)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "everything that the file records")]
+    fn about(
+        &self,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        development: &Development,
+        direction: DirectionKind,
+        alpha: f32,
+        params: FitParams,
+    ) -> About {
+        let name = self.name.clone().unwrap_or_else(|| data.name.clone());
+        About {
+            architecture: model.architecture().to_owned(),
+            description: Some(format!("Inference-Time Intervention fitted on {}", data.name)),
+            name,
+            license: None,
+            author: None,
+            model_name: model.name().unwrap_or_default().to_owned(),
+            model_fingerprint: model.fingerprint().to_owned(),
+            candor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            direction,
+            alpha,
+            positions: Positions::Generated,
+            seed: params.seed,
+            data_name: data.name.clone(),
+            data_sha256: data.sha256.clone(),
+            prompt: form.as_str().to_owned(),
+            split: format!(
+                "{} rows of {} questions; probes on {:.0} % of the questions, ranked on {:.0} %",
+                development.n_row(),
+                data.questions.len(),
+                100.0 * (1.0 - params.validation_share),
+                100.0 * params.validation_share,
+            ),
+            head_accuracy: development.accuracies(),
+        }
+    }
+
+    fn report(&self, path: &Path, sidecar: &Sidecar, development: &Development, seconds: f64, output: Output) {
+        let vector = &sidecar.vector;
+        let heads = heads::best_first(vector);
+        if output.is_json() {
+            output.json(&Document {
+                path,
+                k: heads.len(),
+                alpha: sidecar.about.alpha,
+                direction: &self.direction,
+                heads,
+                n_row: development.n_row(),
+                seconds,
+            });
+            return;
+        }
+        output.line(heat_map(sidecar).text(output::width()));
+        output.line(heads::text(&heads, N_LISTED));
+        let size = std::fs::metadata(path).map_or(0, |m| m.len());
+        output.fields(&[
+            ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
+            ("heads", format!("{} of {}", heads.len(), vector.n_layer() * vector.n_head())),
+            ("alpha", sidecar.about.alpha.to_string()),
+            ("direction", self.direction.clone()),
+            ("rows", sidecar.about.split.clone()),
+            ("time", format!("{seconds:.1} s")),
+        ]);
+    }
+}
+
+fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
+    let selected = sidecar.vector.heads().iter().map(|head| head.site);
+    HeatMap::new(&sidecar.about.head_accuracy, sidecar.vector.n_head(), selected)
+}
+
+/// The paper's strength.
+const DEFAULT_ALPHA: f32 = 15.0;
+
+/// The paper's share of heads, 48 of 1024.
+fn default_k(n_head: usize) -> usize {
+    (3 * n_head).div_ceil(64)
+}
+
+/// The store that a fit reads, and whether it goes when the sidecar is written.
+struct Activations {
+    store: Store,
+    temporary: bool,
+}
+
+impl Activations {
+    /// Opens the user's store, or captures: into the user's file, or into the cache, where a run
+    /// that was stopped finds it again.
+    fn open(args: &FitArgs, model: &Model, data: &Dataset, output: Output) -> Result<Self> {
+        if let Some(path) = args.activations.as_ref().filter(|path| path.exists()) {
+            let store = Store::open(path)?;
+            let made_for = |key: &str| store.metadata().get(key).cloned().unwrap_or_default();
+            if made_for("model.fingerprint") != model.fingerprint() {
+                return Err(Error::WrongModel {
+                    path: path.clone(),
+                    expected: made_for("model.fingerprint"),
+                    got: model.fingerprint().to_owned(),
+                });
+            }
+            if made_for("data.sha256") != data.sha256 {
+                return Err(Error::Store {
+                    path: path.clone(),
+                    problem: format!("was captured from other data than {}", data.path.display()),
+                });
+            }
+            return Ok(Self { store, temporary: false });
+        }
+        let path = match &args.activations {
+            Some(path) => path.clone(),
+            None => {
+                let short = |text: &str| text.chars().take(16).collect::<String>();
+                let name = format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
+                embedded::cache_folder("activations")?.join(name)
+            }
+        };
+        let params = args.data.capture_params(&args.model, data)?;
+        run_capture(model, data, &params, &path, output)?;
+        Ok(Self { store: Store::open(&path)?, temporary: args.activations.is_none() })
+    }
+
+    fn discard(self) -> Result<()> {
+        let path = self.store.path().to_owned();
+        drop(self.store);
+        if self.temporary { std::fs::remove_file(&path).map_err(Error::io("remove", path)) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_k;
+
+    #[test]
+    fn the_default_number_of_heads_is_the_papers() {
+        assert_eq!(default_k(32 * 32), 48);
+        assert_eq!((default_k(40), default_k(1)), (2, 1));
+    }
+}

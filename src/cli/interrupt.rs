@@ -1,0 +1,29 @@
+//! Ctrl-C, as a question that long work asks itself.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C asks instead of killing; a second one before the answer kills.
+pub(super) fn install() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // Without a handler Ctrl-C kills, which loses nothing that is on disk.
+        let _ = ctrlc::set_handler(|| {
+            if REQUESTED.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+    });
+}
+
+/// Whether the user asked to stop since the last [`reset`].
+pub(super) fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}
+
+/// An error if the user asked to stop; `kept` says what is kept.
+pub(super) fn check(kept: &str) -> crate::Result<()> {
+    if requested() { Err(crate::Error::Interrupted { kept: kept.to_owned() }) } else { Ok(()) }
+}
