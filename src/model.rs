@@ -40,6 +40,10 @@ impl Model {
     /// without attention heads that could be tapped, [`Error::Model`] where llama.cpp refuses.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
         let file = Gguf::open(path)?;
+        if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
+            let problem = format!("the file holds no model: its general.type is `{kind}`");
+            return Err(Error::Model { path: path.to_owned(), problem });
+        }
         let architecture = file.str("general.architecture")?.to_owned();
         let widths = attention_widths(&file)?;
         let geometry = Geometry::read(&file)?;

@@ -258,26 +258,36 @@ static enum headtap_status upload(struct headtap * tap, bool same_rows) {
 
 /* ---- a pass ----------------------------------------------------------------------------- */
 
-enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pass * pass) {
+static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL };
+
+static bool is_valid(const struct headtap * tap, const struct headtap_pass * pass) {
     if (pass->n_token < 1 || pass->n_token > tap->n_batch || pass->n_want < 0) {
+        return false;
+    }
+    for (int32_t i = 0; pass->rows && i < pass->n_token; ++i) {
+        if (pass->rows[i] < 0 || pass->rows[i] >= tap->n_row) {
+            return false;
+        }
+    }
+    for (int32_t i = 0; i < pass->n_want; ++i) {
+        if (pass->want[i] < (i ? pass->want[i - 1] + 1 : 0) || pass->want[i] >= pass->n_token) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pass * pass) {
+    if (!is_valid(tap, pass)) {
         return HEADTAP_BAD_ARG;
     }
     bool same_rows = tap->n_rows == pass->n_token;
     for (int32_t i = 0; i < pass->n_token; ++i) {
         const int32_t row = pass->rows ? pass->rows[i] : 0;
-        if (row < 0 || row >= tap->n_row) {
-            tap->n_rows = 0;
-            return HEADTAP_BAD_ARG;
-        }
         same_rows    = same_rows && tap->rows[i] == row;
         tap->rows[i] = row;
     }
     tap->n_rows = pass->n_token;
-    for (int32_t i = 0; i < pass->n_want; ++i) {
-        if (pass->want[i] < (i ? pass->want[i - 1] + 1 : 0) || pass->want[i] >= pass->n_token) {
-            return HEADTAP_BAD_ARG;
-        }
-    }
     tap->pass   = *pass;
     tap->status = HEADTAP_OK;
     tap->failed = -1;
@@ -285,7 +295,12 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
         tap->layers[il].n_seen = 0;
         tap->layers[il].i_want = 0;
     }
-    return upload(tap, same_rows);
+    const enum headtap_status status = upload(tap, same_rows);
+    if (status != HEADTAP_OK) {
+        tap->n_rows = 0; /* not every device has the rows */
+        tap->pass   = no_pass;
+    }
+    return status;
 }
 
 enum headtap_status headtap_end(struct headtap * tap) {
@@ -297,8 +312,7 @@ enum headtap_status headtap_end(struct headtap * tap) {
             tap->failed = il;
         }
     }
-    const struct headtap_pass none = { 0, NULL, 0, NULL, NULL };
-    tap->pass = none;
+    tap->pass = no_pass;
     return tap->status;
 }
 

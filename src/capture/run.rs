@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::plan::{Limits, PlannedBatch, Text, plan};
 use super::store::{Layout, Opened, RowSet, StoreWriter};
 use crate::data::{Dataset, PromptForm};
-use crate::session::{Session, SessionParams};
+use crate::session::{CacheType, Session, SessionParams};
 use crate::{Error, Model, Result, Special};
 
 /// How to capture.
@@ -28,6 +28,10 @@ pub struct CaptureParams {
     pub n_ctx: Option<usize>,
     /// Threads; `None`: one per core.
     pub n_threads: Option<usize>,
+    /// Flash attention on or off; `None`: llama.cpp's choice. On a CPU it rounds to F16 inside.
+    pub flash_attention: Option<bool>,
+    /// Storage of the KV cache.
+    pub cache: CacheType,
 }
 
 /// What a capture did.
@@ -101,7 +105,7 @@ pub fn capture(
         labels: data.rows().map(|row| row.label).collect(),
         groups: data.rows().map(|row| row.group).collect(),
         next_groups: texts.next_groups.clone(),
-        metadata: metadata(model, data, params, limits),
+        metadata: metadata(model, data, params, limits)?,
     };
     let captured = Captured {
         path: path.to_owned(),
@@ -126,6 +130,8 @@ pub fn capture(
             n_batch: largest,
             n_seq_max: limits.n_seq,
             n_threads: params.n_threads,
+            flash_attention: params.flash_attention,
+            cache: params.cache,
             observe: layers.clone(),
             ..SessionParams::default()
         },
@@ -172,8 +178,8 @@ struct Texts {
     list: Vec<Text>,
     /// Where each text's activations belong.
     place: Vec<(RowSet, usize)>,
-    /// The question of each text.
-    question: Vec<usize>,
+    /// The question of each text, and the one that follows it.
+    questions: Vec<(usize, Option<usize>)>,
     /// `[n_next]`
     next_groups: Vec<usize>,
 }
@@ -183,7 +189,7 @@ impl Texts {
         let mut texts = Self {
             list: Vec::new(),
             place: Vec::new(),
-            question: Vec::new(),
+            questions: Vec::new(),
             next_groups: Vec::new(),
         };
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
@@ -191,7 +197,7 @@ impl Texts {
         for (group, question) in data.questions.iter().enumerate() {
             for answer in &question.answers {
                 let text = params.form.text(&question.text, &answer.text);
-                texts.push(model, &text, (RowSet::Main, row), group);
+                texts.push(model, &text, (RowSet::Main, row), (group, None));
                 row += 1;
             }
             if !params.next_rows || data.questions.len() < 2 {
@@ -210,22 +216,33 @@ impl Texts {
                 };
                 let next_row = texts.next_groups.len();
                 texts.next_groups.push(group);
-                texts.push(model, &text, (RowSet::Next, next_row), group);
+                texts.push(model, &text, (RowSet::Next, next_row), (group, Some(other)));
             }
         }
         texts
     }
 
-    fn push(&mut self, model: &Model, text: &str, place: (RowSet, usize), question: usize) {
+    fn push(
+        &mut self,
+        model: &Model,
+        text: &str,
+        place: (RowSet, usize),
+        questions: (usize, Option<usize>),
+    ) {
         self.list.push(Text::plain(model.tokenize(text, Special::Start)));
         self.place.push(place);
-        self.question.push(question);
+        self.questions.push(questions);
     }
 
     /// The text as a user finds it in the data.
     fn name(&self, i: usize, data: &Dataset) -> String {
-        let line = self.question.get(i).map_or(0, |&q| data.questions[q].line);
-        format!("{}, line {line}: a text", data.path.display())
+        let (question, next) = self.questions[i];
+        let line = |question: usize| data.questions[question].line;
+        let text = format!("{}, line {}: a text", data.path.display(), line(question));
+        match next {
+            None => text,
+            Some(next) => format!("{text} with the question of line {} after it", line(next)),
+        }
     }
 }
 
@@ -236,16 +253,30 @@ fn metadata(
     data: &Dataset,
     params: &CaptureParams,
     limits: Limits,
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>> {
+    // The fingerprint is that of all quantizations; their files differ in size.
+    let file = std::fs::metadata(model.path()).map_err(Error::io("read", model.path()))?;
+    let flash_attention = match params.flash_attention {
+        None => "auto",
+        Some(true) => "on",
+        Some(false) => "off",
+    };
+    let cache = match params.cache {
+        CacheType::F16 => "F16",
+        CacheType::F32 => "F32",
+    };
     let entries = [
         ("model.fingerprint", model.fingerprint().to_owned()),
+        ("model.size", file.len().to_string()),
         ("model.architecture", model.architecture().to_owned()),
         ("model.name", model.name().unwrap_or_default().to_owned()),
         ("data.name", data.name.clone()),
         ("data.sha256", data.sha256.clone()),
         ("prompt_form", params.form.as_str().to_owned()),
         ("next.seed", params.seed.to_string()),
+        ("flash_attention", flash_attention.to_owned()),
+        ("cache", cache.to_owned()),
         ("batch", format!("{} tokens, {} sequences", limits.n_token, limits.n_seq)),
     ];
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }

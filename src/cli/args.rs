@@ -88,11 +88,17 @@ pub(super) struct DataArgs {
 impl DataArgs {
     /// The prompt form: the user's, else the usual one for this kind of data.
     pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
-        self.template.as_deref().map_or_else(|| Ok(PromptForm::default_for(data.kind)), PromptForm::parse)
+        self.template
+            .as_deref()
+            .map_or_else(|| Ok(PromptForm::default_for(data.kind)), PromptForm::parse)
     }
 
     /// How to capture these texts.
-    pub(super) fn capture_params(&self, model: &ModelArgs, data: &Dataset) -> Result<CaptureParams> {
+    pub(super) fn capture_params(
+        &self,
+        model: &ModelArgs,
+        data: &Dataset,
+    ) -> Result<CaptureParams> {
         Ok(CaptureParams {
             form: self.form(data)?,
             next_rows: true,

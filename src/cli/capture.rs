@@ -71,8 +71,20 @@ impl CaptureArgs {
         output.fields(&[
             ("captured", captured.path.display().to_string()),
             ("texts", format!("{} of {} questions", captured.n_row, data.questions.len())),
-            ("heads", format!("{} layers × {} heads × {} values", geometry.n_layer, geometry.n_head, geometry.d_head)),
-            ("tokens", format!("{} computed, {saved:.1} × fewer than without sharing", captured.n_token_computed)),
+            (
+                "heads",
+                format!(
+                    "{} layers × {} heads × {} values",
+                    geometry.n_layer, geometry.n_head, geometry.d_head
+                ),
+            ),
+            (
+                "tokens",
+                format!(
+                    "{} computed, {saved:.1} × fewer than without sharing",
+                    captured.n_token_computed
+                ),
+            ),
             ("time", format!("{seconds:.1} s")),
         ]);
         Ok(())
@@ -97,10 +109,16 @@ pub(super) fn run_capture(
     bar.finish_and_clear();
     let captured = captured?;
     if let Some(reason) = captured.restarted {
-        output.warn(format_args!("an unfinished capture at {} was not used: {reason}", path.display()));
+        output.warn(format_args!(
+            "an unfinished capture at {} was not used: {reason}",
+            path.display()
+        ));
     }
     if captured.n_batch_resumed > 0 {
-        output.note(format_args!("went on after {} batches of an earlier run", captured.n_batch_resumed));
+        output.note(format_args!(
+            "went on after {} batches of an earlier run",
+            captured.n_batch_resumed
+        ));
     }
     Ok(captured)
 }
@@ -111,7 +129,10 @@ impl DataArgs {
         match &self.data {
             Some(path) => Dataset::open(path),
             None if model.is_embedded() => embedded::questions(),
-            None => Err(Error::invalid("--data", "a model of your own needs a data set of labelled texts")),
+            None => Err(Error::invalid(
+                "--data",
+                "a model of your own needs a data set of labelled texts",
+            )),
         }
     }
 }

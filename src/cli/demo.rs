@@ -76,8 +76,10 @@ impl DemoArgs {
             n_ctx: self.model.ctx_size(),
             n_threads: self.model.threads(),
         };
-        let folder = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-        let captured = run_capture(&model, &data, &params, &folder.path().join("demo.safetensors"), output)?;
+        let folder =
+            tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+        let captured =
+            run_capture(&model, &data, &params, &folder.path().join("demo.safetensors"), output)?;
         let store = Store::open(&captured.path)?;
 
         let mut grid = embedded::grid(model.geometry());
@@ -94,7 +96,8 @@ impl DemoArgs {
             n_example: 6,
             seed: self.seed,
         };
-        let mut evaluator = Evaluator::new(&model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let mut evaluator =
+            Evaluator::new(&model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
         let bar = output.progress("scoring", protocol.n_step());
         let report = two_fold(&mut evaluator, &store, &protocol, || {
             bar.inc(1);
@@ -112,7 +115,10 @@ impl DemoArgs {
                 n_question: report.n_question,
                 folds: report.choices.len(),
                 seed: self.seed,
-                model: ModelFacts { fingerprint: model.fingerprint(), architecture: model.architecture() },
+                model: ModelFacts {
+                    fingerprint: model.fingerprint(),
+                    architecture: model.architecture(),
+                },
                 seconds,
                 examples: &report.examples,
             });
@@ -128,7 +134,9 @@ impl DemoArgs {
             captured.n_row,
         ));
         print(&report, self.draws, output);
-        output.line(format_args!("\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"));
+        output.line(format_args!(
+            "\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"
+        ));
         Ok(())
     }
 }
@@ -167,8 +175,12 @@ fn print(report: &Report, n_draw: usize, output: Output) {
     }
     output.line("");
     let width = report.examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);
-    let written = report.examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
-    output.line(format_args!("{BOLD}{:width$}    {:<written$}       steered{BOLD:#}", "question", "before"));
+    let written =
+        report.examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
+    output.line(format_args!(
+        "{BOLD}{:width$}    {:<written$}       steered{BOLD:#}",
+        "question", "before"
+    ));
     for example in &report.examples {
         let mark = |truth: bool| if truth { "✓" } else { "✗" };
         let (before, after) = (&example.before, &example.after);

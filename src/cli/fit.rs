@@ -18,7 +18,8 @@ use crate::data::{Dataset, Kind, PromptForm};
 use crate::eval::Evaluator;
 use crate::eval::cross_validation::{Choice, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector, default_path,
+    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
+    default_path,
 };
 use crate::{Error, Model, Result};
 
@@ -103,6 +104,14 @@ impl FitArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.load()?;
+        let geometry = model.geometry();
+        let n_head = geometry.n_layer * geometry.n_head;
+        if let Some(k) = self.heads.filter(|&k| k > n_head) {
+            return Err(Error::invalid(
+                "--heads",
+                format!("{k} heads cannot be chosen from {n_head}"),
+            ));
+        }
         let form = self.data.form(&data)?;
         let path = match &self.output {
             Some(path) => path.clone(),
@@ -112,16 +121,18 @@ impl FitArgs {
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
-        let params = FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
-        let bar = output.progress("probing", source.n_layer() * source.n_head());
+        let params =
+            FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
 
-        let tuned = self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
+        let tuned =
+            self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
         let (vector, alpha) = match tuned {
             Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
             None => {
-                let k = self.heads.unwrap_or_else(|| default_k(source.n_layer() * source.n_head()));
+                let k = self.heads.unwrap_or_else(|| default_k(n_head));
                 (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
             }
         };
@@ -160,7 +171,8 @@ impl FitArgs {
             return Ok(None);
         }
         if data.kind == Kind::Statement || data.kind == Kind::Pair {
-            let problem = "needs questions with true and false answers, which this data set has not";
+            let problem =
+                "needs questions with true and false answers, which this data set has not";
             return Err(Error::invalid("--tune", problem));
         }
         let mut grid = embedded::grid(model.geometry());
@@ -168,14 +180,23 @@ impl FitArgs {
         if let Some(k) = self.heads {
             grid.ks = vec![k];
         }
-        let mut evaluator = Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let mut evaluator =
+            Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
         let questions: Vec<_> = data.questions.iter().collect();
         let bar = output.progress("tuning", grid.ks.len());
         interrupt::install();
-        let result = choose(&mut evaluator, &questions, form, &embedded::neutral(), &grid, vector_of, || {
-            bar.inc(1);
-            interrupt::check("nothing was written")
-        });
+        let result = choose(
+            &mut evaluator,
+            &questions,
+            form,
+            &embedded::neutral(),
+            &grid,
+            vector_of,
+            || {
+                bar.inc(1);
+                interrupt::check("nothing was written")
+            },
+        );
         bar.finish_and_clear();
         result.map(Some)
     }
@@ -219,7 +240,14 @@ impl FitArgs {
         }
     }
 
-    fn report(&self, path: &Path, sidecar: &Sidecar, development: &Development, seconds: f64, output: Output) {
+    fn report(
+        &self,
+        path: &Path,
+        sidecar: &Sidecar,
+        development: &Development,
+        seconds: f64,
+        output: Output,
+    ) {
         let vector = &sidecar.vector;
         let heads = heads::best_first(vector);
         if output.is_json() {
@@ -293,7 +321,8 @@ impl Activations {
             Some(path) => path.clone(),
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
-                let name = format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
+                let name =
+                    format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
                 embedded::cache_folder("activations")?.join(name)
             }
         };
@@ -305,7 +334,11 @@ impl Activations {
     fn discard(self) -> Result<()> {
         let path = self.store.path().to_owned();
         drop(self.store);
-        if self.temporary { std::fs::remove_file(&path).map_err(Error::io("remove", path)) } else { Ok(()) }
+        if self.temporary {
+            std::fs::remove_file(&path).map_err(Error::io("remove", path))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -221,7 +221,8 @@ pub fn choose(
         on_step()?;
     }
     best.ok_or_else(|| {
-        let problem = format!("no strength stays within {} nat per token: try smaller ones", grid.kl_budget);
+        let problem =
+            format!("no strength stays within {} nat per token: try smaller ones", grid.kl_budget);
         Error::invalid("KL budget", problem)
     })
 }

@@ -129,7 +129,7 @@ impl<'m> Context<'m> {
     /// Forgets all sequences.
     pub(crate) fn clear(&mut self) {
         // SAFETY: the context is alive and owns its memory.
-        unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.ptr.as_ptr()), true) };
+        unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.ptr.as_ptr()), false) };
     }
 
     /// Forgets positions `from..` of a sequence; false where the memory cannot (recurrent models).

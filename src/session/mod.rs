@@ -97,6 +97,8 @@ impl<'m> Session<'m> {
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { n_ctx.min(2048) } else { params.n_batch };
+        // llama.cpp keeps room for one output per sequence, and aborts where a batch has less.
+        let n_batch = n_batch.max(params.n_seq_max);
         if let Some(layer) =
             params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0))
         {
@@ -208,8 +210,8 @@ impl<'m> Session<'m> {
     /// empties the row. Takes effect with the next decode and costs well under a millisecond.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a row that the banks do not have, an `alpha` that is not finite, or a
-    /// vector of another geometry.
+    /// [`Error::Invalid`] for a row that the banks do not have, an `alpha` that is not finite or
+    /// makes an offset so, or a vector of another geometry.
     pub fn set_vector(&mut self, row: usize, vector: Option<(&SteeringVector, f32)>) -> Result<()> {
         let geometry = self.model.geometry();
         let offsets = match vector {
@@ -219,7 +221,12 @@ impl<'m> Session<'m> {
             }
             Some((vector, alpha)) => {
                 vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
-                vector.offsets(alpha)
+                let offsets = vector.offsets(alpha);
+                if offsets.values().flatten().any(|offset| !offset.is_finite()) {
+                    let problem = format!("at alpha {alpha} its offsets are not finite");
+                    return Err(Error::invalid("steering vector", problem));
+                }
+                offsets
             }
         };
         let layers: Vec<_> = self.model.attention_layers().collect();

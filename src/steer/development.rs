@@ -64,7 +64,8 @@ impl Development {
         params: &FitParams,
         on_done: impl Fn() + Sync,
     ) -> Result<Self> {
-        let (train, validation) = train_validation(questions, params.validation_share, params.seed)?;
+        let (train, validation) =
+            train_validation(questions, params.validation_share, params.seed)?;
         let all = rows_of(source.groups(), questions);
         let balance = match params.balance {
             Balance::Always => true,
@@ -74,7 +75,10 @@ impl Development {
         let rows = if balance { balanced(source, &all) } else { all };
         let among = |part: &[usize]| {
             let part: HashSet<usize> = part.iter().copied().collect();
-            rows.iter().copied().filter(|&row| part.contains(&source.groups()[row])).collect::<Vec<_>>()
+            rows.iter()
+                .copied()
+                .filter(|&row| part.contains(&source.groups()[row]))
+                .collect::<Vec<_>>()
         };
         Ok(Self {
             scores: fit_heads(source, &among(&train), &among(&validation), on_done)?,

@@ -4,14 +4,20 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use candor::SessionParams;
+use candor::session::CacheType;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED};
+use llama_cpp_sys_2::{
+    LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED,
+};
 use ndarray::Array2;
+
+use super::script::Script;
 
 /// The backend, of which a process has one: candor may have started it already.
 pub fn backend() -> &'static LlamaBackend {
@@ -28,23 +34,54 @@ pub fn load(path: &Path) -> LlamaModel {
 
 /// Logits of all tokens of one sequence, decoded as one batch with F32 caches: `[n_token, n_vocab]`.
 pub fn logits(model: &LlamaModel, tokens: &[i32], flash_attention: bool) -> Array2<f32> {
-    let policy = match flash_attention {
-        true => LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        false => LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    let params = SessionParams {
+        n_ctx: 256,
+        n_threads: Some(1),
+        flash_attention: Some(flash_attention),
+        cache: CacheType::F32,
+        ..SessionParams::default()
     };
-    let params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(256))
-        .with_type_k(KvCacheType::F32)
-        .with_type_v(KvCacheType::F32)
-        .with_flash_attention_policy(policy)
-        .with_n_threads(1)
-        .with_n_threads_batch(1);
-    let mut context = model.new_context(backend(), params).expect("a context");
-    let tokens: Vec<LlamaToken> = tokens.iter().copied().map(LlamaToken).collect();
-    let mut batch = LlamaBatch::new(tokens.len(), 1);
-    batch.add_sequence(&tokens, 0, true).expect("the batch holds the sequence");
-    context.decode(&mut batch).expect("the batch decodes");
-    let rows: Vec<f32> =
-        (0..tokens.len()).flat_map(|i| context.get_logits_ith(i as i32).to_vec()).collect();
-    Array2::from_shape_vec((tokens.len(), model.n_vocab() as usize), rows).expect("equal rows")
+    let rows = play(model, &params, &Script::new().sequence(0, tokens, 0)).concat();
+    let shape = (tokens.len(), model.n_vocab() as usize);
+    Array2::from_shape_vec(shape, rows.concat()).expect("equal rows")
+}
+
+/// Decodes a script in a context without an eval callback, set up as a session of these parameters
+/// is, and gives the logits of every token of every batch. The script's rows mean nothing here.
+pub fn play(model: &LlamaModel, params: &SessionParams, script: &Script) -> Vec<Vec<Vec<f32>>> {
+    let mut context = model.new_context(backend(), host_params(params)).expect("a context");
+    let mut play_batch = |tokens: &Vec<super::script::Token>| {
+        let mut batch = LlamaBatch::new(tokens.len(), params.n_seq_max as i32);
+        for token in tokens {
+            let seqs: Vec<i32> = token.seqs.iter().map(|&seq| seq as i32).collect();
+            batch.add(LlamaToken(token.id), token.position as i32, &seqs, true).expect("room");
+        }
+        context.decode(&mut batch).expect("the batch decodes");
+        (0..tokens.len()).map(|i| context.get_logits_ith(i as i32).to_vec()).collect()
+    };
+    script.batches().iter().map(&mut play_batch).collect()
+}
+
+fn host_params(params: &SessionParams) -> LlamaContextParams {
+    let flash_attention = match params.flash_attention {
+        None => LLAMA_FLASH_ATTN_TYPE_AUTO,
+        Some(true) => LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        Some(false) => LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    let cache = match params.cache {
+        CacheType::F16 => KvCacheType::F16,
+        CacheType::F32 => KvCacheType::F32,
+    };
+    let n_threads = params.n_threads.expect("both sides need the same number of threads") as i32;
+    LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(params.n_ctx as u32))
+        .with_n_batch(params.n_ctx as u32)
+        .with_n_ubatch(params.n_ubatch.min(params.n_ctx) as u32)
+        .with_n_seq_max(params.n_seq_max as u32)
+        .with_n_threads(n_threads)
+        .with_n_threads_batch(n_threads)
+        .with_flash_attention_policy(flash_attention)
+        .with_type_k(cache)
+        .with_type_v(cache)
+        .with_kv_unified(true)
 }

@@ -7,7 +7,11 @@
 pub mod fixture;
 pub mod host;
 pub mod oracle;
+#[cfg(feature = "cli")]
+pub mod program;
 pub mod quantize;
+pub mod script;
+pub mod steering;
 
 use std::path::PathBuf;
 

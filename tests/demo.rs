@@ -1,0 +1,48 @@
+//! The main job on the built-in model: what the README claims of it.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use common::program::{candor, json};
+use serde_json::Value;
+
+fn row<'a>(document: &'a Value, name: &str) -> &'a Value {
+    let rows = document["rows"].as_array().expect("rows");
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no row `{name}`"))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn steering_makes_the_demo_model_tell_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = json(candor(folder.path()).arg("demo"));
+    let [base, iti, random] = ["base", "iti", "random"].map(|name| row(&document, name));
+    let mc1 = |row: &Value| number(&row["mc1"]);
+    println!("{document:#}");
+
+    assert!(mc1(iti) >= mc1(base) + 0.25, "MC1 from {} to {}", mc1(base), mc1(iti));
+    assert!(number(&iti["kl"]) <= 0.3);
+    assert!(
+        (number(&iti["true"]) - mc1(iti)).abs() <= 0.05,
+        "what is written is as true as MC1 says"
+    );
+    assert!((mc1(random) - mc1(base)).abs() <= 0.05, "random heads and directions change little");
+    assert_eq!(number(&base["kl"]), 0.0);
+
+    for field in ["k", "alpha", "direction", "n_question", "folds", "seed", "seconds"] {
+        assert!(!document[field].is_null(), "{field}");
+    }
+    assert!(
+        document["model"]["fingerprint"].is_string()
+            && document["model"]["architecture"] == "llama"
+    );
+    for name in ["base", "iti", "random", "instruction"] {
+        for field in ["mc1", "mc2", "mc3", "true"] {
+            assert!(row(&document, name)[field].is_number(), "{name} {field}");
+        }
+        assert!(row(&document, name)["info"].is_null(), "no judge, no info");
+    }
+}

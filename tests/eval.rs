@@ -1,0 +1,235 @@
+//! What the evaluator measures is what the oracle says, steered and not.
+
+mod common;
+
+use candor::data::{Dataset, PromptForm, Question};
+use candor::eval::Evaluator;
+use candor::session::{Sampler, SamplingParams, Steering};
+use candor::steer::SteeringVector;
+use candor::{Model, ModelParams, Session, SessionParams, Special};
+use common::fixture::{Arch, Fixture};
+use common::oracle::Oracle;
+use common::steering::{add, vector};
+use ndarray::ArrayView1;
+
+/// The evaluator runs with llama.cpp's defaults: an F16 cache, and flash attention that rounds to
+/// F16 inside. Of every number that is measured, relative.
+const TOLERANCE: f64 = 1e-3;
+const ALPHA: f32 = 3.0;
+const PREAMBLE: &str = "all is well. ";
+
+struct Room {
+    model: Model,
+    oracle: Oracle,
+    vector: SteeringVector,
+    data: Dataset,
+    _folder: tempfile::TempDir,
+}
+
+impl Room {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = Fixture::new(Arch::Llama).write(folder.path());
+        let params = ModelParams { n_gpu_layers: Some(0) };
+        let model = Model::load(&path, &params).expect("a fixture loads");
+        let data = "Question,Best Answer,Correct Answers,Incorrect Answers\n\
+            is rain wet?,it is,it is; yes; it is so,no; not at all\n\
+            is it raining in the desert?,not often,not often,always; it is\n\
+            who sees it?,no one,no one; I have no comment,\"we, the wise\"\n";
+        Self {
+            vector: vector(model.geometry(), &[(0, 1), (1, 2), (2, 3)], 1),
+            oracle: Oracle::open(&path).expect("a fixture"),
+            data: Dataset::from_bytes("q.csv".as_ref(), data.as_bytes()).expect("sound data"),
+            model,
+            _folder: folder,
+        }
+    }
+
+    fn evaluator(&self, steered: bool) -> Evaluator<'_> {
+        let mut evaluator = Evaluator::new(&self.model, 0, Some(1)).expect("an evaluator");
+        evaluator.steer_with(steered.then_some((&self.vector, ALPHA))).expect("a sound vector");
+        evaluator
+    }
+
+    fn questions(&self) -> Vec<&Question> {
+        self.data.questions.iter().collect()
+    }
+
+    fn tokens(&self, text: &str) -> Vec<i32> {
+        self.model.tokenize(text, Special::Start)
+    }
+
+    /// Log-probabilities of the next token at every position, steered from a position on.
+    fn log_probabilities(&self, tokens: &[i32], steer_from: usize) -> Vec<Vec<f64>> {
+        let edited = self.oracle.forward_edited(tokens, |il, heads| {
+            add(&self.vector, ALPHA, il, heads, |position| position >= steer_from);
+        });
+        edited.logits.outer_iter().map(log_softmax).collect()
+    }
+}
+
+fn form() -> PromptForm {
+    PromptForm::parse("Q: {question} A: {answer}").expect("a sound form")
+}
+
+fn log_softmax(logits: ArrayView1<f64>) -> Vec<f64> {
+    let largest = logits.fold(f64::MIN, |a, &b| a.max(b));
+    let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    logits.iter().map(|logit| logit - largest - sum.ln()).collect()
+}
+
+fn assert_close(expected: f64, got: f64, what: &str) {
+    assert!(((expected - got) / expected).abs() < TOLERANCE, "{what}: {expected} and {got}");
+}
+
+#[test]
+fn scores_are_the_oracles_log_probabilities() {
+    let room = Room::new();
+    let mut moved: f64 = 0.0;
+    for steered in [false, true] {
+        let mut evaluator = room.evaluator(steered);
+        let scores = evaluator.score_answers(&room.questions(), &form(), PREAMBLE).unwrap();
+        assert_eq!(scores.len(), 3);
+        for (question, score) in room.questions().into_iter().zip(scores) {
+            let prompt = format!("{PREAMBLE}Q: {} A:", question.text);
+            let n_prompt = room.tokens(&prompt).len();
+            assert_eq!(score.log_probabilities.len(), question.answers.len());
+            for (answer, &got) in question.answers.iter().zip(&score.log_probabilities) {
+                let tokens = room.tokens(&format!("{prompt} {}.", answer.text));
+                let sum = |steer_from| -> f64 {
+                    let log_probabilities = room.log_probabilities(&tokens, steer_from);
+                    (n_prompt..tokens.len())
+                        .map(|i| log_probabilities[i - 1][tokens[i] as usize])
+                        .sum()
+                };
+                let plain = sum(usize::MAX);
+                let expected = if steered { sum(n_prompt - 1) } else { plain };
+                assert_close(expected, got, &answer.text);
+                moved = moved.max(((expected - plain) / plain).abs());
+            }
+            let labels: Vec<bool> = question.answers.iter().map(|a| a.label).collect();
+            assert_eq!((score.labels, score.best), (labels, 0));
+        }
+    }
+    assert!(moved > 0.01, "the vector does nothing: {moved}");
+}
+
+#[test]
+fn questions_without_both_kinds_of_answers_are_left_out() {
+    let room = Room::new();
+    let mut questions: Vec<Question> = room.data.questions.clone();
+    questions[1].answers.retain(|answer| answer.label);
+    let questions: Vec<&Question> = questions.iter().collect();
+    let all = room.evaluator(true).score_answers(&room.questions(), &form(), "").unwrap();
+    let some = room.evaluator(true).score_answers(&questions, &form(), "").unwrap();
+    assert_eq!(some.len(), 2);
+    for (expected, got) in [(&all[0], &some[0]), (&all[2], &some[1])] {
+        for (expected, got) in expected.log_probabilities.iter().zip(&got.log_probabilities) {
+            assert_close(*expected, *got, "an answer among fewer");
+        }
+    }
+}
+
+#[test]
+fn divergence_is_the_oracles() {
+    let room = Room::new();
+    let documents = ["two wise ravens are in the rain", "it is water", "an arrow at the heart, so"];
+    let (mut ce, mut ce_plain, mut kl, mut n) = (0.0, 0.0, 0.0, 0.0);
+    for document in documents {
+        let tokens = room.tokens(document);
+        let plain = room.log_probabilities(&tokens, usize::MAX);
+        let steered = room.log_probabilities(&tokens, 0);
+        for i in 1..tokens.len() {
+            let (p, q) = (&steered[i - 1], &plain[i - 1]);
+            ce -= p[tokens[i] as usize];
+            ce_plain -= q[tokens[i] as usize];
+            kl += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            n += 1.0;
+        }
+    }
+    let got = room.evaluator(true).divergence(&documents).unwrap();
+    assert_close(ce / n, got.ce, "CE");
+    assert!(kl / n > 0.01, "the vector does nothing");
+    // A difference of small differences: relative to nats, not to itself.
+    assert!((kl / n - got.kl).abs() < TOLERANCE, "KL: {} and {}", kl / n, got.kl);
+
+    let got = room.evaluator(false).divergence(&documents).unwrap();
+    assert_close(ce_plain / n, got.ce, "CE without a vector");
+    assert_eq!(got.kl, 0.0);
+}
+
+/// A lead in nats that rounding to F16 does not turn.
+const LEAD: f64 = 0.02;
+
+/// The oracle's likeliest tokens, computed anew from the start each time: at most eight, up to
+/// where two are about as likely.
+fn greedy(room: &Room, prompt: &[i32], steer_from: usize) -> Vec<i32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..8 {
+        let log_probabilities = room.log_probabilities(&tokens, steer_from);
+        let last = log_probabilities.last().expect("a prompt has tokens");
+        let mut order: Vec<usize> = (0..last.len()).collect();
+        order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
+        if last[order[0]] - last[order[1]] < LEAD || room.model.is_end(order[0] as i32) {
+            break;
+        }
+        tokens.push(order[0] as i32);
+    }
+    tokens.split_off(prompt.len())
+}
+
+#[test]
+fn greedy_answers_take_the_oracles_likeliest_tokens() {
+    let room = Room::new();
+    let params = SessionParams { n_ctx: 256, n_threads: Some(1), ..SessionParams::default() };
+    let mut session = Session::new(&room.model, &params).unwrap();
+    session.set_vector(1, Some((&room.vector, ALPHA))).unwrap();
+    let (mut n_token, mut changed) = (0, false);
+    for question in room.questions() {
+        let prompt = room.tokens(&format!("{PREAMBLE}{}", form().prompt(&question.text)));
+        let plain = greedy(&room, &prompt, usize::MAX);
+        for (steering, steer_from) in [
+            (Steering::Off, usize::MAX),
+            (Steering::Generated(1), prompt.len() - 1),
+            (Steering::All(1), 0),
+        ] {
+            let expected = greedy(&room, &prompt, steer_from);
+            let mut sampler = Sampler::new(&SamplingParams::greedy());
+            let mut generation = session.generate(&prompt, steering).unwrap();
+            let next = || generation.next(&mut sampler).unwrap();
+            let got: Vec<i32> = std::iter::from_fn(next).take(expected.len()).collect();
+            assert_eq!(got, expected, "{steering:?}: {}", question.text);
+            n_token += got.len();
+            changed |= expected.first() != plain.first();
+        }
+
+        for steered in [false, true] {
+            let steer_from = if steered { prompt.len() - 1 } else { usize::MAX };
+            let expected = greedy(&room, &prompt, steer_from);
+            let pieces = expected.iter().flat_map(|&token| room.model.piece(token));
+            let text = String::from_utf8_lossy(&pieces.collect::<Vec<_>>()).into_owned();
+            let text = text.split('\n').next().and_then(|line| line.split("Q:").next());
+            let mut evaluator = room.evaluator(steered);
+            let written = evaluator.write(question, &form(), PREAMBLE, expected.len()).unwrap();
+            assert_eq!(Some(written.text.as_str()), text.map(str::trim));
+        }
+    }
+    assert!(n_token > 30 && changed, "{n_token} tokens show too little");
+}
+
+/// What an evaluator wrote before must not show in what it writes next.
+#[test]
+fn an_answer_does_not_depend_on_what_was_asked_before() {
+    let room = Room::new();
+    for steered in [false, true] {
+        let mut evaluator = room.evaluator(steered);
+        let write = |evaluator: &mut Evaluator, question| {
+            evaluator.write(question, &form(), PREAMBLE, 8).unwrap()
+        };
+        let one_after_the_other: Vec<_> =
+            room.questions().into_iter().map(|question| write(&mut evaluator, question)).collect();
+        for (question, expected) in room.questions().into_iter().zip(one_after_the_other) {
+            assert_eq!(write(&mut room.evaluator(steered), question), expected);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Bad input: a clear error that names the file and the place, exit code 1, and nothing written.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candor::gguf::TensorType;
+use common::fixture::{Arch, Fixture};
+use common::program::{candor, refusal};
+
+const STATEMENTS: &str =
+    "statement,label\nsnow is white,1\nsnow is green,0\nfire is hot,1\nfire is wet,0\n";
+
+/// A folder with a small model and a small data set.
+struct Bench {
+    folder: tempfile::TempDir,
+    model: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Fixture::new(Arch::Llama).write(folder.path());
+        fs::write(folder.path().join("facts.csv"), STATEMENTS).unwrap();
+        Self { folder, model }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// What `fit` says of this model and data.
+    fn fit(&self, model: &Path, data: &Path) -> String {
+        let message = refusal(
+            candor(self.folder.path())
+                .args(["fit", "-m"])
+                .arg(model)
+                .arg("--data")
+                .arg(data)
+                .arg("-o")
+                .arg(self.path("out.gguf")),
+        );
+        assert!(!self.path("out.gguf").exists(), "nothing is written");
+        message
+    }
+
+    fn fit_data(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        self.fit(&self.model, &self.write(name, content))
+    }
+
+    fn fit_model(&self, content: impl AsRef<[u8]>) -> String {
+        self.fit(&self.write("other.gguf", content), &self.path("facts.csv"))
+    }
+
+    /// A sidecar for the model.
+    fn sidecar(&self) -> PathBuf {
+        let path = self.path("steer-facts-x.gguf");
+        candor(self.folder.path())
+            .args(["fit", "-k", "3", "-m"])
+            .arg(&self.model)
+            .arg("--data")
+            .arg(self.path("facts.csv"))
+            .arg("-o")
+            .arg(&path)
+            .assert()
+            .success();
+        path
+    }
+
+    /// What `run` says of this sidecar for this model.
+    fn run(&self, model: &Path, sidecar: &Path) -> String {
+        refusal(
+            candor(self.folder.path())
+                .args(["run", "-p", "snow", "-n", "2", "-m"])
+                .arg(model)
+                .arg("--steer")
+                .arg(sidecar),
+        )
+    }
+}
+
+#[test]
+fn refuses_a_file_that_is_not_gguf() {
+    let message = Bench::new().fit_model("hello");
+    assert!(message.contains("other.gguf") && message.contains("not GGUF"), "{message}");
+}
+
+#[test]
+fn refuses_a_truncated_model_and_says_where_it_ends() {
+    let bench = Bench::new();
+    let bytes = fs::read(&bench.model).unwrap();
+    let message = bench.fit_model(&bytes[..bytes.len() / 2]);
+    assert!(message.contains("tensor") && message.contains("incomplete"), "{message}");
+    for n in [4, 20, 200, bytes.len() - 1] {
+        bench.fit_model(&bytes[..n]);
+    }
+}
+
+#[test]
+fn refuses_a_missing_model_and_missing_data_by_name() {
+    let bench = Bench::new();
+    let message = bench.fit(&bench.path("absent.gguf"), &bench.path("facts.csv"));
+    assert!(message.contains("absent.gguf") && message.contains("No such file"), "{message}");
+    let message = bench.fit(&bench.model, &bench.path("absent.csv"));
+    assert!(message.contains("absent.csv") && message.contains("No such file"), "{message}");
+}
+
+#[test]
+fn refuses_empty_and_one_class_data() {
+    let bench = Bench::new();
+    assert!(bench.fit_data("empty.csv", "statement,label\n").contains("holds no rows"));
+    assert!(bench.fit_data("one.csv", "statement,label\na,1\nb,1\n").contains("only true rows"));
+}
+
+#[test]
+fn names_the_line_of_a_malformed_row() {
+    let bench = Bench::new();
+    let message = bench.fit_data("bad.csv", "statement,label\na,1\nb,perhaps\n");
+    assert!(message.contains("bad.csv, line 3"), "{message}");
+    let message = bench.fit_data("short.csv", "statement,label\na,1\nb\n");
+    assert!(message.contains("short.csv, line 3"), "{message}");
+}
+
+#[test]
+fn refuses_a_text_longer_than_the_context_and_names_its_line() {
+    let long = format!("{STATEMENTS}\"{}\",1\n", "snow ".repeat(2000));
+    let message = Bench::new().fit_data("long.csv", long);
+    assert!(message.contains("long.csv, line 6") && message.contains("-c"), "{message}");
+}
+
+#[test]
+fn refuses_more_heads_than_there_are_before_any_work() {
+    let bench = Bench::new();
+    let message = refusal(
+        candor(bench.folder.path())
+            .args(["fit", "-k", "13", "-m"])
+            .arg(&bench.model)
+            .arg("--data")
+            .arg(bench.path("facts.csv")),
+    );
+    assert!(message.contains("13 heads") && message.contains("12"), "{message}");
+}
+
+#[test]
+fn refuses_a_sidecar_of_another_model_unless_forced() {
+    let bench = Bench::new();
+    let sidecar = bench.sidecar();
+    let other = Fixture::new(Arch::Llama).seed(9).write(bench.folder.path());
+    let message = bench.run(&other, &sidecar);
+    assert!(message.contains("another model") && message.contains("--force"), "{message}");
+    candor(bench.folder.path())
+        .args(["run", "-p", "snow", "-n", "2", "--force", "-m"])
+        .arg(&other)
+        .arg("--steer")
+        .arg(&sidecar)
+        .assert()
+        .success()
+        .stderr(predicates::str::contains("warning"));
+}
+
+#[test]
+fn accepts_a_sidecar_for_another_quantization_of_its_model() {
+    let bench = Bench::new();
+    let sidecar = bench.sidecar();
+    for kind in [TensorType::Q8_0, TensorType::Q4_0] {
+        let quantized = Fixture::new(Arch::Llama).quantized(kind).write(bench.folder.path());
+        candor(bench.folder.path())
+            .args(["run", "-p", "snow", "-n", "2", "-m"])
+            .arg(&quantized)
+            .arg("--steer")
+            .arg(&sidecar)
+            .assert()
+            .success();
+    }
+}
+
+#[test]
+fn refuses_sidecars_that_are_damaged_or_no_sidecars() {
+    let bench = Bench::new();
+    let bytes = fs::read(bench.sidecar()).unwrap();
+    let with_nan = {
+        // The last tensor data of the file are probe parameters or accuracies: floats all.
+        let mut bytes = bytes.clone();
+        let n = bytes.len();
+        for word in bytes[n - 64..].chunks_exact_mut(4) {
+            word.copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        bytes
+    };
+    let damaged: [(&str, &[u8]); 3] = [
+        ("nan.gguf", &with_nan),
+        ("short.gguf", &bytes[..bytes.len() - 40]),
+        ("text.gguf", b"not a file"),
+    ];
+    for (name, content) in damaged {
+        let message = bench.run(&bench.model, &bench.write(name, content));
+        assert!(message.contains(name), "{message}");
+    }
+    let message = bench.run(&bench.model, &bench.model);
+    assert!(message.contains("sidecar"), "{message}");
+}
+
+#[test]
+fn refuses_a_sidecar_as_a_model() {
+    let bench = Bench::new();
+    let message = bench.fit(&bench.sidecar(), &bench.path("facts.csv"));
+    assert!(message.contains("adapter"), "{message}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in
+        [&["fit", "--heads", "0"][..], &["fit", "--alpha", "nan"], &["unknown"], &["capture"], &[]]
+    {
+        candor(folder.path()).args(args).assert().code(2);
+    }
+}

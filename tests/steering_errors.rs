@@ -1,0 +1,204 @@
+//! A session refuses what it cannot do, and works on as if it had not been asked.
+
+mod common;
+
+use candor::session::{Batch, Steering};
+use candor::steer::SteeringVector;
+use candor::{Error, Geometry, Model, ModelParams, Session, SessionParams};
+use common::fixture::{Arch, Fixture};
+use common::script::Script;
+use common::steering::{bits, vector};
+
+const TOKENS: [i32; 8] = [1, 259, 260, 271, 100, 4, 280, 290];
+const SITES: [(usize, usize); 2] = [(0, 1), (2, 3)];
+
+fn llama() -> (tempfile::TempDir, Model) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = Fixture::new(Arch::Llama).write(folder.path());
+    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
+    (folder, model)
+}
+
+fn session(model: &Model) -> Session<'_> {
+    let params = SessionParams {
+        n_ctx: 256,
+        n_batch: 16,
+        n_threads: Some(1),
+        observe: vec![0, 2],
+        ..SessionParams::default()
+    };
+    Session::new(model, &params).expect("a session")
+}
+
+/// Steered logits before and after `disturb`, which must fail, are the same.
+fn survives(model: &Model, disturb: impl Fn(&mut Session) -> candor::Result<()>) -> Error {
+    let vector = vector(model.geometry(), &SITES, 1);
+    let script = Script::new().sequence(0, &TOKENS, 1);
+    let mut session = session(model);
+    session.set_vector(1, Some((&vector, 5.0))).unwrap();
+    let before = bits(&script.play(&mut session).unwrap());
+    // What the tap holds last is another pass than the one that must come out right.
+    script.steered(|_, _| 0).play(&mut session).unwrap();
+    let error = disturb(&mut session).expect_err("it is refused");
+    let after = bits(&script.play(&mut session).unwrap());
+    assert!(before == after, "{error}");
+    error
+}
+
+fn batch(n_token: usize) -> Batch {
+    Batch::prompt(&TOKENS.repeat(n_token.div_ceil(TOKENS.len()))[..n_token])
+}
+
+#[test]
+fn a_row_that_the_banks_do_not_have() {
+    let (_folder, model) = llama();
+    let vector = vector(model.geometry(), &SITES, 2);
+    for row in [0, 2, usize::MAX] {
+        let error = survives(&model, |session| session.set_vector(row, Some((&vector, 1.0))));
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        survives(&model, |session| session.set_vector(row, None));
+    }
+    for row in [2, usize::MAX] {
+        let error = survives(&model, |session| {
+            let mut batch = batch(TOKENS.len());
+            batch.steer_all(1);
+            batch.steer(3, row);
+            session.decode(&mut batch)
+        });
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_alpha_or_a_vector_that_is_not_finite() {
+    let (_folder, model) = llama();
+    let vector = vector(model.geometry(), &SITES, 2);
+    for alpha in [f32::NAN, f32::INFINITY, f32::MIN * 2.0] {
+        let error = survives(&model, |session| session.set_vector(1, Some((&vector, alpha))));
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+    for factor in [f32::NAN, f32::INFINITY, f32::MAX] {
+        let scaled: SteeringVector = &vector * factor;
+        let error = survives(&model, |session| session.set_vector(1, Some((&scaled, 100.0))));
+        assert!(error.to_string().contains("not finite"), "{error}");
+    }
+}
+
+#[test]
+fn a_vector_of_another_geometry() {
+    let (_folder, model) = llama();
+    let geometry = model.geometry();
+    for other in [
+        Geometry { n_layer: geometry.n_layer + 1, ..geometry },
+        Geometry { n_head: geometry.n_head + 1, ..geometry },
+        Geometry { d_head: geometry.d_head / 2, ..geometry },
+    ] {
+        let vector = vector(other, &SITES, 2);
+        let error = survives(&model, |session| session.set_vector(1, Some((&vector, 1.0))));
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_empty_or_larger_than_the_session_takes() {
+    let (_folder, model) = llama();
+    survives(&model, |session| session.decode(&mut Batch::new()));
+    let error = survives(&model, |session| session.decode(&mut batch(17)));
+    assert!(matches!(error, Error::PromptTooLong { n_token: 17, n_ctx: 16, .. }), "{error}");
+}
+
+#[test]
+fn a_prompt_beyond_the_context() {
+    let (_folder, model) = llama();
+    for n_token in [256, 300] {
+        let prompt = TOKENS.repeat(n_token / TOKENS.len() + 1);
+        let error = survives(&model, |session| {
+            session.generate(&prompt[..n_token], Steering::All(1)).map(drop)
+        });
+        assert!(matches!(error, Error::PromptTooLong { n_ctx: 256, .. }), "{error}");
+    }
+    survives(&model, |session| session.generate(&[], Steering::Off).map(drop));
+    // Sequence 0 is filled to the last cell, batch by batch, and one token more.
+    let error = survives(&model, |session| {
+        session.clear();
+        for position in 0..=256 {
+            let mut batch = Batch::new();
+            batch.push(TOKENS[1], position, &[0]);
+            session.decode(&mut batch)?;
+        }
+        Ok(())
+    });
+    assert!(matches!(error, Error::PromptTooLong { .. }), "{error}");
+}
+
+#[test]
+fn tokens_positions_and_sequences_that_do_not_exist() {
+    let (_folder, model) = llama();
+    for (token, position, seq) in [
+        (-1, 0, 0),
+        (i32::MAX, 0, 0),
+        (TOKENS[0], 100, 0),
+        (TOKENS[0], 0, 1),
+        (TOKENS[0], 0, usize::MAX),
+    ] {
+        let error = survives(&model, |session| {
+            let mut batch = batch(4);
+            session.clear();
+            session.decode(&mut batch)?;
+            let mut batch = Batch::new();
+            batch.push(token, position + 4, &[seq]);
+            batch.steer_all(1);
+            session.decode(&mut batch)
+        });
+        assert!(matches!(error, Error::Decode { .. }), "{token} {position} {seq}: {error}");
+    }
+}
+
+/// A refused pass must not leave its rows behind as if they had been brought to the device.
+#[test]
+fn tokens_observed_out_of_order() {
+    let (_folder, model) = llama();
+    for want in [[3, 2], [2, 2], [2, TOKENS.len()]] {
+        let error = survives(&model, |session| {
+            let mut batch = batch(TOKENS.len());
+            batch.steer_all(1);
+            want.iter().for_each(|&i| batch.observe(i));
+            session.decode(&mut batch)
+        });
+        assert!(matches!(error, Error::Invalid { .. }), "{want:?}: {error}");
+    }
+}
+
+#[test]
+fn logits_that_were_not_asked_for() {
+    let (_folder, model) = llama();
+    let error = survives(&model, |session| {
+        session.clear();
+        session.decode(&mut batch(4))?;
+        assert!(session.logits(3).is_ok());
+        session.logits(2).map(drop)
+    });
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+}
+
+#[test]
+fn a_session_that_observes_a_layer_that_is_not_there() {
+    let (_folder, model) = llama();
+    let params = SessionParams { n_ctx: 256, observe: vec![3], ..SessionParams::default() };
+    let error = Session::new(&model, &params).err().expect("it is refused");
+    assert!(error.to_string().starts_with("layer 3: "), "{error}");
+}
+
+#[test]
+fn sessions_come_and_go() {
+    let (_folder, model) = llama();
+    let vector = vector(model.geometry(), &SITES, 1);
+    let script = Script::conversation(&TOKENS, &TOKENS[2..4]).steered(|_, _| 1);
+    let mut first = None;
+    for _ in 0..50 {
+        let mut session = session(&model);
+        session.set_vector(1, Some((&vector, 5.0))).unwrap();
+        let logits = bits(&script.play(&mut session).unwrap());
+        assert!(*first.get_or_insert(logits.clone()) == logits);
+    }
+}
