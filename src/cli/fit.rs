@@ -8,18 +8,20 @@ use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, finite, positive};
 use super::capture::run_capture;
-use super::output::{BOLD, Output};
-use super::{embedded, heat, interrupt, plot};
+use super::heads::{self, Head};
+use super::heat::HeatMap;
+use super::output::{self, Output};
+use super::plot::{self, Format};
+use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::{Dataset, Kind, PromptForm};
 use crate::eval::Evaluator;
 use crate::eval::cross_validation::{Choice, choose};
-use crate::probe::HeadScore;
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
     default_path,
 };
-use crate::{Error, Model, Result, Site};
+use crate::{Error, Model, Result};
 
 /// Heads of the table that is printed.
 const N_LISTED: usize = 12;
@@ -92,20 +94,12 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
-struct Head {
-    #[serde(flatten)]
-    site: Site,
-    accuracy: f32,
-    sigma: f32,
-}
-
 impl FitArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let direction: DirectionKind = self.direction.parse()?;
         if let Some(path) = &self.plot {
-            plot::check_extension(path)?;
+            Format::of(path)?;
         }
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
@@ -147,15 +141,7 @@ impl FitArgs {
         sidecar.write(&path)?;
         activations.discard()?;
         if let Some(file) = &self.plot {
-            let vector = &sidecar.vector;
-            let marked: Vec<Site> = vector.heads().iter().map(|h| h.site).collect();
-            plot::heat_map(
-                file,
-                &sidecar.about.head_accuracy,
-                vector.n_layer(),
-                vector.n_head(),
-                &marked,
-            )?;
+            plot::write(file, &sidecar.about.model_name, &heat_map(&sidecar))?;
         }
         let seconds = start.elapsed().as_secs_f64();
         self.report(&path, &sidecar, &development, seconds, output);
@@ -263,13 +249,7 @@ impl FitArgs {
         output: Output,
     ) {
         let vector = &sidecar.vector;
-        // Best first, as they were ranked.
-        let heads: Vec<Head> = development
-            .scores
-            .iter()
-            .filter_map(|HeadScore { site, .. }| vector.heads().iter().find(|h| h.site == *site))
-            .map(|h| Head { site: h.site, accuracy: h.accuracy, sigma: h.sigma })
-            .collect();
+        let heads = heads::best_first(vector);
         if output.is_json() {
             output.json(&Document {
                 path,
@@ -282,30 +262,8 @@ impl FitArgs {
             });
             return;
         }
-        let marked: Vec<Site> = heads.iter().map(|h| h.site).collect();
-        output.line(heat::terminal(
-            &sidecar.about.head_accuracy,
-            vector.n_layer(),
-            vector.n_head(),
-            &marked,
-        ));
-        output.line(format_args!("{BOLD}layer  head  accuracy   sigma{BOLD:#}"));
-        for head in heads.iter().take(N_LISTED) {
-            let Head { site, accuracy, sigma } = head;
-            output.line(format_args!(
-                "{:>5}  {:>4}  {:>7.1} %  {sigma:>6.3}",
-                site.layer,
-                site.head,
-                100.0 * accuracy
-            ));
-        }
-        if heads.len() > N_LISTED {
-            output.line(format_args!(
-                "… and {} more: candor inspect --all FILE",
-                heads.len() - N_LISTED
-            ));
-        }
-        output.line("");
+        output.line(heat_map(sidecar).text(output::width()));
+        output.line(heads::text(&heads, N_LISTED));
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
         output.fields(&[
             ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
@@ -316,6 +274,11 @@ impl FitArgs {
             ("time", format!("{seconds:.1} s")),
         ]);
     }
+}
+
+fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
+    let selected = sidecar.vector.heads().iter().map(|head| head.site);
+    HeatMap::new(&sidecar.about.head_accuracy, sidecar.vector.n_head(), selected)
 }
 
 /// The paper's strength.

@@ -7,11 +7,14 @@ mod chat;
 mod demo;
 mod embedded;
 mod fit;
+mod heads;
 mod heat;
+mod inspect;
 mod interrupt;
 mod output;
 mod plot;
 mod run;
+mod table;
 
 use std::process::ExitCode;
 
@@ -45,6 +48,7 @@ enum Command {
     Fit(fit::FitArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -59,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Inspect(args) => args.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,12 @@ use std::error::Error as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anstream::{eprintln, println};
+use anstream::{eprintln, print, println};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::table;
 use crate::Error;
 
 /// A heading or a label that matters.
@@ -44,10 +45,7 @@ impl Output {
 
     /// Names and values on stdout, the values aligned.
     pub(super) fn fields(self, fields: &[(&str, String)]) {
-        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in fields {
-            println!("{DIM}{name:width$}{DIM:#}  {value}");
-        }
+        print!("{}", table::facts(fields));
     }
 
     /// A line on stdout.
@@ -106,4 +104,9 @@ pub(super) fn stream(text: &str) {
     let mut stdout = std::io::stdout().lock();
     // A reader that went away is no failure of ours.
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Columns that a line on stdout may have.
+pub(super) fn width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| width.0.into())
 }

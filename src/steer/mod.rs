@@ -9,5 +9,5 @@ mod vector;
 pub use development::{Balance, Development, FitParams};
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
-pub use sidecar::{About, Positions, Sidecar, default_path, find_beside};
+pub use sidecar::{About, Positions, Sidecar, default_path, find_beside, list_beside};
 pub use vector::{SteeredHead, SteeringVector};

@@ -53,7 +53,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-pub use place::{default_path, find_beside};
+pub use place::{default_path, find_beside, list_beside};
 
 use super::{DirectionKind, SteeredHead, SteeringVector};
 use crate::data::sha256;

@@ -21,6 +21,25 @@ pub fn default_path(model: &Path, name: &str) -> Result<PathBuf> {
 /// [`Error::Invalid`], listing them, when there are several; [`Error::Io`] when the folder cannot be
 /// read.
 pub fn find_beside(model: &Path) -> Result<Option<PathBuf>> {
+    let mut found = list_beside(model)?;
+    if found.len() > 1 {
+        let list: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::invalid(
+            "sidecar",
+            format!(
+                "there are several beside the model, choose one with --steer FILE: {}",
+                list.join(", ")
+            ),
+        ));
+    }
+    Ok(found.pop())
+}
+
+/// All sidecars beside a model, by their names alone, in alphabetical order.
+///
+/// # Errors
+/// [`Error::Io`] when the folder cannot be read.
+pub fn list_beside(model: &Path) -> Result<Vec<PathBuf>> {
     let folder = model.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let suffix = suffix(model);
     let is_sidecar = |name: &str| {
@@ -35,17 +54,7 @@ pub fn find_beside(model: &Path) -> Result<Option<PathBuf>> {
         }
     }
     found.sort();
-    if found.len() > 1 {
-        let list: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::invalid(
-            "sidecar",
-            format!(
-                "there are several beside the model, choose one with --steer FILE: {}",
-                list.join(", ")
-            ),
-        ));
-    }
-    Ok(found.pop())
+    Ok(found)
 }
 
 /// How the names of a model's sidecars end.

@@ -1,0 +1,130 @@
+//! `candor inspect`: what a model, a sidecar or an activation store holds, read from the file alone.
+
+mod model;
+mod sidecar;
+mod store;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anstream::print;
+use clap::Args;
+use serde::Serialize;
+
+use self::model::ModelFacts;
+use self::sidecar::SidecarFacts;
+use self::store::StoreFacts;
+use super::embedded;
+use super::output::Output;
+use super::plot::{self, Format};
+use crate::capture::store::Store;
+use crate::gguf::Gguf;
+use crate::steer::Sidecar;
+use crate::{Error, Result};
+
+/// Show what a model, a sidecar or an activation store holds.
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// A GGUF or safetensors file [default: the built-in demo model].
+    file: Option<PathBuf>,
+
+    /// Show all heads of a sidecar, not only the best 20.
+    #[arg(long)]
+    all: bool,
+
+    /// Draw the accuracies of all heads of a sidecar into this .svg or .png file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// What a file holds. Every field is in `--json`, with `kind` before them.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Facts {
+    Model(ModelFacts),
+    Sidecar(SidecarFacts),
+    Store(StoreFacts),
+}
+
+impl InspectArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        if let Some(plot) = &self.plot {
+            Format::of(plot)?;
+        }
+        let path = match &self.file {
+            Some(path) => path.clone(),
+            None => embedded::model()?,
+        };
+        let facts = Facts::of(&path)?;
+        if let Some(plot) = &self.plot {
+            facts.plot(plot)?;
+        }
+        if output.is_json() {
+            output.json(&facts);
+        } else {
+            let n_head = if self.all { usize::MAX } else { 20 };
+            print!("{}", facts.text(n_head));
+        }
+        Ok(())
+    }
+}
+
+impl Facts {
+    /// Reads a file of any of the kinds.
+    fn of(path: &Path) -> Result<Self> {
+        match start(path)? {
+            start if start.starts_with(b"GGUF") => Self::of_gguf(path),
+            // The length of a JSON object, then the object.
+            [.., b'{'] => Ok(Self::Store(StoreFacts::of(&Store::open(path)?))),
+            _ => Err(Error::invalid(
+                path.display().to_string(),
+                "neither a GGUF file (a model or a sidecar) nor a safetensors file (activations)",
+            )),
+        }
+    }
+
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let file = Gguf::open(path)?;
+        match file.opt_str("general.type")? {
+            None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
+            Some("adapter") => Ok(Self::Sidecar(SidecarFacts::of(path, Sidecar::read(path)?))),
+            Some(other) => {
+                let kind = other.escape_debug();
+                Err(Error::invalid(
+                    path.display().to_string(),
+                    format!("holds a `{kind}`, expected a model, a sidecar or activations"),
+                ))
+            }
+        }
+    }
+
+    fn plot(&self, path: &Path) -> Result<()> {
+        let Self::Sidecar(sidecar) = self else {
+            return Err(Error::invalid("--plot", "only a sidecar has accuracies to draw"));
+        };
+        let map = sidecar.heat_map().ok_or_else(|| {
+            Error::invalid("--plot", "this sidecar does not hold the accuracies of all heads")
+        })?;
+        plot::write(path, sidecar.model_name(), &map)
+    }
+
+    /// The facts for people, with at most `n_head` rows in the table of heads.
+    fn text(&self, n_head: usize) -> String {
+        match self {
+            Self::Model(model) => model.text(),
+            Self::Sidecar(sidecar) => sidecar.text(n_head),
+            Self::Store(store) => store.text(),
+        }
+    }
+}
+
+/// The first nine bytes of a file, by which its kind is known; zeros where it is shorter.
+fn start(path: &Path) -> Result<[u8; 9]> {
+    let mut start = [0; 9];
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut bytes = Vec::new();
+    file.take(start.len() as u64).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    start[..bytes.len()].copy_from_slice(&bytes);
+    Ok(start)
+}

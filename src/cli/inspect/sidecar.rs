@@ -1,0 +1,135 @@
+//! What a sidecar says.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli::heads::{self, Head};
+use crate::cli::heat::HeatMap;
+use crate::cli::output;
+use crate::cli::table::facts;
+use crate::steer::{About, Sidecar};
+
+/// A sidecar.
+#[derive(Debug, Serialize)]
+pub(super) struct SidecarFacts {
+    path: String,
+    name: String,
+    fingerprint: String,
+    description: Option<String>,
+    license: Option<String>,
+    author: Option<String>,
+    model: BaseModel,
+    n_layer: usize,
+    n_head: usize,
+    d_head: usize,
+    direction: &'static str,
+    k: usize,
+    alpha: f32,
+    positions: String,
+    seed: u64,
+    data: Data,
+    prompt: String,
+    split: String,
+    candor_version: String,
+    /// Best first.
+    heads: Vec<Head>,
+    /// `[n_layer, n_head]`; empty where the sidecar does not hold them.
+    head_accuracy: Vec<f32>,
+}
+
+/// The model that a sidecar was made for.
+#[derive(Debug, Serialize)]
+struct BaseModel {
+    name: String,
+    architecture: String,
+    fingerprint: String,
+}
+
+/// The data set that a sidecar was fitted on.
+#[derive(Debug, Serialize)]
+struct Data {
+    name: String,
+    sha256: String,
+}
+
+impl SidecarFacts {
+    pub(super) fn of(path: &Path, sidecar: Sidecar) -> Self {
+        let fingerprint = sidecar.fingerprint();
+        let Sidecar { vector, about } = sidecar;
+        let About { architecture, name, model_name, model_fingerprint, .. } = about;
+        Self {
+            path: path.display().to_string(),
+            name,
+            fingerprint,
+            description: about.description,
+            license: about.license,
+            author: about.author,
+            model: BaseModel { name: model_name, architecture, fingerprint: model_fingerprint },
+            n_layer: vector.n_layer(),
+            n_head: vector.n_head(),
+            d_head: vector.d_head(),
+            direction: about.direction.name(),
+            k: vector.heads().len(),
+            alpha: about.alpha,
+            positions: about.positions.to_string(),
+            seed: about.seed,
+            data: Data { name: about.data_name, sha256: about.data_sha256 },
+            prompt: about.prompt,
+            split: about.split,
+            candor_version: about.candor_version,
+            heads: heads::best_first(&vector),
+            head_accuracy: about.head_accuracy,
+        }
+    }
+
+    /// The accuracies of all heads, where the sidecar holds them.
+    pub(super) fn heat_map(&self) -> Option<HeatMap<'_>> {
+        let selected = self.heads.iter().map(|head| head.site);
+        (!self.head_accuracy.is_empty())
+            .then(|| HeatMap::new(&self.head_accuracy, self.n_head, selected))
+    }
+
+    pub(super) fn model_name(&self) -> &str {
+        &self.model.name
+    }
+
+    pub(super) fn text(&self, n_head: usize) -> String {
+        let mut rows = vec![("sidecar", self.path.clone()), ("name", self.name.clone())];
+        let optional = [
+            ("description", &self.description),
+            ("licence", &self.license),
+            ("author", &self.author),
+        ];
+        rows.extend(optional.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
+        let model = &self.model;
+        rows.extend([
+            ("fingerprint", self.fingerprint.clone()),
+            ("model", format!("{} ({})", model.name, model.architecture)),
+            ("model fingerprint", model.fingerprint.clone()),
+            (
+                "geometry",
+                format!(
+                    "{} layers of {} heads of {} values",
+                    self.n_layer, self.n_head, self.d_head
+                ),
+            ),
+            ("direction", self.direction.to_owned()),
+            ("K", format!("{} heads", self.k)),
+            ("alpha", self.alpha.to_string()),
+            ("positions", self.positions.clone()),
+            ("seed", self.seed.to_string()),
+            ("data", self.data.name.clone()),
+            ("data SHA-256", self.data.sha256.clone()),
+            ("prompt", self.prompt.clone()),
+            ("split", self.split.clone()),
+            ("made by", format!("candor {}", self.candor_version)),
+        ]);
+        let mut text = format!("{}\n{}", facts(&rows), heads::text(&self.heads, n_head));
+        if let Some(map) = self.heat_map() {
+            text.push('\n');
+            text.push_str(&map.text(output::width()));
+        }
+        text
+    }
+}
