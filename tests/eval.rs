@@ -156,6 +156,7 @@ fn divergence_is_the_oracles() {
     let got = room.evaluator(false).divergence(&documents).unwrap();
     assert_close(ce_plain / n, got.ce, "CE without a vector");
     assert_eq!(got.kl, 0.0);
+    assert!(room.evaluator(true).divergence(&[""]).is_err(), "a mean over no token");
 }
 
 /// A lead in nats that rounding to F16 does not turn.

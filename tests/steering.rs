@@ -182,7 +182,7 @@ fn a_change_between_two_decodes_takes_effect() {
         let mut session = Session::new(&model, &params(flash_attention)).unwrap();
         let prompt = Script::new().sequence(0, &PROMPT, 0);
         let next = Script::new().token(ANSWER[0], PROMPT.len(), &[0], 1);
-        let mut say = |session: &mut Session, vector| {
+        let say = |session: &mut Session, vector| {
             session.set_vector(1, vector).unwrap();
             assert!(session.truncate(0, PROMPT.len()));
             bits(&[decode(session, &next.batches()[0]).unwrap()])

@@ -2,7 +2,7 @@
 
 mod common;
 
-use candor::session::{Batch, Steering};
+use candor::session::{Batch, Sampler, SamplingParams, Steering};
 use candor::steer::SteeringVector;
 use candor::{Error, Geometry, Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
@@ -182,11 +182,44 @@ fn logits_that_were_not_asked_for() {
 }
 
 #[test]
-fn a_session_that_observes_a_layer_that_is_not_there() {
+fn a_token_without_a_sequence() {
     let (_folder, model) = llama();
-    let params = SessionParams { n_ctx: 256, observe: vec![3], ..SessionParams::default() };
-    let error = Session::new(&model, &params).err().expect("it is refused");
-    assert!(error.to_string().starts_with("layer 3: "), "{error}");
+    let error = survives(&model, |session| {
+        let mut batch = Batch::new();
+        batch.push(TOKENS[0], 0, &[0]);
+        batch.push(TOKENS[1], 1, &[]);
+        session.decode(&mut batch)
+    });
+    assert_eq!(error.to_string(), "token 1: it belongs to no sequence");
+}
+
+#[test]
+fn layers_to_observe_that_are_not_there_or_not_in_order() {
+    let (_folder, model) = llama();
+    for (observe, what) in
+        [(vec![3], "layer 3"), (vec![2, 0], "layers to observe"), (vec![1, 1], "layers to observe")]
+    {
+        let params = SessionParams { n_ctx: 256, observe, ..SessionParams::default() };
+        let error = Session::new(&model, &params).err().expect("it is refused");
+        assert!(error.to_string().starts_with(what), "{error}");
+    }
+}
+
+#[test]
+fn a_session_that_was_cut_back_generates() {
+    let (_folder, model) = llama();
+    let mut session = session(&model);
+    assert!(!session.truncate(1, 0) && !session.truncate(1000, 0));
+    let answer = |session: &mut Session| {
+        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut generation = session.generate(&TOKENS, Steering::Off).unwrap();
+        [(); 4].map(|()| generation.next(&mut sampler).unwrap())
+    };
+    let expected = answer(&mut session);
+    for from in [0, 2, TOKENS.len(), TOKENS.len() + 2] {
+        assert!(session.truncate(0, from));
+        assert_eq!(answer(&mut session), expected, "cut at {from}");
+    }
 }
 
 #[test]

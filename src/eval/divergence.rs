@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::{Text, plan};
-use crate::{Result, Special};
+use crate::{Error, Result, Special};
 
 /// Means over the tokens of neutral text, in nats per token, every token steered.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -19,7 +19,7 @@ impl Evaluator<'_> {
     /// Reads each document with and without steering, side by side in one batch.
     ///
     /// # Errors
-    /// What planning and decoding give.
+    /// [`Error::Invalid`] for documents without a token to predict; what planning and decoding give.
     pub fn divergence(&mut self, documents: &[&str]) -> Result<Divergence> {
         let mut texts = Vec::with_capacity(2 * documents.len());
         // Both readings of a document go into one batch.
@@ -55,6 +55,9 @@ impl Evaluator<'_> {
                     }
                 }
             }
+        }
+        if n == 0 {
+            return Err(Error::invalid("neutral documents", "no token follows another in them"));
         }
         Ok(Divergence { ce: sum.ce / n as f64, kl: sum.kl / n as f64 })
     }

@@ -92,8 +92,9 @@ impl<'m> Session<'m> {
     /// one of them passes through it.
     ///
     /// # Errors
-    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped, [`Error::Decode`]
-    /// where llama.cpp fails.
+    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped, [`Error::Invalid`]
+    /// for layers to observe that are not there or not ascending, [`Error::Decode`] where llama.cpp
+    /// fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { n_ctx.min(2048) } else { params.n_batch };
@@ -106,6 +107,9 @@ impl<'m> Session<'m> {
                 format!("layer {layer}"),
                 "the model has no attention there",
             ));
+        }
+        if !params.observe.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
         }
         let no_memory =
             || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
@@ -250,11 +254,16 @@ impl<'m> Session<'m> {
     /// Computes a batch.
     ///
     /// # Errors
+    /// [`Error::Invalid`] for an empty batch, a token without a sequence or a row that is not there,
     /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache,
     /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
         if batch.is_empty() {
             return Err(Error::invalid("batch", "it holds no tokens"));
+        }
+        // llama.cpp reads the first sequence of every token unasked.
+        if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
+            return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
         }
         if batch.len() > self.n_batch {
             return Err(Error::PromptTooLong {
@@ -312,10 +321,16 @@ impl<'m> Session<'m> {
         self.context.clear();
     }
 
-    /// Forgets positions `from..` of a sequence. False where the model's memory cannot be cut
-    /// (recurrent models): then only [`Session::clear`] helps.
+    /// Forgets positions `from..` of a sequence. False where there is no such sequence or the
+    /// model's memory cannot be cut (recurrent models): then only [`Session::clear`] helps.
     #[must_use = "recurrent models cannot be cut"]
     pub fn truncate(&mut self, seq: usize, from: usize) -> bool {
+        if seq >= self.n_seq_max {
+            return false;
+        }
+        if seq == 0 {
+            self.held.truncate(from);
+        }
         match (i32::try_from(seq), i32::try_from(from)) {
             (Ok(seq), Ok(from)) => self.context.truncate(seq, from),
             _ => false,
