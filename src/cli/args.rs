@@ -19,11 +19,11 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_name = "GGUF")]
     pub(super) model: Option<PathBuf>,
 
-    /// Layers to keep on the GPU.
+    /// Layers to keep on the GPU; -ngl as in llama.cpp.
     #[arg(long = "n-gpu-layers", visible_alias = "ngl", value_name = "N")]
     n_gpu_layers: Option<u32>,
 
-    /// Threads [default: one per core].
+    /// Threads [default: one per core, one for a small model].
     #[arg(short, long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
 

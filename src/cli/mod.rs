@@ -54,7 +54,10 @@ enum Command {
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // llama.cpp's users type -ngl, which to clap is -n, -g and -l.
+    let cli = Cli::parse_from(
+        std::env::args_os().map(|arg| if arg == "-ngl" { "--n-gpu-layers".into() } else { arg }),
+    );
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
     let result = match cli.command {

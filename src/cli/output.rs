@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use anstream::{eprintln, print, println};
+use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -40,17 +40,17 @@ impl Output {
         // The types that are written here hold nothing that JSON cannot.
         let text = serde_json::to_string_pretty(value)
             .unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
-        println!("{text}");
+        print(&format!("{text}\n"));
     }
 
     /// Names and values on stdout, the values aligned.
     pub(super) fn fields(self, fields: &[(&str, String)]) {
-        print!("{}", table::facts(fields));
+        print(&table::facts(fields));
     }
 
     /// A line on stdout.
     pub(super) fn line(self, text: impl std::fmt::Display) {
-        println!("{text}");
+        print(&format!("{text}\n"));
     }
 
     /// A line on stderr for people.
@@ -85,6 +85,14 @@ impl Output {
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
+    }
+}
+
+/// Writes to stdout, without colours where no terminal shows them. A reader that went away (`| head`)
+/// ends the program quietly.
+fn print(text: &str) {
+    if anstream::stdout().write_all(text.as_bytes()).is_err() {
+        std::process::exit(0);
     }
 }
 

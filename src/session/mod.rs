@@ -98,8 +98,9 @@ impl<'m> Session<'m> {
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { n_ctx.min(2048) } else { params.n_batch };
-        // llama.cpp keeps room for one output per sequence, and aborts where a batch has less.
-        let n_batch = n_batch.max(params.n_seq_max);
+        // llama.cpp keeps room for one output per sequence, and aborts where a batch, which it cuts
+        // to the context, has less.
+        let (n_ctx, n_batch) = (n_ctx.max(params.n_seq_max), n_batch.max(params.n_seq_max));
         if let Some(layer) =
             params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0))
         {
