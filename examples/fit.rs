@@ -33,7 +33,8 @@ fn main() -> candor::Result<()> {
     for score in &development.scores[..4.min(development.scores.len())] {
         println!("head {}: {:.1} % right", score.site, 100.0 * score.accuracy);
     }
-    let vector = development.vector(&store, 2.min(development.scores.len()), DirectionKind::MassMean)?;
+    let vector =
+        development.vector(&store, 2.min(development.scores.len()), DirectionKind::MassMean)?;
     for (layer, offset) in vector.offsets(1.0) {
         let length = offset.iter().map(|x| x * x).sum::<f32>().sqrt();
         println!("layer {layer}: adds a vector of length {length:.3} at alpha 1");

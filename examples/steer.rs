@@ -19,7 +19,8 @@ fn main() -> candor::Result<()> {
     let sidecar = Sidecar::read(file)?;
     sidecar.check_model(file, model.fingerprint())?;
 
-    let mut session = Session::new(&model, &SessionParams { n_ctx: 512, ..SessionParams::default() })?;
+    let mut session =
+        Session::new(&model, &SessionParams { n_ctx: 512, ..SessionParams::default() })?;
     // Row 1 of the bank holds the vector; tokens choose a row, and row 0 adds nothing.
     session.set_vector(1, Some((&sidecar.vector, sidecar.about.alpha)))?;
     let prompt = model.tokenize(prompt, Special::Start);

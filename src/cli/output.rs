@@ -48,6 +48,11 @@ impl Output {
         print(&table::facts(fields));
     }
 
+    /// Lines on stdout.
+    pub(super) fn text(self, text: &str) {
+        print(text);
+    }
+
     /// A line on stdout.
     pub(super) fn line(self, text: impl std::fmt::Display) {
         print(&format!("{text}\n"));

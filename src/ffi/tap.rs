@@ -151,8 +151,9 @@ impl Tap {
 
     fn check(&self, status: sys::headtap_status) -> Result<(), TapError> {
         let tap = self.ptr.as_ptr();
-        // SAFETY: the tap is alive; both calls only read.
+        // SAFETY: the tap is alive; the call only reads.
         let layer = unsafe { sys::headtap_failed_layer(tap) };
+        // SAFETY: as above.
         let width = unsafe { sys::headtap_width(tap, layer) };
         let layer = usize::try_from(layer).unwrap_or(0);
         match status {

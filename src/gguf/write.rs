@@ -84,7 +84,7 @@ impl<'a> Builder<'a> {
     /// Writes the file beside `path` and renames it, so that `path` is never half written.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`](crate::Error::Io) when the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_atomically(path, |mut out| self.write_to(&mut out))
     }

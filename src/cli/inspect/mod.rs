@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anstream::print;
 use clap::Args;
 use serde::Serialize;
 
@@ -64,7 +63,7 @@ impl InspectArgs {
             output.json(&facts);
         } else {
             let n_head = if self.all { usize::MAX } else { 20 };
-            print!("{}", facts.text(n_head));
+            output.text(&facts.text(n_head));
         }
         Ok(())
     }

@@ -1,48 +1,6 @@
 //! The sidecar: a steering vector in a file beside its model.
 //!
-//! A sidecar is a GGUF file, version 3, little-endian, of these keys
-//!
-//! | key | type | value |
-//! |---|---|---|
-//! | `general.type` | string | `adapter` |
-//! | `general.architecture` | string | the base model's |
-//! | `general.name` | string | the vector's name |
-//! | `general.description`, `general.license`, `general.author` | string | each may be missing |
-//! | `general.base_model.count` | u32 | 1 |
-//! | `general.base_model.0.name` | string | the base model's `general.name`, or its file's stem |
-//! | `adapter.type` | string | `iti` |
-//! | `candor.format` | u32 | 1, the version of this format |
-//! | `candor.version` | string | version of the program that wrote the file |
-//! | `candor.method` | string | `iti`: how heads and directions were found |
-//! | `candor.model.fingerprint` | string | the base model's, 64 hexadecimal digits |
-//! | `candor.n_layer`, `candor.n_head`, `candor.d_head` | u32 | layers, heads per layer, values per head of the base model |
-//! | `candor.direction` | string | `mass-mean`, `probe` or `random` |
-//! | `candor.k` | u32 | K, the number of steered heads |
-//! | `candor.alpha` | f32 | α, the strength to use by default |
-//! | `candor.positions` | string | `generated` (the last prompt token and all later ones) or `all`: which tokens to steer by default |
-//! | `candor.seed` | u64 | seed of splits and random directions |
-//! | `candor.data.name` | string | the data set |
-//! | `candor.data.sha256` | string | SHA-256 of its file, 64 hexadecimal digits |
-//! | `candor.prompt` | string | the form of the prompts, as in `Q: {question} A: {answer}` |
-//! | `candor.split` | string | how rows were split, in words |
-//! | `candor.head_accuracy` | array of f32 | validation accuracy of the probe of every head, `[n_layer, n_head]`, the heads of a layer next to each other; may be missing |
-//!
-//! and of these tensors for each layer `<l>` in which `n` heads are steered (shapes in ggml's
-//! order, the first dimension is contiguous):
-//!
-//! | tensor | type | shape | value |
-//! |---|---|---|---|
-//! | `blk.<l>.head` | I32 | `[n]` | the heads, ascending, counted from 0 |
-//! | `blk.<l>.direction` | F32 | `[d_head, n]` | θ, of length 1 |
-//! | `blk.<l>.sigma` | F32 | `[n]` | σ, from 0 |
-//! | `blk.<l>.accuracy` | F32 | `[n]` | validation accuracy of the probe, 0 to 1 |
-//! | `blk.<l>.probe.weight` | F32 | `[d_head, n]` | the probe's weights w |
-//! | `blk.<l>.probe.bias` | F32 | `[n]` | the probe's bias b: P(true \| x) = sigmoid(w·x + b) |
-//!
-//! To steer at strength α, add α σ θ to the output of each of these heads, before the attention's
-//! output projection. A reader ignores keys that it does not know and refuses such tensors. Keys and
-//! tensors are written in the order of the tables, layers ascending: the same content gives the same
-//! bytes.
+//! The format is specified on the crate's front page, in the section "The sidecar".
 
 mod place;
 mod read;
