@@ -2,7 +2,6 @@
 
 mod completion;
 mod conversation;
-mod date;
 mod meter;
 mod template;
 mod transcript;

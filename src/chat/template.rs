@@ -1,7 +1,7 @@
 //! How a model wants its conversations written: its own Jinja chat template, rendered as the
 //! transformers library does, so that the model meets the text it was trained on.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
@@ -9,7 +9,6 @@ use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::conversation::{Message, Role};
-use super::date::strftime;
 use crate::{Error, Model, Result, Special, SpecialToken};
 
 /// What a template may cost in minijinja's steps: far more than a conversation that fits into a
@@ -118,9 +117,10 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem))
     });
     environment.add_function("strftime_now", |format: String| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        strftime(&format, now).map_err(|code| {
-            let problem = format!("strftime_now does not know %{code}");
+        let mut text = String::new();
+        // chrono tells of a code that it does not know only while it writes.
+        write!(text, "{}", chrono::Local::now().format(&format)).map(|()| text).map_err(|_| {
+            let problem = format!("strftime_now does not know all of `{format}`");
             minijinja::Error::new(ErrorKind::InvalidOperation, problem)
         })
     });
