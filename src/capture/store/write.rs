@@ -65,6 +65,9 @@ impl StoreWriter {
     /// is too full or another process is at the same capture; [`Error::Io`] if a file cannot be
     /// created or written.
     pub fn open(path: &Path, layout: &Layout) -> Result<Opened> {
+        if path.is_dir() {
+            return Err(store_error(path, "is a folder: name a file in it"));
+        }
         let image = Image::new(layout)?;
         let (part, progress) = (part_path(path), progress_path(path));
         if is_finished(path, &image).map_err(Error::io("read", path))? {
