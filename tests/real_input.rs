@@ -53,7 +53,7 @@ fn fit_and_use(folder: &Path, model: &Path, data: &Path) {
         .write_stdin("Who was Lily?\n/off\nWho was Lily?\n")
         .assert()
         .success()
-        .stdout(predicates::str::contains("truth"));
+        .stderr(predicates::str::contains("truth"));
     fs::remove_file(sidecar).unwrap();
 }
 

@@ -51,26 +51,32 @@ pub struct Limits {
 pub struct PlannedBatch {
     /// The texts in this batch, as indices into the list that was planned.
     pub texts: std::ops::Range<usize>,
-    tree: Tree,
+    n_token: usize,
 }
 
 impl PlannedBatch {
     /// Tokens to compute.
     #[must_use]
     pub fn n_token(&self) -> usize {
-        self.tree.nodes.len()
+        self.n_token
     }
 
-    /// The batch to decode, and for each text the batch index of each of its tokens. What is wanted
-    /// of the tokens is the caller's to add.
+    /// The batch to decode, and for each of its texts the batch index of each token. `texts` is the
+    /// list that was planned. What is wanted of the tokens is the caller's to add.
+    ///
+    /// # Panics
+    /// If the list is shorter than the one that was planned.
     #[must_use]
-    pub fn to_batch(&self) -> (Batch, Vec<Vec<usize>>) {
-        let nodes = &self.tree.nodes;
+    pub fn to_batch(&self, texts: &[Text]) -> (Batch, Vec<Vec<usize>>) {
+        let mut tree = Tree::default();
+        for (seq, text) in texts[self.texts.clone()].iter().enumerate() {
+            tree.insert(text, seq);
+        }
         let mut batch = Batch::new();
         let mut paths = vec![Vec::new(); self.texts.len()];
-        let mut stack: Vec<usize> = self.tree.roots.iter().rev().copied().collect();
+        let mut stack: Vec<usize> = tree.roots.iter().rev().copied().collect();
         while let Some(n) = stack.pop() {
-            let node = &nodes[n];
+            let node = &tree.nodes[n];
             let i = batch.push(node.key.0, node.position, &node.seqs);
             batch.steer(i, node.key.1);
             for &seq in &node.seqs {
@@ -93,6 +99,8 @@ pub fn plan(
     name: impl Fn(usize) -> String,
 ) -> Result<Vec<PlannedBatch>> {
     let mut batches: Vec<PlannedBatch> = Vec::new();
+    // The tree of the newest batch only: a plan is small, however large the data set.
+    let mut tree = Tree::default();
     for (i, text) in texts.iter().enumerate() {
         if text.tokens.is_empty() {
             return Err(Error::invalid(name(i), "the text has no tokens"));
@@ -105,15 +113,17 @@ pub fn plan(
             });
         }
         let fits = batches.last().is_some_and(|batch| {
-            let n_new = text.tokens.len() - batch.tree.n_shared(text);
-            batch.texts.len() < limits.n_seq && batch.n_token() + n_new <= limits.n_token
+            let n_new = text.tokens.len() - tree.n_shared(text);
+            batch.texts.len() < limits.n_seq && tree.nodes.len() + n_new <= limits.n_token
         });
         if !fits {
-            batches.push(PlannedBatch { texts: i..i, tree: Tree::default() });
+            tree = Tree::default();
+            batches.push(PlannedBatch { texts: i..i, n_token: 0 });
         }
         if let Some(batch) = batches.last_mut() {
-            batch.tree.insert(text, i - batch.texts.start);
+            tree.insert(text, i - batch.texts.start);
             batch.texts.end = i + 1;
+            batch.n_token = tree.nodes.len();
         }
     }
     Ok(batches)
@@ -179,16 +189,20 @@ mod tests {
 
     const WIDE: Limits = Limits { n_token: 64, longest: 64, n_seq: 8 };
 
-    fn planned(texts: &[&[i32]], limits: Limits) -> Vec<PlannedBatch> {
-        let texts: Vec<Text> = texts.iter().map(|t| Text::plain(t.to_vec())).collect();
-        plan(&texts, limits, |i| format!("text {i}")).expect("a valid plan")
+    fn plain(texts: &[&[i32]]) -> Vec<Text> {
+        texts.iter().map(|t| Text::plain(t.to_vec())).collect()
+    }
+
+    fn planned(texts: &[Text], limits: Limits) -> Vec<PlannedBatch> {
+        plan(texts, limits, |i| format!("text {i}")).expect("a valid plan")
     }
 
     #[test]
     fn computes_a_shared_prefix_once() {
-        let batches = planned(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3]], WIDE);
+        let texts = plain(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3]]);
+        let batches = planned(&texts, WIDE);
         assert_eq!(batches.len(), 1);
-        let (batch, paths) = batches[0].to_batch();
+        let (batch, paths) = batches[0].to_batch(&texts);
         assert_eq!(batch.len(), 5);
         assert_eq!(paths, [vec![0, 1, 2, 3], vec![0, 1, 4], vec![0, 1, 2]]);
     }
@@ -197,15 +211,14 @@ mod tests {
     fn keeps_steered_and_plain_readings_apart() {
         let steered = Text { tokens: vec![1, 2, 3], row: 1, steer_from: 1 };
         let texts = [Text::plain(vec![1, 2, 3]), steered];
-        let batches = plan(&texts, WIDE, |i| i.to_string()).expect("a valid plan");
-        let (_, paths) = batches[0].to_batch();
+        let (_, paths) = planned(&texts, WIDE)[0].to_batch(&texts);
         assert_eq!(paths, [vec![0, 1, 2], vec![0, 3, 4]]);
     }
 
     #[test]
     fn gives_a_long_text_a_batch_of_its_own() {
         let limits = Limits { n_token: 4, longest: 6, n_seq: 8 };
-        let batches = planned(&[&[1, 2], &[1, 2, 3, 4, 5, 6], &[7]], limits);
+        let batches = planned(&plain(&[&[1, 2], &[1, 2, 3, 4, 5, 6], &[7]]), limits);
         assert_eq!(batches.iter().map(|b| b.texts.clone()).collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
     }
 
@@ -227,13 +240,14 @@ mod tests {
             n_seq in 1_usize..6,
         ) {
             let refs: Vec<&[i32]> = texts.iter().map(Vec::as_slice).collect();
-            let batches = planned(&refs, Limits { n_token, longest: 12, n_seq });
+            let plain = plain(&refs);
+            let batches = planned(&plain, Limits { n_token, longest: 12, n_seq });
             let mut next = 0;
             for planned in &batches {
                 prop_assert_eq!(planned.texts.start, next);
                 next = planned.texts.end;
                 prop_assert!(planned.texts.len() <= n_seq && planned.n_token() <= n_token);
-                let (batch, paths) = planned.to_batch();
+                let (batch, paths) = planned.to_batch(&plain);
                 prop_assert_eq!(batch.len(), planned.n_token());
                 for (seq, path) in paths.iter().enumerate() {
                     prop_assert!(path.windows(2).all(|w| w[0] < w[1]));

@@ -153,7 +153,7 @@ pub fn capture(
         },
     )?;
     for planned in &batches[n_done..] {
-        let wanted = decode_last_tokens(&mut session, planned)?;
+        let wanted = decode_last_tokens(&mut session, planned, &texts.list)?;
         for (&layer, i_layer) in layers.iter().zip(0..) {
             for (text, &i_want) in planned.texts.clone().zip(&wanted) {
                 let (set, row) = texts.place[text];
@@ -174,8 +174,12 @@ pub fn capture(
 
 /// Computes one batch and gives, for each of its texts, the index of its last token among the
 /// observed ones.
-fn decode_last_tokens(session: &mut Session, planned: &PlannedBatch) -> Result<Vec<usize>> {
-    let (mut batch, paths) = planned.to_batch();
+fn decode_last_tokens(
+    session: &mut Session,
+    planned: &PlannedBatch,
+    texts: &[Text],
+) -> Result<Vec<usize>> {
+    let (mut batch, paths) = planned.to_batch(texts);
     let last: Vec<usize> = paths.iter().filter_map(|path| path.last().copied()).collect();
     let mut observed = last.clone();
     observed.sort_unstable();
@@ -196,8 +200,8 @@ struct Texts {
     place: Vec<(RowSet, usize)>,
     /// The question of each text, and the one that follows it.
     questions: Vec<(usize, Option<usize>)>,
-    /// `[n_next]`
-    next_groups: Vec<usize>,
+    /// `[n_next, 2]`
+    next_groups: Vec<[usize; 2]>,
 }
 
 impl Texts {
@@ -231,7 +235,7 @@ impl Texts {
                     continue;
                 };
                 let next_row = texts.next_groups.len();
-                texts.next_groups.push(group);
+                texts.next_groups.push([group, other]);
                 texts.push(model, &text, (RowSet::Next, next_row), (group, Some(other)));
             }
         }

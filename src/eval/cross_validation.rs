@@ -134,12 +134,8 @@ pub fn two_fold(
         .map(|i| (2 * i + 1) * questions.len() / (2 * protocol.n_example.max(1)))
         .collect();
     let mut tallies: [Tally; 4] = ["base", "iti", "random", "instruction"].map(Tally::new);
-    let mut report = Report {
-        rows: Vec::new(),
-        choices: Vec::new(),
-        examples: Vec::new(),
-        n_question: questions.len(),
-    };
+    let mut report =
+        Report { rows: Vec::new(), choices: Vec::new(), examples: Vec::new(), n_question: 0 };
     for (fold, test) in folds.iter().enumerate() {
         let development_questions = &folds[1 - fold];
         let params = FitParams { seed: protocol.seed, ..FitParams::default() };
@@ -179,6 +175,7 @@ pub fn two_fold(
             }
         }
     }
+    report.n_question = tallies[0].scores.len();
     // An instruction changes the prompt, not the reading of neutral text.
     let [.., instruction] = &mut tallies;
     instruction.divergences.clear();
@@ -209,8 +206,9 @@ pub fn choose(
             for &alpha in &grid.alphas {
                 evaluator.steer_with(Some((&vector, alpha)))?;
                 let kl = evaluator.divergence(documents)?.kl;
-                if kl > grid.kl_budget {
-                    break; // KL grows with α
+                // KL grows with α, and ends as NaN.
+                if kl.is_nan() || kl > grid.kl_budget {
+                    break;
                 }
                 let mc1 = McScore::mean(&evaluator.score_answers(questions, form, "")?).mc1;
                 if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
@@ -271,9 +269,10 @@ impl Tally {
     }
 
     fn row(&self) -> Row {
+        let n_token: usize = self.divergences.iter().map(|d| d.n_token).sum();
         let mean = |of: fn(&Divergence) -> f64| {
-            let n = self.divergences.len() as f64;
-            (n > 0.0).then(|| self.divergences.iter().map(of).sum::<f64>() / n)
+            let sum: f64 = self.divergences.iter().map(|d| d.n_token as f64 * of(d)).sum();
+            (n_token > 0).then(|| sum / n_token as f64)
         };
         let n_true = self.truths.iter().filter(|&&t| t).count() as f64;
         Row {

@@ -13,6 +13,8 @@ pub struct Divergence {
     pub ce: f64,
     /// KL(steered ‖ base) of the next token's distribution.
     pub kl: f64,
+    /// Tokens that these are means over.
+    pub n_token: usize,
 }
 
 impl Evaluator<'_> {
@@ -31,13 +33,12 @@ impl Evaluator<'_> {
             texts.push(Text { tokens, row: self.row, steer_from: 0 });
         }
         let mut sum = Divergence::default();
-        let mut n = 0_usize;
         // An even number of sequences keeps the pairs together; so does the length above, since a
         // pair that does not fit begins a batch of its own.
         for pair in pairs_per_batch(&texts, self.limits.n_token, self.limits.n_seq) {
             let texts = &texts[pair];
             for planned in plan(texts, self.limits, |i| format!("neutral document {}", i / 2))? {
-                let (mut batch, paths) = planned.to_batch();
+                let (mut batch, paths) = planned.to_batch(texts);
                 for &i in paths.iter().flat_map(|path| &path[..path.len() - 1]) {
                     batch.output(i);
                 }
@@ -51,15 +52,16 @@ impl Evaluator<'_> {
                         let token = usize::try_from(tokens[position]).unwrap_or(0);
                         sum.ce += log_sum_exp(steered) - f64::from(steered[token]);
                         sum.kl += kl(steered, base);
-                        n += 1;
+                        sum.n_token += 1;
                     }
                 }
             }
         }
-        if n == 0 {
+        if sum.n_token == 0 {
             return Err(Error::invalid("neutral documents", "no token follows another in them"));
         }
-        Ok(Divergence { ce: sum.ce / n as f64, kl: sum.kl / n as f64 })
+        let n = sum.n_token as f64;
+        Ok(Divergence { ce: sum.ce / n, kl: sum.kl / n, ..sum })
     }
 }
 

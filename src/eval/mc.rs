@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::{Text, plan};
 use crate::data::{PromptForm, Question};
-use crate::{Result, Special};
+use crate::{Error, Result, Special};
 
 /// The scores of one question's answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +71,7 @@ impl Evaluator<'_> {
     /// have in common is computed once.
     ///
     /// # Errors
-    /// What planning and decoding give.
+    /// [`Error::Invalid`] where no question has both, and what planning and decoding give.
     pub fn score_answers(
         &mut self,
         questions: &[&Question],
@@ -81,6 +81,9 @@ impl Evaluator<'_> {
         let two_sided =
             |q: &&&Question| [true, false].iter().all(|&l| q.answers.iter().any(|a| a.label == l));
         let questions: Vec<&Question> = questions.iter().filter(two_sided).copied().collect();
+        if questions.is_empty() {
+            return Err(Error::invalid("questions", "none has both true and false answers"));
+        }
         let mut texts = Vec::new();
         let mut n_prompts = Vec::new();
         for question in &questions {
@@ -91,8 +94,15 @@ impl Evaluator<'_> {
                 let tokens = self.model().tokenize(&text, Special::Start);
                 let n_shared =
                     tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
+                if tokens.len() < 2 {
+                    let what = format!("answer `{}`", answer.text);
+                    return Err(Error::invalid(
+                        what,
+                        "is one token with its prompt: nothing to score",
+                    ));
+                }
                 // At least one token stands before the answer, and at least one in it.
-                let n_prompt = n_shared.clamp(1, tokens.len().saturating_sub(1).max(1));
+                let n_prompt = n_shared.clamp(1, tokens.len() - 1);
                 texts.push(Text { tokens, row: self.row, steer_from: n_prompt - 1 });
                 n_prompts.push(n_prompt);
             }
@@ -100,7 +110,7 @@ impl Evaluator<'_> {
         let mut scores = Vec::with_capacity(texts.len());
         let name = |i: usize| format!("answer {i} with its prompt");
         for planned in plan(&texts, self.limits, name)? {
-            let (mut batch, paths) = planned.to_batch();
+            let (mut batch, paths) = planned.to_batch(&texts);
             for (path, text) in paths.iter().zip(planned.texts.clone()) {
                 for &i in &path[n_prompts[text] - 1..path.len() - 1] {
                     batch.output(i);

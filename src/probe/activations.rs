@@ -31,8 +31,8 @@ pub trait Activations: Sync {
     /// May panic if the site or a row does not exist.
     fn head(&self, site: Site, rows: &[usize]) -> Array2<f32>;
 
-    /// `[n_next_row]`: the question that a `next` row begins with.
-    fn next_groups(&self) -> &[usize];
+    /// `[n_next_row, 2]`: the question that a `next` text begins with and the one that follows.
+    fn next_groups(&self) -> &[[usize; 2]];
 
     /// The outputs of one head on the given `next` rows: F32 `[rows.len(), d_head]`.
     ///
@@ -77,7 +77,7 @@ pub(crate) mod memory {
         pub labels: Vec<bool>,
         pub groups: Vec<usize>,
         pub heads: Vec<Array2<f32>>,
-        pub next_groups: Vec<usize>,
+        pub next_groups: Vec<[usize; 2]>,
         pub next_heads: Vec<Array2<f32>>,
     }
 
@@ -105,7 +105,15 @@ pub(crate) mod memory {
                         if *label { 1.5 } else { -1.5 };
                 }
             }
-            Self { n_layer, n_head, labels, next_groups: groups.clone(), groups, heads, next_heads }
+            Self {
+                n_layer,
+                n_head,
+                labels,
+                next_groups: groups.iter().map(|&group| [group; 2]).collect(),
+                groups,
+                heads,
+                next_heads,
+            }
         }
     }
 
@@ -134,7 +142,7 @@ pub(crate) mod memory {
             self.heads[site.layer * self.n_head + site.head].select(Axis(0), rows)
         }
 
-        fn next_groups(&self) -> &[usize] {
+        fn next_groups(&self) -> &[[usize; 2]] {
             &self.next_groups
         }
 

@@ -32,7 +32,7 @@ impl Activations for Store {
         self.head(RowSet::Main, site, rows)
     }
 
-    fn next_groups(&self) -> &[usize] {
+    fn next_groups(&self) -> &[[usize; 2]] {
         self.next_groups()
     }
 

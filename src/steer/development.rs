@@ -47,7 +47,7 @@ pub struct Development {
     pub scores: Vec<HeadScore>,
     /// Labelled rows of the development questions: directions come from them.
     rows: Vec<usize>,
-    /// The same questions' rows that go on into another question: sigma comes from them.
+    /// Rows of one of these questions that go on into another of these: sigma comes from them.
     next_rows: Vec<usize>,
     seed: u64,
 }
@@ -82,7 +82,7 @@ impl Development {
         };
         Ok(Self {
             scores: fit_heads(source, &among(&train), &among(&validation), on_done)?,
-            next_rows: rows_of(source.next_groups(), questions),
+            next_rows: next_rows_of(source.next_groups(), questions),
             rows,
             seed: params.seed,
         })
@@ -136,6 +136,12 @@ impl Development {
 fn rows_of(groups: &[usize], questions: &[usize]) -> Vec<usize> {
     let wanted: HashSet<usize> = questions.iter().copied().collect();
     (0..groups.len()).filter(|&row| wanted.contains(&groups[row])).collect()
+}
+
+/// The `next` rows whose questions are both among `questions`, ascending.
+fn next_rows_of(groups: &[[usize; 2]], questions: &[usize]) -> Vec<usize> {
+    let wanted: HashSet<usize> = questions.iter().copied().collect();
+    (0..groups.len()).filter(|&row| groups[row].iter().all(|q| wanted.contains(q))).collect()
 }
 
 /// Whether one label has more than twice as many rows as the other.
@@ -193,6 +199,13 @@ mod tests {
             *label = !*label;
         }
         assert_eq!(fit(&source).0, before);
+    }
+
+    #[test]
+    fn sigma_never_sees_a_question_of_the_other_half() {
+        let groups = [[0, 1], [0, 2], [3, 1], [1, 0]];
+        assert_eq!(next_rows_of(&groups, &[0, 1]), [0, 3]);
+        assert_eq!(next_rows_of(&groups, &[2, 3]), [0; 0]);
     }
 
     #[test]

@@ -23,8 +23,9 @@ pub struct Layout {
     pub labels: Vec<bool>,
     /// `[n_row]`: the question that the text answers.
     pub groups: Vec<usize>,
-    /// `[n_next]`: the question that a `next` text begins with; may be empty.
-    pub next_groups: Vec<usize>,
+    /// `[n_next, 2]`: the question that a `next` text begins with and the one that follows; may be
+    /// empty.
+    pub next_groups: Vec<[usize; 2]>,
     /// What is captured. An unfinished capture is taken up only where these strings are the same,
     /// so they name all that the activations and their batches depend on: the model's fingerprint,
     /// the data's hash, the prompt form, the size of batches, …
@@ -85,7 +86,11 @@ impl Image {
         let header_len = (prologue.len() - 8) as u64;
         prologue[..8].copy_from_slice(&header_len.to_le_bytes());
         let labels = layout.labels.iter().map(|&label| u64::from(label));
-        let groups = layout.groups.iter().chain(&layout.next_groups).map(|&group| group as u64);
+        let groups = layout
+            .groups
+            .iter()
+            .chain(layout.next_groups.as_flattened())
+            .map(|&group| group as u64);
         prologue.extend(labels.chain(groups).flat_map(u64::to_le_bytes));
 
         Ok(Self { prologue, size, n_value, n_layer: layout.n_layer, n_row, n_next })
@@ -123,7 +128,8 @@ fn header(layout: &Layout) -> Option<(Vec<u8>, usize)> {
 
     let mut list = vec![("label".to_owned(), Dtype::I64, vec![n_row])];
     for &(set, n_row) in sets {
-        list.push((set.tensor("group"), Dtype::I64, vec![n_row]));
+        let shape = if set == RowSet::Main { vec![n_row] } else { vec![n_row, 2] };
+        list.push((set.tensor("group"), Dtype::I64, shape));
     }
     for &(set, n_row) in sets {
         for layer in 0..layout.n_layer {

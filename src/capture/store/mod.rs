@@ -7,7 +7,7 @@
 //! | `label` | I64 | `[n_row]` | 1 for a true text, 0 for a false one |
 //! | `group` | I64 | `[n_row]` | the question that the text answers |
 //! | `kqv_out-<il>` | F32 | `[n_row, n_head, d_head]` | the head outputs of layer `il` |
-//! | `next.group` | I64 | `[n_next]` | the question that the text begins with |
+//! | `next.group` | I64 | `[n_next, 2]` | the question that the text begins with and the one that follows |
 //! | `next.kqv_out-<il>` | F32 | `[n_next, n_head, d_head]` | the same of texts that go on into another question |
 //!
 //! The `next.` tensors are absent where there are no such texts. Strings under `__metadata__` say

@@ -23,7 +23,7 @@ pub struct Store {
     d_head: usize,
     labels: Vec<bool>,
     groups: Vec<usize>,
-    next_groups: Vec<usize>,
+    next_groups: Vec<[usize; 2]>,
     metadata: BTreeMap<String, String>,
     main: Vec<Block>,
     next: Vec<Block>,
@@ -62,7 +62,7 @@ impl Store {
 
     fn read(path: &Path, map: Mmap) -> Result<Self, String> {
         let file = Tensors::read(&map)?;
-        let labels = file.integers("label")?;
+        let labels = file.integers("label", &[])?;
         let labels = labels
             .into_iter()
             .map(|label| match label {
@@ -70,7 +70,7 @@ impl Store {
                 _ => Err(format!("label holds {label}, expected 0 or 1")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let groups = file.groups(RowSet::Main)?;
+        let groups = file.groups(RowSet::Main, &[])?;
         if groups.len() != labels.len() {
             return Err(format!("{} labels and {} groups", labels.len(), groups.len()));
         }
@@ -78,7 +78,7 @@ impl Store {
             return Err("it holds no rows".into());
         }
         let next_groups = match file.has(&RowSet::Next.tensor("group")) {
-            true => file.groups(RowSet::Next)?,
+            true => file.groups(RowSet::Next, &[2])?.as_chunks().0.to_vec(),
             false => Vec::new(),
         };
 
@@ -160,9 +160,10 @@ impl Store {
         &self.groups
     }
 
-    /// `[n_next]`: the question that a `next` text begins with; empty where there are none.
+    /// `[n_next, 2]`: the question that a `next` text begins with and the one that follows; empty
+    /// where there are no such texts.
     #[must_use]
-    pub fn next_groups(&self) -> &[usize] {
+    pub fn next_groups(&self) -> &[[usize; 2]] {
         &self.next_groups
     }
 
@@ -239,20 +240,24 @@ impl<'a> Tensors<'a> {
         layers.max().map_or(0, |layer: usize| layer.saturating_add(1))
     }
 
-    /// The numbers of an I64 tensor of one axis.
-    fn integers(&self, name: &str) -> Result<Vec<i64>, String> {
+    /// The numbers of an I64 tensor of one axis and the given further ones.
+    fn integers(&self, name: &str, further: &[usize]) -> Result<Vec<i64>, String> {
         let info = self.info(name)?;
-        if info.dtype != Dtype::I64 || info.shape.len() != 1 {
+        if info.dtype != Dtype::I64 || info.shape.get(1..) != Some(further) {
             let (dtype, shape) = (info.dtype, &info.shape);
-            return Err(format!("{name} is {dtype:?} {shape:?}, expected I64 of one axis"));
+            let expected = match further {
+                [] => "of one axis".to_owned(),
+                further => format!("of rows of {further:?}"),
+            };
+            return Err(format!("{name} is {dtype:?} {shape:?}, expected I64 {expected}"));
         }
         let bytes = &self.map[self.data + info.data_offsets.0..self.data + info.data_offsets.1];
         Ok(bytes.as_chunks().0.iter().copied().map(i64::from_le_bytes).collect())
     }
 
-    fn groups(&self, set: RowSet) -> Result<Vec<usize>, String> {
+    fn groups(&self, set: RowSet, further: &[usize]) -> Result<Vec<usize>, String> {
         let name = set.tensor("group");
-        let groups = self.integers(&name)?.into_iter().map(|group| {
+        let groups = self.integers(&name, further)?.into_iter().map(|group| {
             usize::try_from(group).map_err(|_| format!("{name} holds {group}, expected 0 or more"))
         });
         groups.collect()

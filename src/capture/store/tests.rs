@@ -28,7 +28,7 @@ fn layout() -> Layout {
         d_head: D_HEAD,
         labels: vec![true, false, false, true],
         groups: vec![0, 0, 1, 2],
-        next_groups: vec![2, 1],
+        next_groups: vec![[2, 1], [1, 0]],
         metadata: BTreeMap::from([("data".into(), "abc".into()), ("model".into(), "xyz".into())]),
     }
 }
@@ -374,7 +374,7 @@ fn refuses_hostile_files() {
             "kqv_out-1 is missing",
         ),
         (
-            vec![label, group, layer0, ("next.group", Dtype::I64, &[2], &zero)],
+            vec![label, group, layer0, ("next.group", Dtype::I64, &[1, 2], &zero)],
             "next.kqv_out-0 is missing",
         ),
     ];

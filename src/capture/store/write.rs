@@ -81,6 +81,12 @@ impl StoreWriter {
         if let Err(TryLockError::WouldBlock) = FileExt::try_lock(&file) {
             return Err(store_error(path, "another capture is writing it at this moment"));
         }
+        if !part.exists() {
+            return Err(store_error(
+                path,
+                "another capture has just finished it: run this one again",
+            ));
+        }
         let size = file.metadata().map_err(Error::io("read", &part))?.len();
         let identity = image.identity();
         let n_batch_done = match Journal::read(&progress, &identity) {
