@@ -9,6 +9,8 @@ pub(crate) mod context;
 pub(crate) mod host;
 pub(crate) mod map;
 pub(crate) mod tap;
+#[cfg(test)]
+mod tests;
 
 /// Declarations of `vendor/headtap.h`, made by bindgen.
 #[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs)]

@@ -1,0 +1,47 @@
+//! A tap that expects other layers than the model has.
+
+use std::path::Path;
+
+use super::context::{BatchArrays, Context, DecodeError};
+use super::tap::{Tap, TapError};
+use crate::{Model, ModelParams};
+
+/// Decodes one token of the demo model (5 layers, width 192) through a tap over layers of these
+/// widths, observing the last.
+fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.gguf");
+    let model = Model::load(&path, &ModelParams::default()).expect("the demo model is sound");
+    let mut tap = Tap::new(widths, 2, 8, true).expect("memory for a tap");
+    tap.observe(&[widths.len() - 1]).expect("the tap has this layer");
+    let mut params = Context::default_params();
+    (params.n_ctx, params.n_batch, params.n_threads) = (64, 8, 1);
+    let mut context = Context::new(model.inner(), params, tap).expect("a context");
+    let mut batch = BatchArrays {
+        tokens: vec![1],
+        positions: vec![0],
+        seqs: vec![0],
+        n_seq: vec![1],
+        output: vec![1],
+    };
+    let mut out = vec![0.0; widths.iter().copied().max().unwrap_or(0)];
+    context.decode(&mut batch, &[0], &[0], &mut out)
+}
+
+#[test]
+fn a_layer_that_never_comes_by_is_an_error() {
+    assert!(decode_through(&[192; 5]).is_ok());
+    let error = decode_through(&[192; 6]).expect_err("there is no sixth layer");
+    assert!(
+        matches!(error, DecodeError::Tap(TapError::Miscount { layer: 5, got: 0 })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_layer_of_another_width_is_an_error() {
+    let error = decode_through(&[192, 192, 192, 192, 96]).expect_err("the width is 192");
+    assert!(
+        matches!(error, DecodeError::Tap(TapError::WrongWidth { layer: 4, got: 192 })),
+        "{error:?}"
+    );
+}
