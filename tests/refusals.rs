@@ -150,6 +150,19 @@ fn refuses_more_heads_than_there_are_before_any_work() {
 }
 
 #[test]
+fn tunes_on_data_without_questions_only_when_asked_to() {
+    let bench = Bench::new();
+    // Without -m the built-in model serves, for which tuning is the default.
+    let fit = |arguments: &[&str]| {
+        let mut command = candor(bench.folder.path());
+        command.arg("fit").args(arguments).arg("--data").arg(bench.path("facts.csv"));
+        command
+    };
+    fit(&[]).assert().success();
+    assert!(refusal(&mut fit(&["--tune"])).contains("--tune: needs questions"));
+}
+
+#[test]
 fn refuses_a_sidecar_of_another_model_unless_forced() {
     let bench = Bench::new();
     let sidecar = bench.sidecar();

@@ -103,6 +103,7 @@ impl FitArgs {
         }
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
+        let tunes = self.tunes(&data)?;
         let model = self.model.load()?;
         let geometry = model.geometry();
         let n_head = geometry.n_layer * geometry.n_head;
@@ -127,14 +128,13 @@ impl FitArgs {
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
 
-        let tuned =
-            self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
-        let (vector, alpha) = match tuned {
-            Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
-            None => {
-                let k = self.heads.unwrap_or_else(|| default_k(n_head));
-                (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
-            }
+        let vector_of = |k| development.vector(source, k, direction);
+        let (vector, alpha) = if tunes {
+            let (vector, choice) = self.tune(&model, &data, &form, output, vector_of)?;
+            (vector, choice.alpha)
+        } else {
+            let k = self.heads.unwrap_or_else(|| default_k(n_head));
+            (vector_of(k)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
         };
         let about = self.about(&model, &data, &form, &development, direction, alpha, params);
         let sidecar = Sidecar { vector, about };
@@ -156,8 +156,20 @@ impl FitArgs {
         }
     }
 
-    /// Tries K and α where that was asked for, or where nothing was and the model is the built-in
-    /// one.
+    /// Whether to try K and α: where that was asked for, or where neither was given, the model is
+    /// the built-in one, and the data holds the questions that it takes.
+    fn tunes(&self, data: &Dataset) -> Result<bool> {
+        let has_questions = !matches!(data.kind, Kind::Statement | Kind::Pair);
+        if self.tune && !has_questions {
+            let problem =
+                "needs questions with true and false answers, which this data set has not";
+            return Err(Error::invalid("--tune", problem));
+        }
+        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
+        Ok(self.tune || by_default && has_questions)
+    }
+
+    /// The best K and α of those to try: the user's where given, else the usual ones.
     fn tune(
         &self,
         model: &Model,
@@ -165,20 +177,14 @@ impl FitArgs {
         form: &PromptForm,
         output: Output,
         vector_of: impl Fn(usize) -> Result<SteeringVector>,
-    ) -> Result<Option<(SteeringVector, Choice)>> {
-        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
-        if !self.tune && !by_default {
-            return Ok(None);
-        }
-        if data.kind == Kind::Statement || data.kind == Kind::Pair {
-            let problem =
-                "needs questions with true and false answers, which this data set has not";
-            return Err(Error::invalid("--tune", problem));
-        }
+    ) -> Result<(SteeringVector, Choice)> {
         let mut grid = embedded::grid(model.geometry());
         grid.kl_budget = self.kl_budget;
         if let Some(k) = self.heads {
             grid.ks = vec![k];
+        }
+        if let Some(alpha) = self.alpha {
+            grid.alphas = vec![alpha];
         }
         let mut evaluator =
             Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
@@ -198,7 +204,7 @@ impl FitArgs {
             },
         );
         bar.finish_and_clear();
-        result.map(Some)
+        result
     }
 
     #[allow(clippy::too_many_arguments, reason = "everything that the file records")]
