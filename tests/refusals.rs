@@ -231,9 +231,19 @@ fn refuses_a_sidecar_as_a_model() {
 #[test]
 fn wrong_usage_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
-    for args in
-        [&["fit", "--heads", "0"][..], &["fit", "--alpha", "nan"], &["unknown"], &["capture"], &[]]
-    {
+    for args in [
+        &["fit", "--heads", "0"][..],
+        &["fit", "--alpha", "nan"],
+        &["fit", "--kl-budget", "nan"],
+        &["demo", "--kl-budget", "0"],
+        &["run", "-p", "a", "--temp", "inf"],
+        &["run", "-p", "a", "--top-k=-1"],
+        &["run", "-p", "a", "--top-p", "0"],
+        &["chat", "--min-p", "1.5"],
+        &["unknown"],
+        &["capture"],
+        &[],
+    ] {
         candor(folder.path()).args(args).assert().code(2);
     }
 }

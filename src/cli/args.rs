@@ -1,6 +1,7 @@
 //! Groups of arguments that several commands share, and what they become.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
 
@@ -112,19 +113,19 @@ impl DataArgs {
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token.
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
     temp: f32,
 
     /// Keep the K likeliest tokens; 0 keeps all.
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = 40, value_parser = clap::value_parser!(i32).range(0..))]
     top_k: i32,
 
     /// Keep the likeliest tokens up to this share of probability; 1 keeps all.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share_above_0)]
     top_p: f32,
 
     /// Drop tokens below this share of the likeliest one's probability; 0 drops none.
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = share)]
     min_p: f32,
 
     /// Seed of the draws.
@@ -209,13 +210,36 @@ impl SteerArgs {
 
 /// A whole number from 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
-        Ok(n) => Ok(n),
-    }
+    number(text, |&n| n > 0, "a whole number from 1")
 }
 
 /// A number that is not NaN or infinite.
 pub(super) fn finite(text: &str) -> Result<f32, String> {
-    text.parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(|| "expected a number".to_owned())
+    number(text, |x: &f32| x.is_finite(), "a number")
+}
+
+/// A number of nats to spend.
+pub(super) fn budget(text: &str) -> Result<f64, String> {
+    number(text, |&x: &f64| x > 0.0 && x.is_finite(), "a number above 0")
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |&x: &f32| x >= 0.0 && x.is_finite(), "a number from 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(x), "a number from 0 to 1")
+}
+
+fn share_above_0(text: &str) -> Result<f32, String> {
+    number(text, |&x: &f32| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
+}
+
+/// Reads a number, if it is one that `fits`; else says what was expected.
+fn number<T: FromStr>(
+    text: &str,
+    fits: impl FnOnce(&T) -> bool,
+    expected: &str,
+) -> Result<T, String> {
+    text.parse().ok().filter(fits).ok_or_else(|| format!("expected {expected}"))
 }

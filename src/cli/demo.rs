@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::ModelArgs;
+use super::args::{ModelArgs, budget};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
 use super::{embedded, interrupt};
@@ -27,7 +27,7 @@ pub(super) struct DemoArgs {
     model: ModelArgs,
 
     /// Most KL per token on neutral text that steering may cost, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
     /// Random draws to compare with.

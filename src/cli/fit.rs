@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::args::{DataArgs, ModelArgs, budget, finite, positive};
 use super::capture::run_capture;
 use super::heads::{self, Head};
 use super::heat::HeatMap;
@@ -56,7 +56,7 @@ pub(super) struct FitArgs {
     heads: Option<usize>,
 
     /// Strength to store, in standard deviations [default: 15, the paper's].
-    #[arg(long, value_name = "X", value_parser = finite)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     alpha: Option<f32>,
 
     /// Directions.
@@ -69,7 +69,7 @@ pub(super) struct FitArgs {
     tune: bool,
 
     /// With --tune: most KL per token on neutral text, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
     /// Take of each question as many true as false answers: `auto` does where one kind has more
