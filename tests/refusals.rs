@@ -163,6 +163,21 @@ fn tunes_on_data_without_questions_only_when_asked_to() {
 }
 
 #[test]
+fn refuses_activations_that_were_captured_in_another_form() {
+    let bench = Bench::new();
+    let fit = |arguments: &[&str]| {
+        let mut command = candor(bench.folder.path());
+        command.args(["fit", "-k", "3", "-m"]).arg(&bench.model);
+        command.arg("--data").arg(bench.path("facts.csv"));
+        command.arg("--activations").arg(bench.path("facts.safetensors")).args(arguments);
+        command
+    };
+    fit(&[]).assert().success();
+    let message = refusal(&mut fit(&["--template", "Fact: {answer}"]));
+    assert!(message.contains("`Fact: {answer}`") && message.contains("--template"), "{message}");
+}
+
+#[test]
 fn refuses_a_sidecar_of_another_model_unless_forced() {
     let bench = Bench::new();
     let sidecar = bench.sidecar();

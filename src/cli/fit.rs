@@ -21,7 +21,7 @@ use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
     default_path,
 };
-use crate::{Error, Model, Result};
+use crate::{Error, Geometry, Model, Result};
 
 /// Heads of the table that is printed.
 const N_LISTED: usize = 12;
@@ -118,7 +118,7 @@ impl FitArgs {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
         };
-        let activations = Activations::open(self, &model, &data, output)?;
+        let activations = Activations::open(self, &model, &data, &form, output)?;
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
@@ -304,23 +304,16 @@ struct Activations {
 impl Activations {
     /// Opens the user's store, or captures: into the user's file, or into the cache, where a run
     /// that was stopped finds it again.
-    fn open(args: &FitArgs, model: &Model, data: &Dataset, output: Output) -> Result<Self> {
+    fn open(
+        args: &FitArgs,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        output: Output,
+    ) -> Result<Self> {
         if let Some(path) = args.activations.as_ref().filter(|path| path.exists()) {
             let store = Store::open(path)?;
-            let made_for = |key: &str| store.metadata().get(key).cloned().unwrap_or_default();
-            if made_for("model.fingerprint") != model.fingerprint() {
-                return Err(Error::WrongModel {
-                    path: path.clone(),
-                    expected: made_for("model.fingerprint"),
-                    got: model.fingerprint().to_owned(),
-                });
-            }
-            if made_for("data.sha256") != data.sha256 {
-                return Err(Error::Store {
-                    path: path.clone(),
-                    problem: format!("was captured from other data than {}", data.path.display()),
-                });
-            }
+            check_store(&store, model, data, form)?;
             return Ok(Self { store, temporary: false });
         }
         let path = match &args.activations {
@@ -346,6 +339,39 @@ impl Activations {
             Ok(())
         }
     }
+}
+
+/// Refuses a store that was captured from another model, other data, or in another form.
+fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) -> Result<()> {
+    let made_for = |key: &str| store.metadata().get(key).map_or("", String::as_str);
+    let fingerprint = made_for("model.fingerprint");
+    if fingerprint != model.fingerprint() {
+        return Err(Error::WrongModel {
+            path: store.path().to_owned(),
+            expected: fingerprint.to_owned(),
+            got: model.fingerprint().to_owned(),
+        });
+    }
+    let fault = |problem| Err(Error::Store { path: store.path().to_owned(), problem });
+    let stored = (store.n_layer(), store.n_head(), store.d_head());
+    let Geometry { n_layer, n_head, d_head, .. } = model.geometry();
+    if stored != (n_layer, n_head, d_head) {
+        return fault(format!(
+            "holds {} layers × {} heads × {} values, and the model has {n_layer} × {n_head} × {d_head}",
+            stored.0, stored.1, stored.2
+        ));
+    }
+    if made_for("data.sha256") != data.sha256 {
+        return fault(format!("was captured from other data than {}", data.path.display()));
+    }
+    let stored = made_for("prompt_form");
+    if stored != form.as_str() {
+        return fault(format!(
+            "was captured in the form `{stored}`, and this is `{}`: give the same --template",
+            form.as_str()
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
