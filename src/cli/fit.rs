@@ -225,7 +225,7 @@ impl FitArgs {
             name,
             license: None,
             author: None,
-            model_name: model.name().unwrap_or_default().to_owned(),
+            model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
             direction,
@@ -285,6 +285,11 @@ impl FitArgs {
 fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
     let selected = sidecar.vector.heads().iter().map(|head| head.site);
     HeatMap::new(&sidecar.about.head_accuracy, sidecar.vector.n_head(), selected)
+}
+
+/// A file's name without its extension: the name of a model that has none.
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The paper's strength.
