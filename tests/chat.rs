@@ -66,7 +66,7 @@ fn write_sidecar(model: &Path, path: &Path) {
         description: None,
         license: None,
         author: None,
-        model_name: "stories".into(),
+        model_name: file.str("general.name").unwrap().into(),
         model_fingerprint: candor::fingerprint(&file).unwrap(),
         candor_version: "0".into(),
         direction: DirectionKind::Random,
@@ -231,6 +231,32 @@ fn run_continues_a_text() {
         .assert()
         .success()
         .stdout(", there \n");
+}
+
+#[test]
+fn a_sidecar_beside_the_model_must_be_made_for_it() {
+    let Some(fixture) = Fixture::new() else { return };
+    let run = |arguments: &[&str]| {
+        let mut all = vec!["run", "-p", "Once", "--temp", "0", "-n", "5"];
+        all.extend(arguments);
+        fixture.candor(&all).assert().success()
+    };
+    let plain = stdout(&run(&["--steer", "none"]));
+    let change = |change: &dyn Fn(&mut About)| {
+        let mut sidecar = Sidecar::read(&fixture.steer).unwrap();
+        change(&mut sidecar.about);
+        sidecar.write(&fixture.steer).unwrap();
+    };
+    change(&|about| about.model_name = "Another".into());
+    let named = run(&[]);
+    assert!(stderr(&named).contains("made for a model named Another"), "{}", stderr(&named));
+    assert_ne!(stdout(&named), plain);
+    change(&|about| about.model_fingerprint = "0".repeat(64));
+    let other = run(&[]);
+    let notes = stderr(&other);
+    assert!(notes.starts_with("warning: ") && notes.contains("steer-test-stories"), "{notes}");
+    assert!(notes.contains("nothing is steered"), "{notes}");
+    assert_eq!(stdout(&other), plain);
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Groups of arguments that several commands share, and what they become.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 
 use super::embedded;
 use super::output::Output;
+use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::data::{Dataset, PromptForm};
 use crate::session::{SamplingParams, SessionParams};
-use crate::steer::{Sidecar, find_beside};
+use crate::steer::{Sidecar, find_beside, list_beside};
 use crate::{Error, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -170,10 +171,14 @@ impl SteerArgs {
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         let path = match self.steer.to_str() {
             Some("none") => return Ok(None),
-            Some("auto") => match find_beside(model.path())? {
-                Some(path) => path,
-                None => return Ok(None),
-            },
+            Some("auto") => {
+                let found = find_beside(model.path(), model.fingerprint())?;
+                match &found {
+                    Some((path, sidecar)) => warn_of_name(path, sidecar, model, output),
+                    None => warn_of_others(model, output)?,
+                }
+                return Ok(found);
+            }
             _ => self.steer.clone(),
         };
         let sidecar = self.read_for(&path, model, output)?;
@@ -186,19 +191,15 @@ impl SteerArgs {
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for(
-        &self,
-        path: &std::path::Path,
-        model: &Model,
-        output: Output,
-    ) -> Result<Sidecar> {
+    pub(super) fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
-        let geometry = model.geometry();
-        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         match sidecar.check_model(path, model.fingerprint()) {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
-            other => other?,
+            Err(error) => return Err(error),
+            Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
+        let geometry = model.geometry();
+        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         Ok(sidecar)
     }
 
@@ -206,6 +207,32 @@ impl SteerArgs {
     pub(super) fn alpha(&self, sidecar: &Sidecar) -> f32 {
         self.alpha.unwrap_or(sidecar.about.alpha)
     }
+}
+
+/// Warns where the fingerprints agree and the names do not: a fine-tune may leave alone all that
+/// the fingerprint covers.
+fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
+    let made_for = &sidecar.about.model_name;
+    if let Some(name) = model.name().filter(|name| name != made_for) {
+        output.warn(format_args!(
+            "{} was made for a model named {}, and this one is named {}: check that they match",
+            path.display(),
+            printable_line(made_for),
+            printable_line(name),
+        ));
+    }
+}
+
+/// Warns where sidecars lie beside the model, by their names, and none was made for it.
+fn warn_of_others(model: &Model, output: Output) -> Result<()> {
+    for path in list_beside(model.path())? {
+        output.warn(format_args!(
+            "{} was made for another model: nothing is steered; --steer FILE --force takes it \
+             all the same",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 /// A whole number from 1.
