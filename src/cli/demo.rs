@@ -16,6 +16,9 @@ use crate::eval::cross_validation::{Protocol, Report, Row, two_fold};
 use crate::steer::DirectionKind;
 use crate::{Error, Result};
 
+/// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
+const KEPT: &str = "the demo keeps nothing";
+
 /// Show the whole job: capture, probe, select, steer, score
 ///
 /// The built-in model knows the truth and often repeats the misconception. Half of its questions
@@ -77,8 +80,8 @@ impl DemoArgs {
         };
         let folder =
             tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-        let captured =
-            run_capture(&model, &data, &params, &folder.path().join("demo.safetensors"), output)?;
+        let path = folder.path().join("demo.safetensors");
+        let captured = run_capture(&model, &data, &params, &path, KEPT, output)?;
         let store = Store::open(&captured.path)?;
 
         let mut grid = embedded::grid(model.geometry());
@@ -100,7 +103,7 @@ impl DemoArgs {
         let bar = output.progress("scoring", protocol.n_step());
         let report = two_fold(&mut evaluator, &store, &protocol, || {
             bar.inc(1);
-            interrupt::check("the demo keeps nothing")
+            interrupt::check(KEPT)
         });
         bar.finish_and_clear();
         let report = report?;

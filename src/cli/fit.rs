@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, budget, finite, positive};
-use super::capture::run_capture;
+use super::capture::{KEPT, run_capture};
 use super::heads::{self, Head};
 use super::heat::HeatMap;
 use super::output::{self, Output};
@@ -127,6 +127,7 @@ impl FitArgs {
         let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
+        interrupt::check(KEPT)?;
 
         let vector_of = |k| development.vector(source, k, direction);
         let (vector, alpha) = if tunes {
@@ -138,6 +139,7 @@ impl FitArgs {
         };
         let about = self.about(&model, &data, &form, &development, direction, alpha, params);
         let sidecar = Sidecar { vector, about };
+        interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         activations.discard()?;
         if let Some(file) = &self.plot {
@@ -200,7 +202,7 @@ impl FitArgs {
             vector_of,
             || {
                 bar.inc(1);
-                interrupt::check("nothing was written")
+                interrupt::check(KEPT)
             },
         );
         bar.finish_and_clear();
@@ -331,7 +333,7 @@ impl Activations {
             }
         };
         let params = args.data.capture_params(&args.model, data)?;
-        run_capture(model, data, &params, &path, output)?;
+        run_capture(model, data, &params, &path, KEPT, output)?;
         Ok(Self { store: Store::open(&path)?, temporary: args.activations.is_none() })
     }
 

@@ -56,7 +56,7 @@ impl ChatArgs {
         let mut chat = Chat::new(self, &model, output)?;
         chat.banner();
         if lines.is_terminal() {
-            interrupt::install();
+            interrupt::install_patiently();
         }
         loop {
             let line = match lines.read()? {
