@@ -66,7 +66,7 @@ fn write_sidecar(model: &Path, path: &Path) {
         description: None,
         license: None,
         author: None,
-        model_name: "stories".into(),
+        model_name: file.str("general.name").unwrap().into(),
         model_fingerprint: candor::fingerprint(&file).unwrap(),
         candor_version: "0".into(),
         direction: DirectionKind::Random,
@@ -220,6 +220,8 @@ fn run_continues_a_text() {
     let all = run(&["-p", text, "--policy", "all"]).assert().success();
     assert_ne!(stdout(&all), stdout(&steered));
 
+    // An empty text begins with BOS, which this model has.
+    run(&["-p", "", "--steer", "none"]).assert().success().stdout(predicate::str::is_empty().not());
     run(&["-p", text, "--alpha", "0"]).assert().success().stdout(plain.clone());
     run(&["-p", "-", "--alpha", "0"])
         .write_stdin("Once upon a time\n")
@@ -231,6 +233,32 @@ fn run_continues_a_text() {
         .assert()
         .success()
         .stdout(", there \n");
+}
+
+#[test]
+fn a_sidecar_beside_the_model_must_be_made_for_it() {
+    let Some(fixture) = Fixture::new() else { return };
+    let run = |arguments: &[&str]| {
+        let mut all = vec!["run", "-p", "Once", "--temp", "0", "-n", "5"];
+        all.extend(arguments);
+        fixture.candor(&all).assert().success()
+    };
+    let plain = stdout(&run(&["--steer", "none"]));
+    let change = |change: &dyn Fn(&mut About)| {
+        let mut sidecar = Sidecar::read(&fixture.steer).unwrap();
+        change(&mut sidecar.about);
+        sidecar.write(&fixture.steer).unwrap();
+    };
+    change(&|about| about.model_name = "Another".into());
+    let named = run(&[]);
+    assert!(stderr(&named).contains("made for a model named Another"), "{}", stderr(&named));
+    assert_ne!(stdout(&named), plain);
+    change(&|about| about.model_fingerprint = "0".repeat(64));
+    let other = run(&[]);
+    let notes = stderr(&other);
+    assert!(notes.starts_with("warning: ") && notes.contains("steer-test-stories"), "{notes}");
+    assert!(notes.contains("nothing is steered"), "{notes}");
+    assert_eq!(stdout(&other), plain);
 }
 
 #[test]
@@ -248,6 +276,32 @@ fn run_gives_json() {
         fixture.candor(&["run", "--json", "-p", "Once", "-n", "5", "--steer", "none"]).assert();
     let report: serde_json::Value = serde_json::from_str(&stdout(&run)).unwrap();
     assert!(report["steer"].is_null() && report["alpha"].is_null());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn run_tells_a_full_disk_from_a_reader_that_went_away() {
+    use std::process::Stdio;
+
+    let Some(fixture) = Fixture::new() else { return };
+    let run = |stdout: Stdio| {
+        std::process::Command::new(assert_cmd::cargo::cargo_bin!("candor"))
+            .args(["run", "-p", "Once", "-n", "400", "--temp", "0", "--steer", "none", "-m"])
+            .arg(&fixture.model)
+            .stdout(stdout)
+            .output()
+            .unwrap()
+    };
+    let full = run(std::fs::File::create("/dev/full").unwrap().into());
+    let message = String::from_utf8(full.stderr).unwrap();
+    assert_eq!(full.status.code(), Some(1));
+    assert!(message.starts_with("error: cannot write to stdout: No space left"), "{message}");
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = run(writer.into());
+    assert_eq!(unread.status.code(), Some(0));
+    assert!(unread.stderr.is_empty(), "{}", String::from_utf8_lossy(&unread.stderr));
 }
 
 #[test]

@@ -150,6 +150,34 @@ fn refuses_more_heads_than_there_are_before_any_work() {
 }
 
 #[test]
+fn tunes_on_data_without_questions_only_when_asked_to() {
+    let bench = Bench::new();
+    // Without -m the built-in model serves, for which tuning is the default.
+    let fit = |arguments: &[&str]| {
+        let mut command = candor(bench.folder.path());
+        command.arg("fit").args(arguments).arg("--data").arg(bench.path("facts.csv"));
+        command
+    };
+    fit(&[]).assert().success();
+    assert!(refusal(&mut fit(&["--tune"])).contains("--tune: needs questions"));
+}
+
+#[test]
+fn refuses_activations_that_were_captured_in_another_form() {
+    let bench = Bench::new();
+    let fit = |arguments: &[&str]| {
+        let mut command = candor(bench.folder.path());
+        command.args(["fit", "-k", "3", "-m"]).arg(&bench.model);
+        command.arg("--data").arg(bench.path("facts.csv"));
+        command.arg("--activations").arg(bench.path("facts.safetensors")).args(arguments);
+        command
+    };
+    fit(&[]).assert().success();
+    let message = refusal(&mut fit(&["--template", "Fact: {answer}"]));
+    assert!(message.contains("`Fact: {answer}`") && message.contains("--template"), "{message}");
+}
+
+#[test]
 fn refuses_a_sidecar_of_another_model_unless_forced() {
     let bench = Bench::new();
     let sidecar = bench.sidecar();
@@ -218,9 +246,19 @@ fn refuses_a_sidecar_as_a_model() {
 #[test]
 fn wrong_usage_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
-    for args in
-        [&["fit", "--heads", "0"][..], &["fit", "--alpha", "nan"], &["unknown"], &["capture"], &[]]
-    {
+    for args in [
+        &["fit", "--heads", "0"][..],
+        &["fit", "--alpha", "nan"],
+        &["fit", "--kl-budget", "nan"],
+        &["demo", "--kl-budget", "0"],
+        &["run", "-p", "a", "--temp", "inf"],
+        &["run", "-p", "a", "--top-k=-1"],
+        &["run", "-p", "a", "--top-p", "0"],
+        &["chat", "--min-p", "1.5"],
+        &["unknown"],
+        &["capture"],
+        &[],
+    ] {
         candor(folder.path()).args(args).assert().code(2);
     }
 }

@@ -1,15 +1,17 @@
 //! Groups of arguments that several commands share, and what they become.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 
 use super::embedded;
 use super::output::Output;
+use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::data::{Dataset, PromptForm};
 use crate::session::{SamplingParams, SessionParams};
-use crate::steer::{Sidecar, find_beside};
+use crate::steer::{Sidecar, find_beside, list_beside};
 use crate::{Error, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -112,19 +114,19 @@ impl DataArgs {
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token.
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
     temp: f32,
 
     /// Keep the K likeliest tokens; 0 keeps all.
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = 40, value_parser = clap::value_parser!(i32).range(0..))]
     top_k: i32,
 
     /// Keep the likeliest tokens up to this share of probability; 1 keeps all.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share_above_0)]
     top_p: f32,
 
     /// Drop tokens below this share of the likeliest one's probability; 0 drops none.
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = share)]
     min_p: f32,
 
     /// Seed of the draws.
@@ -169,10 +171,14 @@ impl SteerArgs {
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         let path = match self.steer.to_str() {
             Some("none") => return Ok(None),
-            Some("auto") => match find_beside(model.path())? {
-                Some(path) => path,
-                None => return Ok(None),
-            },
+            Some("auto") => {
+                let found = find_beside(model.path(), model.fingerprint())?;
+                match &found {
+                    Some((path, sidecar)) => warn_of_name(path, sidecar, model, output),
+                    None => warn_of_others(model, output)?,
+                }
+                return Ok(found);
+            }
             _ => self.steer.clone(),
         };
         let sidecar = self.read_for(&path, model, output)?;
@@ -185,19 +191,15 @@ impl SteerArgs {
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for(
-        &self,
-        path: &std::path::Path,
-        model: &Model,
-        output: Output,
-    ) -> Result<Sidecar> {
+    pub(super) fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
-        let geometry = model.geometry();
-        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         match sidecar.check_model(path, model.fingerprint()) {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
-            other => other?,
+            Err(error) => return Err(error),
+            Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
+        let geometry = model.geometry();
+        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         Ok(sidecar)
     }
 
@@ -207,15 +209,64 @@ impl SteerArgs {
     }
 }
 
+/// Warns where the fingerprints agree and the names do not: a fine-tune may leave alone all that
+/// the fingerprint covers.
+fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
+    let made_for = &sidecar.about.model_name;
+    if let Some(name) = model.name().filter(|name| name != made_for) {
+        output.warn(format_args!(
+            "{} was made for a model named {}, and this one is named {}: check that they match",
+            path.display(),
+            printable_line(made_for),
+            printable_line(name),
+        ));
+    }
+}
+
+/// Warns where sidecars lie beside the model, by their names, and none was made for it.
+fn warn_of_others(model: &Model, output: Output) -> Result<()> {
+    for path in list_beside(model.path())? {
+        output.warn(format_args!(
+            "{} was made for another model: nothing is steered; --steer FILE --force takes it \
+             all the same",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
 /// A whole number from 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number from 1".to_owned()),
-        Ok(n) => Ok(n),
-    }
+    number(text, |&n| n > 0, "a whole number from 1")
 }
 
 /// A number that is not NaN or infinite.
 pub(super) fn finite(text: &str) -> Result<f32, String> {
-    text.parse::<f32>().ok().filter(|x| x.is_finite()).ok_or_else(|| "expected a number".to_owned())
+    number(text, |x: &f32| x.is_finite(), "a number")
+}
+
+/// A number of nats to spend.
+pub(super) fn budget(text: &str) -> Result<f64, String> {
+    number(text, |&x: &f64| x > 0.0 && x.is_finite(), "a number above 0")
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |&x: &f32| x >= 0.0 && x.is_finite(), "a number from 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(x), "a number from 0 to 1")
+}
+
+fn share_above_0(text: &str) -> Result<f32, String> {
+    number(text, |&x: &f32| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
+}
+
+/// Reads a number, if it is one that `fits`; else says what was expected.
+fn number<T: FromStr>(
+    text: &str,
+    fits: impl FnOnce(&T) -> bool,
+    expected: &str,
+) -> Result<T, String> {
+    text.parse().ok().filter(fits).ok_or_else(|| format!("expected {expected}"))
 }

@@ -51,7 +51,7 @@ impl CaptureArgs {
         data.require_two_classes()?;
         let model = self.model.load()?;
         let params = self.data.capture_params(&self.model, &data)?;
-        let captured = run_capture(&model, &data, &params, &self.output, output)?;
+        let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
         let geometry = model.geometry();
         let seconds = start.elapsed().as_secs_f64();
         if output.is_json() {
@@ -91,12 +91,16 @@ impl CaptureArgs {
     }
 }
 
-/// Captures with a progress bar; Ctrl-C stops between two batches.
+/// What Ctrl-C leaves where the activations lie in a file that stays.
+pub(super) const KEPT: &str = "what was captured is kept; run the same command again to go on";
+
+/// Captures with a progress bar; Ctrl-C stops between two batches, and `kept` says what is kept.
 pub(super) fn run_capture(
     model: &Model,
     data: &Dataset,
     params: &CaptureParams,
     path: &Path,
+    kept: &str,
     output: Output,
 ) -> Result<Captured> {
     interrupt::install();
@@ -107,7 +111,10 @@ pub(super) fn run_capture(
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    let captured = captured?;
+    let captured = captured.map_err(|error| match error {
+        Error::Interrupted { .. } => Error::Interrupted { kept: kept.to_owned() },
+        other => other,
+    })?;
     if let Some(reason) = captured.restarted {
         output.warn(format_args!(
             "an unfinished capture at {} was not used: {reason}",

@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::ModelArgs;
+use super::args::{ModelArgs, budget};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
 use super::{embedded, interrupt};
@@ -15,6 +15,9 @@ use crate::eval::Evaluator;
 use crate::eval::cross_validation::{Protocol, Report, Row, two_fold};
 use crate::steer::DirectionKind;
 use crate::{Error, Result};
+
+/// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
+const KEPT: &str = "the demo keeps nothing";
 
 /// Show the whole job: capture, probe, select, steer, score
 ///
@@ -27,7 +30,7 @@ pub(super) struct DemoArgs {
     model: ModelArgs,
 
     /// Most KL per token on neutral text that steering may cost, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
     /// Random draws to compare with.
@@ -77,8 +80,8 @@ impl DemoArgs {
         };
         let folder =
             tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
-        let captured =
-            run_capture(&model, &data, &params, &folder.path().join("demo.safetensors"), output)?;
+        let path = folder.path().join("demo.safetensors");
+        let captured = run_capture(&model, &data, &params, &path, KEPT, output)?;
         let store = Store::open(&captured.path)?;
 
         let mut grid = embedded::grid(model.geometry());
@@ -100,7 +103,7 @@ impl DemoArgs {
         let bar = output.progress("scoring", protocol.n_step());
         let report = two_fold(&mut evaluator, &store, &protocol, || {
             bar.inc(1);
-            interrupt::check("the demo keeps nothing")
+            interrupt::check(KEPT)
         });
         bar.finish_and_clear();
         let report = report?;

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{DataArgs, ModelArgs, finite, positive};
-use super::capture::run_capture;
+use super::args::{DataArgs, ModelArgs, budget, finite, positive};
+use super::capture::{KEPT, run_capture};
 use super::heads::{self, Head};
 use super::heat::HeatMap;
 use super::output::{self, Output};
@@ -21,7 +21,7 @@ use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
     default_path,
 };
-use crate::{Error, Model, Result};
+use crate::{Error, Geometry, Model, Result};
 
 /// Heads of the table that is printed.
 const N_LISTED: usize = 12;
@@ -56,7 +56,7 @@ pub(super) struct FitArgs {
     heads: Option<usize>,
 
     /// Strength to store, in standard deviations [default: 15, the paper's].
-    #[arg(long, value_name = "X", value_parser = finite)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     alpha: Option<f32>,
 
     /// Directions.
@@ -69,7 +69,7 @@ pub(super) struct FitArgs {
     tune: bool,
 
     /// With --tune: most KL per token on neutral text, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2)]
+    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
     /// Take of each question as many true as false answers: `auto` does where one kind has more
@@ -103,6 +103,7 @@ impl FitArgs {
         }
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
+        let tunes = self.tunes(&data)?;
         let model = self.model.load()?;
         let geometry = model.geometry();
         let n_head = geometry.n_layer * geometry.n_head;
@@ -117,7 +118,7 @@ impl FitArgs {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
         };
-        let activations = Activations::open(self, &model, &data, output)?;
+        let activations = Activations::open(self, &model, &data, &form, output)?;
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
@@ -126,18 +127,19 @@ impl FitArgs {
         let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
+        interrupt::check(KEPT)?;
 
-        let tuned =
-            self.tune(&model, &data, &form, output, |k| development.vector(source, k, direction))?;
-        let (vector, alpha) = match tuned {
-            Some((vector, choice)) => (vector, self.alpha.unwrap_or(choice.alpha)),
-            None => {
-                let k = self.heads.unwrap_or_else(|| default_k(n_head));
-                (development.vector(source, k, direction)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
-            }
+        let vector_of = |k| development.vector(source, k, direction);
+        let (vector, alpha) = if tunes {
+            let (vector, choice) = self.tune(&model, &data, &form, output, vector_of)?;
+            (vector, choice.alpha)
+        } else {
+            let k = self.heads.unwrap_or_else(|| default_k(n_head));
+            (vector_of(k)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
         };
         let about = self.about(&model, &data, &form, &development, direction, alpha, params);
         let sidecar = Sidecar { vector, about };
+        interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         activations.discard()?;
         if let Some(file) = &self.plot {
@@ -156,8 +158,20 @@ impl FitArgs {
         }
     }
 
-    /// Tries K and α where that was asked for, or where nothing was and the model is the built-in
-    /// one.
+    /// Whether to try K and α: where that was asked for, or where neither was given, the model is
+    /// the built-in one, and the data holds the questions that it takes.
+    fn tunes(&self, data: &Dataset) -> Result<bool> {
+        let has_questions = !matches!(data.kind, Kind::Statement | Kind::Pair);
+        if self.tune && !has_questions {
+            let problem =
+                "needs questions with true and false answers, which this data set has not";
+            return Err(Error::invalid("--tune", problem));
+        }
+        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
+        Ok(self.tune || by_default && has_questions)
+    }
+
+    /// The best K and α of those to try: the user's where given, else the usual ones.
     fn tune(
         &self,
         model: &Model,
@@ -165,20 +179,14 @@ impl FitArgs {
         form: &PromptForm,
         output: Output,
         vector_of: impl Fn(usize) -> Result<SteeringVector>,
-    ) -> Result<Option<(SteeringVector, Choice)>> {
-        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
-        if !self.tune && !by_default {
-            return Ok(None);
-        }
-        if data.kind == Kind::Statement || data.kind == Kind::Pair {
-            let problem =
-                "needs questions with true and false answers, which this data set has not";
-            return Err(Error::invalid("--tune", problem));
-        }
+    ) -> Result<(SteeringVector, Choice)> {
         let mut grid = embedded::grid(model.geometry());
         grid.kl_budget = self.kl_budget;
         if let Some(k) = self.heads {
             grid.ks = vec![k];
+        }
+        if let Some(alpha) = self.alpha {
+            grid.alphas = vec![alpha];
         }
         let mut evaluator =
             Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
@@ -194,11 +202,11 @@ impl FitArgs {
             vector_of,
             || {
                 bar.inc(1);
-                interrupt::check("nothing was written")
+                interrupt::check(KEPT)
             },
         );
         bar.finish_and_clear();
-        result.map(Some)
+        result
     }
 
     #[allow(clippy::too_many_arguments, reason = "everything that the file records")]
@@ -219,7 +227,7 @@ impl FitArgs {
             name,
             license: None,
             author: None,
-            model_name: model.name().unwrap_or_default().to_owned(),
+            model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
             direction,
@@ -281,6 +289,11 @@ fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
     HeatMap::new(&sidecar.about.head_accuracy, sidecar.vector.n_head(), selected)
 }
 
+/// A file's name without its extension: the name of a model that has none.
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// The paper's strength.
 const DEFAULT_ALPHA: f32 = 15.0;
 
@@ -298,23 +311,16 @@ struct Activations {
 impl Activations {
     /// Opens the user's store, or captures: into the user's file, or into the cache, where a run
     /// that was stopped finds it again.
-    fn open(args: &FitArgs, model: &Model, data: &Dataset, output: Output) -> Result<Self> {
+    fn open(
+        args: &FitArgs,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        output: Output,
+    ) -> Result<Self> {
         if let Some(path) = args.activations.as_ref().filter(|path| path.exists()) {
             let store = Store::open(path)?;
-            let made_for = |key: &str| store.metadata().get(key).cloned().unwrap_or_default();
-            if made_for("model.fingerprint") != model.fingerprint() {
-                return Err(Error::WrongModel {
-                    path: path.clone(),
-                    expected: made_for("model.fingerprint"),
-                    got: model.fingerprint().to_owned(),
-                });
-            }
-            if made_for("data.sha256") != data.sha256 {
-                return Err(Error::Store {
-                    path: path.clone(),
-                    problem: format!("was captured from other data than {}", data.path.display()),
-                });
-            }
+            check_store(&store, model, data, form)?;
             return Ok(Self { store, temporary: false });
         }
         let path = match &args.activations {
@@ -327,7 +333,7 @@ impl Activations {
             }
         };
         let params = args.data.capture_params(&args.model, data)?;
-        run_capture(model, data, &params, &path, output)?;
+        run_capture(model, data, &params, &path, KEPT, output)?;
         Ok(Self { store: Store::open(&path)?, temporary: args.activations.is_none() })
     }
 
@@ -340,6 +346,39 @@ impl Activations {
             Ok(())
         }
     }
+}
+
+/// Refuses a store that was captured from another model, other data, or in another form.
+fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) -> Result<()> {
+    let made_for = |key: &str| store.metadata().get(key).map_or("", String::as_str);
+    let fingerprint = made_for("model.fingerprint");
+    if fingerprint != model.fingerprint() {
+        return Err(Error::WrongModel {
+            path: store.path().to_owned(),
+            expected: fingerprint.to_owned(),
+            got: model.fingerprint().to_owned(),
+        });
+    }
+    let fault = |problem| Err(Error::Store { path: store.path().to_owned(), problem });
+    let stored = (store.n_layer(), store.n_head(), store.d_head());
+    let Geometry { n_layer, n_head, d_head, .. } = model.geometry();
+    if stored != (n_layer, n_head, d_head) {
+        return fault(format!(
+            "holds {} layers × {} heads × {} values, and the model has {n_layer} × {n_head} × {d_head}",
+            stored.0, stored.1, stored.2
+        ));
+    }
+    if made_for("data.sha256") != data.sha256 {
+        return fault(format!("was captured from other data than {}", data.path.display()));
+    }
+    let stored = made_for("prompt_form");
+    if stored != form.as_str() {
+        return fault(format!(
+            "was captured in the form `{stored}`, and this is `{}`: give the same --template",
+            form.as_str()
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,12 +7,22 @@ static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on Ctrl-C asks instead of killing; a second one before the answer kills.
 pub(super) fn install() {
+    handle(|| std::process::exit(130));
+}
+
+/// From now on Ctrl-C asks instead of killing, however often it comes.
+pub(super) fn install_patiently() {
+    handle(|| {});
+}
+
+/// Answers Ctrl-C by a request, and by `on_repeat` where one stands already.
+fn handle(on_repeat: fn()) {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         // Without a handler Ctrl-C kills, which loses nothing that is on disk.
-        let _ = ctrlc::set_handler(|| {
+        let _ = ctrlc::set_handler(move || {
             if REQUESTED.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
+                on_repeat();
             }
         });
     });

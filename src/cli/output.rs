@@ -1,7 +1,8 @@
 //! What a user sees: results on stdout, progress and notes on stderr.
 
 use std::error::Error as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anstream::eprintln;
@@ -96,8 +97,21 @@ impl Output {
 /// Writes to stdout, without colours where no terminal shows them. A reader that went away (`| head`)
 /// ends the program quietly.
 fn print(text: &str) {
-    if anstream::stdout().write_all(text.as_bytes()).is_err() {
+    if write(anstream::stdout(), text).is_break() {
         std::process::exit(0);
+    }
+}
+
+/// Writes at once; breaks where the reader went away. Any other failure ends the program: its
+/// result is lost.
+fn write(mut stdout: impl Write, text: &str) -> ControlFlow<()> {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ControlFlow::Break(()),
+        Err(error) => {
+            eprintln!("{RED}error:{RED:#} cannot write to stdout: {error}");
+            std::process::exit(1);
+        }
     }
 }
 
@@ -111,12 +125,11 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
-/// Writes a model's text without a line end and shows it at once.
-pub(super) fn stream(text: &str) {
+/// Writes a model's text without a line end and shows it at once; breaks where the reader went
+/// away, so that no more is computed.
+pub(super) fn stream(text: &str) -> ControlFlow<()> {
     let text = if stdout_is_terminal() { printable(text) } else { text.to_owned() };
-    let mut stdout = std::io::stdout().lock();
-    // A reader that went away is no failure of ours.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    write(std::io::stdout(), &text)
 }
 
 /// Columns that a line on stdout may have.

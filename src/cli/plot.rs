@@ -10,7 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, register_font};
 
 use super::heat::{HeatMap, colour, is_light};
-use super::table::printable;
+use super::table::printable_line;
 use crate::file::write_atomically;
 use crate::{Error, Result, Site};
 
@@ -52,7 +52,7 @@ pub(super) fn write(path: &Path, model_name: &str, map: &HeatMap) -> Result<()> 
     }
     let title = match model_name {
         "" => "Probe accuracy".to_owned(),
-        name => format!("Probe accuracy, {}", printable(name)),
+        name => format!("Probe accuracy, {}", printable_line(name)),
     };
     let bytes = match Format::of(path)? {
         Format::Svg => svg(&title, map)?.into_bytes(),

@@ -97,16 +97,13 @@ impl RunArgs {
             meter: None,
         };
         let on_text = |text: &str| {
-            if !output.is_json() {
-                stream(text);
-            }
-            ControlFlow::Continue(())
+            if output.is_json() { ControlFlow::Continue(()) } else { stream(text) }
         };
         let completion = if self.chat {
             Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
         } else {
             if stdout_is_terminal() && !output.is_json() {
-                anstream::print!("{DIM}{prompt}{DIM:#}");
+                output.text(&format!("{DIM}{prompt}{DIM:#}"));
             }
             complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
         };
@@ -120,7 +117,7 @@ impl RunArgs {
                 n_token_per_second: completion.n_token_per_second(),
             });
         } else {
-            stream("\n");
+            output.text("\n");
         }
         if completion.ending == Ending::Context {
             output.warn(format!(

@@ -7,7 +7,7 @@ use super::output::{BOLD, DIM};
 /// A line per fact: its name, then its value, the values below each other.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let facts: Vec<_> =
-        facts.iter().map(|(name, value)| (printable(name), printable(value))).collect();
+        facts.iter().map(|(name, value)| (printable_line(name), printable_line(value))).collect();
     let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in facts {
@@ -59,7 +59,7 @@ fn scaled(n: u64, units: [&str; 4]) -> String {
 }
 
 /// A text from a stranger's file with nothing in it that commands a terminal or breaks XML.
-pub(super) fn printable(text: &str) -> String {
+pub(super) fn printable_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

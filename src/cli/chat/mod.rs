@@ -56,7 +56,7 @@ impl ChatArgs {
         let mut chat = Chat::new(self, &model, output)?;
         chat.banner();
         if lines.is_terminal() {
-            interrupt::install();
+            interrupt::install_patiently();
         }
         loop {
             let line = match lines.read()? {
@@ -234,13 +234,17 @@ impl<'a> Chat<'a> {
         let width = terminal_size::terminal_size().map_or(0, |(width, _)| usize::from(width.0));
         let answer = if stdout_is_terminal() && !self.output.is_json() && width >= WIDE {
             let bar = self.output.progress("answering", 2 * self.args.n_predict);
-            let before = self.answer(&mut unsteered, &question, 0.0, |_| bar.inc(1))?;
+            let on_text = |_: &str| {
+                bar.inc(1);
+                ControlFlow::Continue(())
+            };
+            let before = self.answer(&mut unsteered, &question, 0.0, on_text)?;
             if before.ending == Ending::Caller {
                 return Ok(());
             }
-            let after = self.answer(&mut conversation, &question, alpha, |_| bar.inc(1))?;
+            let after = self.answer(&mut conversation, &question, alpha, on_text)?;
             bar.finish_and_clear();
-            print_columns([&before, &after], alpha, width);
+            print_columns([&before, &after], alpha, width, self.output);
             after
         } else {
             self.heading("not steered");
@@ -264,12 +268,12 @@ impl<'a> Chat<'a> {
     ) -> Result<Completion> {
         let is_json = self.output.is_json();
         let aloud = |text: &str| {
-            if !is_json {
-                stream(text)
-            }
+            if is_json { ControlFlow::Continue(()) } else { stream(text) }
         };
         let answer = self.answer(conversation, question, alpha, aloud)?;
-        aloud("\n");
+        if !is_json {
+            self.output.text("\n");
+        }
         let steering =
             if alpha == 0.0 { "not steered".to_owned() } else { format!("alpha {alpha}") };
         let speed = format!("{:.0} tokens/s", answer.n_token_per_second());
@@ -290,7 +294,7 @@ impl<'a> Chat<'a> {
         conversation: &mut Conversation,
         question: &str,
         alpha: f32,
-        mut on_text: impl FnMut(&str),
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Completion> {
         let (mut meter, mut steering) = (None, Steering::Off);
         if let Some(Steer { sidecar, .. }) = &self.steer {
@@ -305,7 +309,7 @@ impl<'a> Chat<'a> {
             meter: meter.as_ref(),
         };
         conversation.answer(&mut self.session, &self.template, question, &params, |text| {
-            on_text(text);
+            on_text(text)?;
             if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
     }
@@ -332,7 +336,7 @@ impl<'a> Chat<'a> {
 
     fn heading(&self, text: &str) {
         if !self.output.is_json() {
-            anstream::println!("{BOLD}{text}{BOLD:#}");
+            self.output.line(format_args!("{BOLD}{text}{BOLD:#}"));
         }
     }
 }
@@ -363,10 +367,10 @@ fn n_token(answer: &Completion) -> String {
 }
 
 /// The unsteered and the steered answer, side by side.
-fn print_columns(answers: [&Completion; 2], alpha: f32, width: usize) {
+fn print_columns(answers: [&Completion; 2], alpha: f32, width: usize, output: Output) {
     let print = |style: Style, [left, right]: [&str; 2]| {
         for row in side_by_side(left, right, width) {
-            anstream::println!("{style}{row}{style:#}");
+            output.line(format_args!("{style}{row}{style:#}"));
         }
     };
     let text = answers.map(|answer| printable(&answer.text));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Sidecar;
 use crate::{Error, Result};
 
 /// The path of a model's sidecar of the given name.
@@ -15,15 +16,28 @@ pub fn default_path(model: &Path, name: &str) -> Result<PathBuf> {
     Ok(model.with_file_name(format!("steer-{name}{}", suffix(model))))
 }
 
-/// The sidecar beside a model, where there is exactly one.
+/// The sidecar beside a model, where exactly one was made for the model of this fingerprint. A
+/// name alone does not tell: `steer-truth-llama-7b.gguf` may be that of `7b.gguf` and of
+/// `llama-7b.gguf`.
 ///
 /// # Errors
-/// [`Error::Invalid`], listing them, when there are several; [`Error::Io`] when the folder cannot be
-/// read.
-pub fn find_beside(model: &Path) -> Result<Option<PathBuf>> {
-    let mut found = list_beside(model)?;
-    if found.len() > 1 {
-        let list: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+/// [`Error::Invalid`], listing them, when several were made for it; where none was, what reading
+/// one of the others gives; [`Error::Io`] when the folder cannot be read.
+pub fn find_beside(model: &Path, fingerprint: &str) -> Result<Option<(PathBuf, Sidecar)>> {
+    let mut fitting = Vec::new();
+    let mut damaged = None;
+    for path in list_beside(model)? {
+        match Sidecar::read(&path) {
+            Ok(sidecar) if sidecar.about.model_fingerprint == fingerprint => {
+                fitting.push((path, sidecar));
+            }
+            Ok(_) => {}
+            Err(error) => damaged = Some(error),
+        }
+    }
+    if fitting.len() > 1 {
+        let list: Vec<String> =
+            fitting.iter().map(|(path, _)| path.display().to_string()).collect();
         return Err(Error::invalid(
             "sidecar",
             format!(
@@ -32,7 +46,10 @@ pub fn find_beside(model: &Path) -> Result<Option<PathBuf>> {
             ),
         ));
     }
-    Ok(found.pop())
+    match (fitting.pop(), damaged) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found),
+    }
 }
 
 /// All sidecars beside a model, by their names alone, in alphabetical order.
@@ -64,6 +81,7 @@ fn suffix(model: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::tiny;
     use super::*;
 
     #[test]
@@ -78,28 +96,35 @@ mod tests {
     #[test]
     fn is_found_when_it_is_the_only_one() {
         let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("llama.gguf");
-        assert_eq!(find_beside(&model).unwrap(), None);
-        let touch = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
-        ["llama.gguf", "steer-truth-other.gguf", "steer-llama.gguf", "steer-truth-llama.gguf.part"]
-            .into_iter()
-            .for_each(touch);
-        assert_eq!(find_beside(&model).unwrap(), None);
-        touch("steer-truth-llama.gguf");
-        assert_eq!(
-            find_beside(&model).unwrap(),
-            Some(folder.path().join("steer-truth-llama.gguf"))
-        );
-        touch("steer-humour-llama.gguf");
-        let message = find_beside(&model).unwrap_err().to_string();
+        let path = |name: &str| folder.path().join(name);
+        let model = path("7b.gguf");
+        let find = || find_beside(&model, &tiny().about.model_fingerprint);
+        assert_eq!(find().unwrap(), None);
+        for name in ["7b.gguf", "steer-truth-other.gguf", "steer-7b.gguf", "steer-x-7b.gguf.part"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let mut other = tiny();
+        other.about.model_fingerprint = "02".repeat(32);
+        other.write(&path("steer-truth-llama-7b.gguf")).unwrap();
+        assert_eq!(find().unwrap(), None);
+        assert_eq!(list_beside(&model).unwrap(), [path("steer-truth-llama-7b.gguf")]);
+
+        std::fs::write(path("steer-damaged-7b.gguf"), "").unwrap();
+        let message = find().unwrap_err().to_string();
+        assert!(message.contains("steer-damaged-7b.gguf"), "{message}");
+        tiny().write(&path("steer-truth-7b.gguf")).unwrap();
+        assert_eq!(find().unwrap(), Some((path("steer-truth-7b.gguf"), tiny())));
+        tiny().write(&path("steer-humour-7b.gguf")).unwrap();
+        let message = find().unwrap_err().to_string();
         let (first, second) =
-            (message.find("steer-humour").unwrap(), message.find("steer-truth").unwrap());
+            (message.find("steer-humour").unwrap(), message.find("steer-truth-7b").unwrap());
         assert!(message.contains("--steer FILE") && first < second, "{message}");
+        assert!(!message.contains("llama-7b"), "{message}");
     }
 
     #[test]
     fn refuses_a_missing_folder() {
-        let error = find_beside(Path::new("/nowhere/llama.gguf")).unwrap_err().to_string();
+        let error = find_beside(Path::new("/nowhere/llama.gguf"), "").unwrap_err().to_string();
         assert_eq!(error, "cannot read /nowhere");
     }
 }
