@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
 use super::table;
@@ -85,8 +85,16 @@ impl Output {
     pub(super) fn progress(self, what: &'static str, n: usize) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
         let style =
-            ProgressStyle::with_template("{msg:<10} {bar:32} {pos}/{len}  {elapsed}, {eta} left")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressStyle::with_template("{msg:<10} {bar:32} {pos}/{len}  {elapsed}, {left} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                    // Before the first step is done nobody knows.
+                    let left = match state.pos() {
+                        0 => "?".to_owned(),
+                        _ => HumanDuration(state.eta()).to_string(),
+                    };
+                    let _ = out.write_str(&left);
+                });
         bar.set_style(style.progress_chars("━╸─"));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
