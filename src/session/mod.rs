@@ -256,6 +256,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty batch, a token without a sequence or a row that is not there,
+    /// [`Error::Unsupported`] for several sequences in one batch of a recurrent or hybrid model,
     /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache,
     /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
@@ -265,6 +266,14 @@ impl<'m> Session<'m> {
         // llama.cpp reads the first sequence of every token unasked.
         if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
             return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
+        }
+        if self.model.is_recurrent() && !batch.is_one_set() {
+            return Err(Error::Unsupported {
+                architecture: self.model.architecture().to_owned(),
+                problem: "it computes the tokens of several sequences in an order of its own: \
+                          decode one sequence at a time"
+                    .to_owned(),
+            });
         }
         if batch.len() > self.n_batch {
             return Err(Error::PromptTooLong {
