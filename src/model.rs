@@ -28,6 +28,7 @@ pub struct Model {
     geometry: Geometry,
     /// Input width of each layer's output projection; 0 where a layer has no attention.
     widths: Vec<usize>,
+    n_position: Option<usize>,
     fingerprint: String,
     chat_template: Option<String>,
 }
@@ -47,6 +48,9 @@ impl Model {
         let architecture = file.str("general.architecture")?.to_owned();
         let widths = attention_widths(&file)?;
         let geometry = Geometry::read(&file)?;
+        let n_position = file
+            .tensor("position_embd.weight")
+            .and_then(|table| usize::try_from(*table.dims.get(1)?).ok());
         let fingerprint = fingerprint(&file)?;
 
         let backend = host::backend();
@@ -57,7 +61,7 @@ impl Model {
         let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
         let inner = LlamaModel::load_from_file(&backend, path, &host_params)
             .map_err(|_| fail(host::take_complaints()))?;
-        if !host::is_causal_decoder(&inner) {
+        if host::has_encoder(&inner) {
             return Err(Error::Unsupported {
                 architecture,
                 problem: "an encoder: candor steers models that generate text".to_owned(),
@@ -71,6 +75,7 @@ impl Model {
             architecture,
             geometry,
             widths,
+            n_position,
             fingerprint,
         })
     }
@@ -183,6 +188,11 @@ impl Model {
     /// Input widths of the output projections, 0 for layers without attention: `[n_layer]`.
     pub(crate) fn widths(&self) -> &[usize] {
         &self.widths
+    }
+
+    /// Positions that the model learned one by one; `None` where they are computed (RoPE).
+    pub(crate) fn n_position(&self) -> Option<usize> {
+        self.n_position
     }
 
     /// The host's own handle.
