@@ -51,7 +51,7 @@ pub struct SessionParams {
     pub in_graph: bool,
     /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
     pub n_row: usize,
-    /// Layers whose head outputs can be observed, ascending.
+    /// Layers to observe at first, ascending: see [`Session::observe`].
     pub observe: Vec<usize>,
 }
 
@@ -109,22 +109,10 @@ impl<'m> Session<'m> {
             let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
             return Err(Error::invalid("context size", problem));
         }
-        if let Some(layer) =
-            params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0))
-        {
-            return Err(Error::invalid(
-                format!("layer {layer}"),
-                "the model has no attention there",
-            ));
-        }
-        if !params.observe.is_sorted_by(|a, b| a < b) {
-            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
-        }
         let no_memory =
             || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
-        let mut tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
+        let tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
             .ok_or_else(no_memory)?;
-        tap.observe(&params.observe).map_err(|e| tap_error(model, e))?;
 
         let mut host_params = Context::default_params();
         host_params.n_ctx = to_u32(n_cell);
@@ -164,12 +152,13 @@ impl<'m> Session<'m> {
             n_ctx: n_ctx.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
             n_seq_max,
-            observe: params.observe.clone(),
+            observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
             held: Vec::new(),
             held_under: Steering::Off,
         };
+        session.observe(&params.observe)?;
         session.warm_up()?;
         Ok(session)
     }
@@ -216,7 +205,29 @@ impl<'m> Session<'m> {
         self.n_seq_max
     }
 
-    /// Layers that can be observed, ascending.
+    /// Observes the head outputs of exactly these layers, given in ascending order, from the next
+    /// decode on; what the last one observed is gone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for layers that have no attention or are not in ascending order.
+    pub fn observe(&mut self, layers: &[usize]) -> Result<()> {
+        let widths = self.model.widths();
+        if let Some(layer) = layers.iter().find(|&&l| widths.get(l).is_none_or(|&w| w == 0)) {
+            return Err(Error::invalid(
+                format!("layer {layer}"),
+                "the model has no attention there",
+            ));
+        }
+        if !layers.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
+        }
+        self.context.tap_mut().observe(layers).map_err(|e| tap_error(self.model, e))?;
+        self.observe = layers.to_vec();
+        self.n_want = 0;
+        Ok(())
+    }
+
+    /// Layers that are observed, ascending.
     #[must_use]
     pub fn observed_layers(&self) -> &[usize] {
         &self.observe
