@@ -83,7 +83,8 @@ pub struct Session<'m> {
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
     n_want: usize,
-    /// What sequence 0 holds from the last generation, and the steering it was computed under.
+    /// What sequence 0 holds from the last generation that another prompt can begin with, and the
+    /// steering it was computed under.
     held: Vec<i32>,
     held_under: Steering,
 }
