@@ -10,6 +10,7 @@ use crate::ffi::host;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
 use crate::gguf::Gguf;
+use crate::limits::check_host_limits;
 use crate::{Error, Result};
 
 /// How to load a model.
@@ -46,6 +47,7 @@ impl Model {
             return Err(Error::Model { path: path.to_owned(), problem });
         }
         let architecture = file.str("general.architecture")?.to_owned();
+        check_host_limits(&file, &architecture)?;
         let widths = attention_widths(&file)?;
         let geometry = Geometry::read(&file)?;
         let n_position = file
