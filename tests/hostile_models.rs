@@ -3,7 +3,7 @@
 mod common;
 
 use candor::gguf::{Builder, Gguf, Value};
-use candor::{Error, Model, ModelParams, Session, SessionParams};
+use candor::{Error, Model, ModelParams, Session, SessionParams, Special, SpecialToken};
 use common::fixture::{Arch, Fixture};
 
 /// Loads what `builder` writes, and makes a session of it.
@@ -84,4 +84,31 @@ fn a_model_without_a_cache() {
     assert!(error.to_string().contains("no KV cache"), "{error}");
     let error = refused(&[("llama.attention.causal", false.into())]);
     assert!(error.contains("not causal"), "{error}");
+}
+
+#[test]
+fn a_part_of_a_model() {
+    let error = refused(&[("split.count", Value::U16(3))]);
+    assert!(error.contains("one of 3 parts"), "{error}");
+}
+
+#[test]
+fn tokens_that_do_not_exist_are_empty() {
+    let model = llama(&[]).expect("it loads");
+    let n_vocab = i32::try_from(model.n_vocab()).unwrap();
+    for token in [-1, i32::MIN, n_vocab, i32::MAX] {
+        assert!(model.piece(token).is_empty() && !model.is_end(token), "{token}");
+    }
+}
+
+#[test]
+fn a_text_ends_as_it_was_written() {
+    let plain = llama(&[]).expect("it loads");
+    let ended = llama(&[("tokenizer.ggml.add_eos_token", true.into())]).expect("it loads");
+    assert_eq!(plain.special_text(SpecialToken::Eos), "</s>");
+    for special in [Special::None, Special::Start, Special::StartAndParse, Special::Parse] {
+        let expected = plain.tokenize("<s>the rain</s> in", special);
+        assert_eq!(ended.tokenize("<s>the rain</s> in", special), expected, "{special:?}");
+        assert_eq!(expected[0] == 1, special != Special::None, "{special:?}");
+    }
 }
