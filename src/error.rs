@@ -165,17 +165,6 @@ pub enum Error {
         got: String,
     },
 
-    /// A head that the model does not have.
-    #[error("head {site} does not exist: the model has {n_layer} layers of {n_head} heads")]
-    NoSuchSite {
-        /// The head asked for.
-        site: Site,
-        /// Layers of the model.
-        n_layer: usize,
-        /// Heads per layer.
-        n_head: usize,
-    },
-
     /// A probe could not be fitted.
     #[error("cannot fit a probe for head {site}: {problem}")]
     Probe {

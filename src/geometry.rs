@@ -44,6 +44,10 @@ impl Geometry {
             })?,
             None => n_head,
         };
+        if n_head_kv > 0 && !n_head.is_multiple_of(n_head_kv) {
+            let problem = format!("{n_head} heads do not share {n_head_kv} key/value heads evenly");
+            return Err(file.fault(format!("key {kv_key}"), problem));
+        }
         let mut attention = widths.iter().copied().filter(|&w| w > 0);
         let width = attention.next().unwrap_or(0);
         if attention.any(|w| w != width) {

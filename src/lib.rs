@@ -14,6 +14,7 @@ mod file;
 mod fingerprint;
 mod geometry;
 pub mod gguf;
+mod limits;
 mod model;
 pub mod probe;
 pub mod session;

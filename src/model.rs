@@ -10,6 +10,7 @@ use crate::ffi::host;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
 use crate::gguf::Gguf;
+use crate::limits::check_host_limits;
 use crate::{Error, Result};
 
 /// How to load a model.
@@ -28,6 +29,7 @@ pub struct Model {
     geometry: Geometry,
     /// Input width of each layer's output projection; 0 where a layer has no attention.
     widths: Vec<usize>,
+    n_position: Option<usize>,
     fingerprint: String,
     chat_template: Option<String>,
 }
@@ -44,9 +46,20 @@ impl Model {
             let problem = format!("the file holds no model: its general.type is `{kind}`");
             return Err(Error::Model { path: path.to_owned(), problem });
         }
+        let n_part = file.opt_uint("split.count")?.unwrap_or(1);
+        if n_part > 1 {
+            let problem = format!(
+                "it is one of {n_part} parts: merge them with llama-gguf-split --merge first"
+            );
+            return Err(Error::Model { path: path.to_owned(), problem });
+        }
         let architecture = file.str("general.architecture")?.to_owned();
+        check_host_limits(&file, &architecture)?;
         let widths = attention_widths(&file)?;
         let geometry = Geometry::read(&file)?;
+        let n_position = file
+            .tensor("position_embd.weight")
+            .and_then(|table| usize::try_from(*table.dims.get(1)?).ok());
         let fingerprint = fingerprint(&file)?;
 
         let backend = host::backend();
@@ -57,7 +70,7 @@ impl Model {
         let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
         let inner = LlamaModel::load_from_file(&backend, path, &host_params)
             .map_err(|_| fail(host::take_complaints()))?;
-        if !host::is_causal_decoder(&inner) {
+        if host::has_encoder(&inner) {
             return Err(Error::Unsupported {
                 architecture,
                 problem: "an encoder: candor steers models that generate text".to_owned(),
@@ -71,6 +84,7 @@ impl Model {
             architecture,
             geometry,
             widths,
+            n_position,
             fingerprint,
         })
     }
@@ -129,22 +143,31 @@ impl Model {
         usize::try_from(self.inner.n_vocab()).unwrap_or(0)
     }
 
-    /// Text to token ids. `special` adds what the model wants at the start (BOS) and reads control
-    /// tokens that are written out in the text, as chat templates do.
+    /// Text to token ids. `special` adds what the model wants at the start (BOS), never what some
+    /// want at the end (EOS), and reads control tokens that are written out in the text, as chat
+    /// templates do.
     #[must_use]
     pub fn tokenize(&self, text: &str, special: Special) -> Vec<i32> {
-        let (add, parse) = match special {
+        let (start, parse) = match special {
             Special::None => (false, false),
             Special::Start => (true, false),
             Special::StartAndParse => (true, true),
             Special::Parse => (false, true),
         };
-        self.inner.vocab().tokenize(text.as_bytes(), add, parse).into_iter().map(|t| t.0).collect()
+        let vocab = self.inner.vocab();
+        // llama.cpp adds start and end together, and aborts where a token to add is not there.
+        let bos = Some(vocab.bos()).filter(|bos| start && vocab.should_add_bos() && bos.0 >= 0);
+        let tokens = vocab.tokenize(text.as_bytes(), false, parse);
+        bos.into_iter().chain(tokens).map(|token| token.0).collect()
     }
 
-    /// The bytes of one token; control tokens are empty. May end inside a UTF-8 character.
+    /// The bytes of one token; control tokens and what is no token are empty. May end inside a
+    /// UTF-8 character.
     #[must_use]
     pub fn piece(&self, token: i32) -> Vec<u8> {
+        if !(0..self.inner.n_vocab()).contains(&token) {
+            return Vec::new();
+        }
         self.inner.vocab().token_to_piece(LlamaToken(token), false, None)
     }
 
@@ -156,7 +179,7 @@ impl Model {
             SpecialToken::Bos => vocab.bos(),
             SpecialToken::Eos => vocab.eos(),
         };
-        if token.0 < 0 {
+        if !(0..self.inner.n_vocab()).contains(&token.0) {
             return String::new();
         }
         vocab.text(token).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
@@ -183,6 +206,11 @@ impl Model {
     /// Input widths of the output projections, 0 for layers without attention: `[n_layer]`.
     pub(crate) fn widths(&self) -> &[usize] {
         &self.widths
+    }
+
+    /// Positions that the model learned one by one; `None` where they are computed (RoPE).
+    pub(crate) fn n_position(&self) -> Option<usize> {
+        self.n_position
     }
 
     /// The host's own handle.

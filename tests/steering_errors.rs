@@ -2,12 +2,13 @@
 
 mod common;
 
+use candor::gguf::{Builder, Gguf, TensorType};
 use candor::session::{Batch, Sampler, SamplingParams, Steering};
 use candor::steer::SteeringVector;
 use candor::{Error, Geometry, Model, ModelParams, Session, SessionParams};
-use common::fixture::{Arch, Fixture};
+use common::fixture::{Arch, Fixture, N_CTX};
 use common::script::Script;
-use common::steering::{bits, vector};
+use common::steering::{bits, distance, vector};
 
 const TOKENS: [i32; 8] = [1, 259, 260, 271, 100, 4, 280, 290];
 const SITES: [(usize, usize); 2] = [(0, 1), (2, 3)];
@@ -220,6 +221,158 @@ fn a_session_that_was_cut_back_generates() {
         assert!(session.truncate(0, from));
         assert_eq!(answer(&mut session), expected, "cut at {from}");
     }
+}
+
+/// What sequence 0 keeps of one turn must not change the next: neither its words nor, beyond the
+/// rounding that another batch size brings, its logits.
+#[test]
+fn a_second_turn_is_what_a_fresh_session_makes_of_it() {
+    let (_folder, model) = llama();
+    let vector = vector(model.geometry(), &SITES, 1);
+    let turn = |session: &mut Session, prompt: &[i32], steering| {
+        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut generation = session.generate(prompt, steering).unwrap();
+        let answer: Vec<_> =
+            (0..6).filter_map(|_| generation.next(&mut sampler).unwrap()).collect();
+        (answer, generation.session().logits(0).unwrap().to_vec())
+    };
+    for steering in [Steering::Off, Steering::Generated(1), Steering::All(1)] {
+        let mut used = session(&model);
+        let mut fresh = session(&model);
+        for session in [&mut used, &mut fresh] {
+            session.set_vector(1, Some((&vector, 5.0))).unwrap();
+        }
+        let (answer, _) = turn(&mut used, &TOKENS, steering);
+        let second = [&TOKENS, answer.as_slice(), &TOKENS[1..5]].concat();
+        let (got, got_logits) = turn(&mut used, &second, steering);
+        let (expected, logits) = turn(&mut fresh, &second, steering);
+        assert_eq!(got, expected, "{steering:?}");
+        let far = distance(logits.iter().map(|&logit| f64::from(logit)), &got_logits);
+        assert!(far < 1e-3, "{steering:?}: {far}");
+    }
+}
+
+/// Layers observed from now on give what they give a session that observes them from its start.
+#[test]
+fn a_session_that_changes_what_it_observes() {
+    let (_folder, model) = llama();
+    let mut changing = session(&model);
+    let params = SessionParams {
+        n_ctx: 256,
+        n_batch: 16,
+        n_threads: Some(1),
+        observe: vec![1],
+        ..SessionParams::default()
+    };
+    let mut fixed = Session::new(&model, &params).expect("a session");
+    for layers in [&[][..], &[1]] {
+        changing.observe(layers).unwrap();
+        assert!(changing.observe(&[7]).is_err() && changing.observe(&[1, 1]).is_err());
+        assert_eq!(changing.observed_layers(), layers);
+        for session in [&mut changing, &mut fixed] {
+            session.clear();
+            let mut batch = batch(TOKENS.len());
+            batch.observe(3);
+            session.decode(&mut batch).unwrap();
+        }
+    }
+    assert_eq!(changing.observed(0, 0), fixed.observed(0, 0));
+}
+
+/// llama.cpp rounds a context up to 256 cells; a session keeps to what was asked for.
+#[test]
+fn a_context_or_a_position_beyond_the_limits() {
+    let (folder, model) = llama();
+    let params = |n_ctx, n_seq_max| SessionParams {
+        n_ctx,
+        n_batch: 2 * n_ctx,
+        n_seq_max,
+        n_threads: Some(1),
+        ..SessionParams::default()
+    };
+    let mut session = Session::new(&model, &params(16, 32)).expect("a session");
+    assert_eq!((session.n_ctx(), session.n_batch()), (16, 32));
+    let error = session.decode(&mut batch(17)).expect_err("it is refused");
+    assert!(matches!(error, Error::PromptTooLong { n_token: 17, n_ctx: 16, .. }), "{error}");
+    session.decode(&mut batch(16)).unwrap();
+    let error = Session::new(&model, &params(usize::MAX / 4, 1)).err().expect("it is refused");
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+
+    let path = Fixture::new(Arch::Gpt2).write(folder.path());
+    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
+    let mut session = Session::new(&model, &params(2 * N_CTX, 1)).expect("a session");
+    assert_eq!(session.n_ctx(), N_CTX);
+    for position in [N_CTX, 2 * N_CTX, usize::MAX] {
+        let mut batch = Batch::new();
+        batch.push(TOKENS[0], position, &[0]);
+        let error = session.decode(&mut batch).expect_err("it is refused");
+        assert!(matches!(error, Error::PromptTooLong { n_ctx: N_CTX, .. }), "{error}");
+    }
+}
+
+/// A convolution and an attention layer (LFM2), all weights zero.
+fn hybrid(folder: &tempfile::TempDir) -> Model {
+    let source = Gguf::open(&Fixture::new(Arch::Llama).write(folder.path())).expect("it is sound");
+    let n_vocab = source.tensor("token_embd.weight").expect("it is there").dims[1];
+    let mut builder = Builder::new();
+    for (key, value) in source.entries() {
+        builder.set(&key.replace("llama.", "lfm2."), value.clone());
+    }
+    builder
+        .set("general.architecture", "lfm2")
+        .set("lfm2.block_count", 2u32)
+        .set("lfm2.attention.head_count_kv", vec![0u32, 2])
+        .set("lfm2.attention.key_length", 16u32)
+        .set("lfm2.attention.value_length", 16u32)
+        .set("lfm2.shortconv.l_cache", 3u32);
+    let block = |name: &str| [0, 1].map(|layer| format!("blk.{layer}.{name}.weight"));
+    let mut add = |name: &str, dims: &[u64]| {
+        let n_byte = 4 * dims.iter().product::<u64>() as usize;
+        builder.tensor(name, dims, TensorType::F32, vec![0; n_byte]);
+    };
+    add("token_embd.weight", &[64, n_vocab]);
+    add("token_embd_norm.weight", &[64]);
+    for (name, dims) in [
+        ("attn_norm", &[64][..]),
+        ("ffn_norm", &[64]),
+        ("ffn_gate", &[64, 96]),
+        ("ffn_up", &[64, 96]),
+        ("ffn_down", &[96, 64]),
+    ] {
+        block(name).iter().for_each(|name| add(name, dims));
+    }
+    for (name, dims) in [("conv", [3, 64]), ("in_proj", [64, 192]), ("out_proj", [64, 64])] {
+        add(&format!("blk.0.shortconv.{name}.weight"), &dims);
+    }
+    for (name, dims) in [
+        ("q", &[64, 64][..]),
+        ("k", &[64, 32]),
+        ("v", &[64, 32]),
+        ("output", &[64, 64]),
+        ("q_norm", &[16]),
+        ("k_norm", &[16]),
+    ] {
+        add(&format!("blk.1.attn_{name}.weight"), dims);
+    }
+    let path = folder.path().join("hybrid.gguf");
+    builder.write(&path).expect("the folder takes it");
+    Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads")
+}
+
+/// A hybrid model's memory reorders the tokens of several sequences, and the tap would steer others
+/// than were meant.
+#[test]
+fn several_sequences_in_a_batch_of_a_hybrid_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = hybrid(&folder);
+    let params =
+        SessionParams { n_ctx: 64, n_seq_max: 2, n_threads: Some(1), ..SessionParams::default() };
+    let mut session = Session::new(&model, &params).expect("a session");
+    let script = Script::new().sequence(0, &TOKENS, 0).then().sequence(1, &TOKENS[..3], 0);
+    script.play(&mut session).expect("one sequence at a time");
+    let script = Script::new().sequence(0, &TOKENS, 0).sequence(1, &TOKENS[..3], 0);
+    let error = script.play(&mut session).expect_err("it is refused");
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
 }
 
 #[test]

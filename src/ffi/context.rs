@@ -67,8 +67,14 @@ impl<'m> Context<'m> {
         &mut self.tap
     }
 
+    /// Whether the model keeps anything between decodes: a KV cache, a recurrent state.
+    pub(crate) fn has_memory(&self) -> bool {
+        // SAFETY: the context is alive.
+        unsafe { !llama::llama_get_memory(self.ptr.as_ptr()).is_null() }
+    }
+
     /// Cells of the KV cache, as llama.cpp rounded them.
-    pub(crate) fn n_ctx(&self) -> usize {
+    pub(crate) fn n_cell(&self) -> usize {
         // SAFETY: the context is alive.
         unsafe { llama::llama_n_ctx(self.ptr.as_ptr()) as usize }
     }

@@ -71,9 +71,8 @@ pub(crate) fn model_ptr(model: &LlamaModel) -> *mut llama::llama_model {
     unsafe { *std::ptr::from_ref(model).cast::<*mut llama::llama_model>() }
 }
 
-/// Whether the model generates text from left to right, without an encoder before it.
-pub(crate) fn is_causal_decoder(model: &LlamaModel) -> bool {
-    let ptr = model_ptr(model);
-    // SAFETY: the model is alive; both calls only read.
-    unsafe { llama::llama_model_has_decoder(ptr) && !llama::llama_model_has_encoder(ptr) }
+/// Whether the model has an encoder, alone or before a decoder.
+pub(crate) fn has_encoder(model: &LlamaModel) -> bool {
+    // SAFETY: the model is alive; the call only reads.
+    unsafe { llama::llama_model_has_encoder(model_ptr(model)) }
 }

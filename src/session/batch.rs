@@ -75,6 +75,15 @@ impl Batch {
         self.want.push(to_i32(i));
     }
 
+    /// Whether all tokens belong to the same sequences.
+    pub(super) fn is_one_set(&self) -> bool {
+        let BatchArrays { seqs, n_seq, .. } = &self.arrays;
+        let Some(&n) = n_seq.first() else { return true };
+        // Then the list of all sequences repeats itself after the first token's.
+        let next = seqs.iter().skip(usize::try_from(n).unwrap_or(0));
+        n_seq.iter().all(|&other| other == n) && seqs.iter().zip(next).all(|(a, b)| a == b)
+    }
+
     /// The id of token `i`.
     ///
     /// # Panics
@@ -97,7 +106,25 @@ impl Batch {
     }
 }
 
-/// Batches are far below 2³¹ tokens; what is not becomes an index that llama.cpp refuses.
+/// What does not fit becomes `i32::MAX`, which as a position, a sequence, a row or an index is
+/// beyond every session and refused as such.
 fn to_i32(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(-1)
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_whether_its_tokens_are_of_one_sequence_set() {
+        let is_one_set = |sets: &[&[usize]]| {
+            let mut batch = Batch::new();
+            sets.iter().for_each(|seqs| drop(batch.push(1, 0, seqs)));
+            batch.is_one_set()
+        };
+        assert!(is_one_set(&[]) && is_one_set(&[&[3]]) && is_one_set(&[&[0, 1], &[0, 1]]));
+        assert!(!is_one_set(&[&[0], &[1]]) && !is_one_set(&[&[0, 1], &[0]]));
+        assert!(!is_one_set(&[&[0], &[0, 0]]));
+    }
 }

@@ -48,7 +48,9 @@ impl<'m> Session<'m> {
     /// Decodes a prompt into sequence 0 and stands ready to continue it.
     ///
     /// Where the prompt begins with what sequence 0 already holds from the generation before, under
-    /// the same steering, only the rest is computed.
+    /// the same steering, only the rest is computed; otherwise the session is cleared, of all its
+    /// sequences. Under [`Steering::Generated`] that counts for the tokens before the last prompt
+    /// token only: what was steered from there on is not steered as part of a prompt.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`] for a prompt that leaves no room in the context, and what
@@ -87,7 +89,11 @@ impl<'m> Session<'m> {
             self.decode(&mut batch)?;
             start = end;
         }
-        self.held = prompt.to_vec();
+        let n_reusable = match steering {
+            Steering::Off | Steering::All(_) => prompt.len(),
+            Steering::Generated(_) => prompt.len() - 1,
+        };
+        self.held = prompt[..n_reusable].to_vec();
         self.held_under = steering;
         Ok(Generation { session: self, steering, i_output, position: prompt.len(), end: None })
     }
@@ -138,7 +144,9 @@ impl<'m> Generation<'_, 'm> {
         let held = std::mem::take(&mut self.session.held);
         self.session.decode(&mut batch)?;
         self.session.held = held;
-        self.session.held.push(token);
+        if !matches!(self.steering, Steering::Generated(_)) {
+            self.session.held.push(token);
+        }
         self.i_output = i;
         self.position += 1;
         Ok(Some(token))

@@ -34,7 +34,7 @@ pub enum CacheType {
 pub struct SessionParams {
     /// Tokens that the KV cache holds, over all sequences; 0: what the model was trained with.
     pub n_ctx: usize,
-    /// Most tokens in one decode; 0: `n_ctx`, at most 2048.
+    /// Most tokens in one decode, at most `n_ctx`; 0: `n_ctx`, at most 2048.
     pub n_batch: usize,
     /// Most tokens that llama.cpp computes at once.
     pub n_ubatch: usize,
@@ -51,7 +51,7 @@ pub struct SessionParams {
     pub in_graph: bool,
     /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
     pub n_row: usize,
-    /// Layers whose head outputs can be observed, ascending.
+    /// Layers to observe at first, ascending: see [`Session::observe`].
     pub observe: Vec<usize>,
 }
 
@@ -76,13 +76,15 @@ impl Default for SessionParams {
 pub struct Session<'m> {
     model: &'m Model,
     context: Context<'m>,
+    n_ctx: usize,
     n_batch: usize,
     n_seq_max: usize,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
     n_want: usize,
-    /// What sequence 0 holds from the last generation, and the steering it was computed under.
+    /// What sequence 0 holds from the last generation that another prompt can begin with, and the
+    /// steering it was computed under.
     held: Vec<i32>,
     held_under: Steering,
 }
@@ -93,36 +95,31 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped, [`Error::Invalid`]
-    /// for layers to observe that are not there or not ascending, [`Error::Decode`] where llama.cpp
-    /// fails.
+    /// for layers to observe that are not there or not ascending and for a context beyond
+    /// `i32::MAX` tokens, [`Error::Unsupported`] for a model that has no KV cache,
+    /// [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
-        let n_batch = if params.n_batch == 0 { n_ctx.min(2048) } else { params.n_batch };
+        let n_batch = if params.n_batch == 0 { 2048 } else { params.n_batch };
         // llama.cpp keeps room for one output per sequence, and aborts where a batch, which it cuts
         // to the context, has less.
-        let (n_ctx, n_batch) = (n_ctx.max(params.n_seq_max), n_batch.max(params.n_seq_max));
-        if let Some(layer) =
-            params.observe.iter().find(|&&l| model.widths().get(l).is_none_or(|&w| w == 0))
-        {
-            return Err(Error::invalid(
-                format!("layer {layer}"),
-                "the model has no attention there",
-            ));
-        }
-        if !params.observe.is_sorted_by(|a, b| a < b) {
-            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
+        let n_seq_max = params.n_seq_max.max(1);
+        let n_cell = n_ctx.max(n_seq_max);
+        let n_batch = n_batch.clamp(n_seq_max, n_cell);
+        if i32::try_from(n_cell).is_err() {
+            let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
+            return Err(Error::invalid("context size", problem));
         }
         let no_memory =
             || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
-        let mut tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
+        let tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
             .ok_or_else(no_memory)?;
-        tap.observe(&params.observe).map_err(|e| tap_error(model, e))?;
 
         let mut host_params = Context::default_params();
-        host_params.n_ctx = to_u32(n_ctx);
+        host_params.n_ctx = to_u32(n_cell);
         host_params.n_batch = to_u32(n_batch);
         host_params.n_ubatch = to_u32(params.n_ubatch.min(n_batch));
-        host_params.n_seq_max = to_u32(params.n_seq_max);
+        host_params.n_seq_max = to_u32(n_seq_max);
         let n_threads = params.n_threads.unwrap_or_else(|| default_threads(model));
         host_params.n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX);
         host_params.n_threads_batch = host_params.n_threads;
@@ -143,17 +140,26 @@ impl<'m> Session<'m> {
         let context = Context::new(model.inner(), host_params, tap).ok_or_else(|| {
             Error::Decode { action: "create a context", problem: host::take_complaints() }
         })?;
+        if !context.has_memory() {
+            return Err(Error::Unsupported {
+                architecture: model.architecture().to_owned(),
+                problem: "it has no KV cache: not a model that generates text from left to right"
+                    .to_owned(),
+            });
+        }
         let mut session = Self {
             model,
             context,
+            n_ctx: n_ctx.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
-            n_seq_max: params.n_seq_max,
-            observe: params.observe.clone(),
+            n_seq_max,
+            observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
             held: Vec::new(),
             held_under: Steering::Off,
         };
+        session.observe(&params.observe)?;
         session.warm_up()?;
         Ok(session)
     }
@@ -181,10 +187,11 @@ impl<'m> Session<'m> {
         self.model
     }
 
-    /// Tokens that the KV cache holds.
+    /// The longest sequence in tokens: [`SessionParams::n_ctx`], or less where the model learned
+    /// fewer positions.
     #[must_use]
     pub fn n_ctx(&self) -> usize {
-        self.context.n_ctx()
+        self.n_ctx
     }
 
     /// Most tokens in one decode.
@@ -199,7 +206,29 @@ impl<'m> Session<'m> {
         self.n_seq_max
     }
 
-    /// Layers that can be observed, ascending.
+    /// Observes the head outputs of exactly these layers, given in ascending order, from the next
+    /// decode on; what the last one observed is gone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for layers that have no attention or are not in ascending order.
+    pub fn observe(&mut self, layers: &[usize]) -> Result<()> {
+        let widths = self.model.widths();
+        if let Some(layer) = layers.iter().find(|&&l| widths.get(l).is_none_or(|&w| w == 0)) {
+            return Err(Error::invalid(
+                format!("layer {layer}"),
+                "the model has no attention there",
+            ));
+        }
+        if !layers.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
+        }
+        self.context.tap_mut().observe(layers).map_err(|e| tap_error(self.model, e))?;
+        self.observe = layers.to_vec();
+        self.n_want = 0;
+        Ok(())
+    }
+
+    /// Layers that are observed, ascending.
     #[must_use]
     pub fn observed_layers(&self) -> &[usize] {
         &self.observe
@@ -256,7 +285,9 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty batch, a token without a sequence or a row that is not there,
-    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache,
+    /// [`Error::Unsupported`] for several sequences in one batch of a recurrent or hybrid model,
+    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache
+    /// and for a position beyond [`Session::n_ctx`],
     /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
         if batch.is_empty() {
@@ -266,11 +297,29 @@ impl<'m> Session<'m> {
         if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
             return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
         }
+        if self.model.is_recurrent() && !batch.is_one_set() {
+            return Err(Error::Unsupported {
+                architecture: self.model.architecture().to_owned(),
+                problem: "it computes the tokens of several sequences in an order of its own: \
+                          decode one sequence at a time"
+                    .to_owned(),
+            });
+        }
         if batch.len() > self.n_batch {
             return Err(Error::PromptTooLong {
                 what: "the batch".to_owned(),
                 n_token: batch.len(),
                 n_ctx: self.n_batch,
+            });
+        }
+        // llama.cpp rounds the context up, and aborts at a position that the model did not learn.
+        let last =
+            batch.arrays.positions.iter().max().map_or(0, |&p| usize::try_from(p).unwrap_or(0));
+        if last >= self.n_ctx {
+            return Err(Error::PromptTooLong {
+                what: "the text so far".to_owned(),
+                n_token: last + 1,
+                n_ctx: self.n_ctx,
             });
         }
         self.held.clear();
@@ -282,9 +331,9 @@ impl<'m> Session<'m> {
             .map_err(|error| match error {
                 DecodeError::Tap(error) => tap_error(self.model, error),
                 DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
-                    what: "the text so far".to_owned(),
-                    n_token: self.context.n_ctx() + 1,
-                    n_ctx: self.context.n_ctx(),
+                    what: "the text of all sequences together".to_owned(),
+                    n_token: self.context.n_cell() + 1,
+                    n_ctx: self.context.n_cell(),
                 },
                 DecodeError::Host(code) => Error::Decode {
                     action: "decode",

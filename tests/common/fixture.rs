@@ -225,7 +225,8 @@ impl Fixture {
         path
     }
 
-    fn build(self) -> Builder<'static> {
+    /// The file, to be changed before it is written.
+    pub fn build(self) -> Builder<'static> {
         let row = self.arch.row();
         let vocabulary = vocabulary();
         let mut builder = Builder::new();

@@ -1,0 +1,91 @@
+//! What llama.cpp takes for granted of a model's metadata, and ends the process over.
+
+use std::collections::HashSet;
+
+use crate::gguf::Gguf;
+use crate::{Error, Result};
+
+/// `LLAMA_MAX_LAYERS`.
+const N_LAYER_MAX: u64 = 512;
+/// `LLAMA_MAX_EXPERTS`.
+const N_EXPERT_MAX: u64 = 1024;
+/// The names that `rope.scaling.type` can have.
+const ROPE_SCALING_TYPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
+
+/// Checks, before llama.cpp loads a file, what llama.cpp asserts about it (`load_hparams` in
+/// `llama-model.cpp`, `load` in `llama-vocab.cpp`) instead of reporting.
+///
+/// # Errors
+/// [`Error::Gguf`] with the key at fault, [`Error::Unsupported`] for a model without a tokenizer or
+/// whose attention is not causal.
+pub(crate) fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
+    check_counts(file, architecture)?;
+    let key = format!("{architecture}.rope.scaling.type");
+    if let Some(name) = file.opt_str(&key)?.filter(|name| !ROPE_SCALING_TYPES.contains(name)) {
+        let problem = format!("`{name}` is none of {}", ROPE_SCALING_TYPES.join(", "));
+        return Err(file.fault(format!("key {key}"), problem));
+    }
+    let unsupported = |problem: &str| Error::Unsupported {
+        architecture: architecture.to_owned(),
+        problem: problem.to_owned(),
+    };
+    if file.opt_bool(&format!("{architecture}.attention.causal"))? == Some(false) {
+        return Err(unsupported("its attention is not causal: candor steers text generation"));
+    }
+    if matches!(file.str("tokenizer.ggml.model")?, "none" | "no_vocab") {
+        return Err(unsupported("the file has no tokenizer"));
+    }
+    let mut seen = HashSet::new();
+    let tokens = file.strings("tokenizer.ggml.tokens")?;
+    match tokens.iter().find(|token| !token.is_empty() && !seen.insert(token.as_str())) {
+        None => Ok(()),
+        Some(token) => {
+            let problem = format!("token `{}` is there twice", token.escape_debug());
+            Err(file.fault("key tokenizer.ggml.tokens", problem))
+        }
+    }
+}
+
+/// Layers, experts and groups of experts.
+fn check_counts(file: &Gguf, architecture: &str) -> Result<()> {
+    let count = |name: &str| -> Result<u64> {
+        let key = format!("{architecture}.{name}");
+        // One number, or one per layer, of which the largest counts.
+        match file.opt_uints(&key) {
+            Ok(counts) => Ok(counts.unwrap_or_default().into_iter().max().unwrap_or(0)),
+            Err(_) => file.uint(&key),
+        }
+    };
+    let n_layer = count("block_count")?;
+    let n_layer_next = count("nextn_predict_layers")?;
+    let n_expert = count("expert_count")?;
+    let n_expert_used = count("expert_used_count")?;
+    let n_group = count("expert_group_count")?;
+    let n_group_used = count("expert_group_used_count")?;
+
+    let uses_experts = (n_expert.min(1)..=n_expert).contains(&n_expert_used);
+    let groups_experts = match n_group {
+        0 => true,
+        1 => n_expert > 1,
+        _ => {
+            n_group < n_expert
+                && n_expert.is_multiple_of(n_group)
+                && (1..n_group).contains(&n_group_used)
+        }
+    };
+    let (name, problem) = if n_layer > N_LAYER_MAX {
+        ("block_count", format!("{n_layer} layers, and llama.cpp takes {N_LAYER_MAX}"))
+    } else if n_layer_next > n_layer {
+        ("nextn_predict_layers", format!("{n_layer_next} of {n_layer} layers"))
+    } else if n_expert > N_EXPERT_MAX {
+        ("expert_count", format!("{n_expert} experts, and llama.cpp takes {N_EXPERT_MAX}"))
+    } else if !uses_experts {
+        ("expert_used_count", format!("{n_expert_used} of {n_expert} experts"))
+    } else if !groups_experts {
+        let problem = format!("{n_group_used} of {n_group} groups of {n_expert} experts");
+        ("expert_group_count", problem)
+    } else {
+        return Ok(());
+    };
+    Err(file.fault(format!("key {architecture}.{name}"), problem))
+}

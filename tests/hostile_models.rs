@@ -1,0 +1,114 @@
+//! Files that are sound GGUF and would make llama.cpp end the process: each is refused instead.
+
+mod common;
+
+use candor::gguf::{Builder, Gguf, Value};
+use candor::{Error, Model, ModelParams, Session, SessionParams, Special, SpecialToken};
+use common::fixture::{Arch, Fixture};
+
+/// Loads what `builder` writes, and makes a session of it.
+fn open(builder: &Builder) -> candor::Result<Model> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hostile.gguf");
+    builder.write(&path)?;
+    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) })?;
+    let params = SessionParams { n_ctx: 64, n_threads: Some(1), ..SessionParams::default() };
+    Session::new(&model, &params)?;
+    Ok(model)
+}
+
+fn llama(entries: &[(&str, Value)]) -> candor::Result<Model> {
+    let mut builder = Fixture::new(Arch::Llama).build();
+    for (key, value) in entries {
+        builder.set(key, value.clone());
+    }
+    open(&builder)
+}
+
+/// The complaint about a model with these entries.
+fn refused(entries: &[(&str, Value)]) -> String {
+    llama(entries).err().unwrap_or_else(|| panic!("it takes {entries:?}")).to_string()
+}
+
+#[test]
+fn counts_that_llama_cpp_asserts() {
+    for (key, n, what) in [
+        ("llama.block_count", 513, "513 layers"),
+        ("llama.nextn_predict_layers", 4, "4 of 3 layers"),
+        ("llama.expert_count", 1025, "1025 experts"),
+        ("llama.expert_count", 2, "0 of 2 experts"),
+        ("llama.expert_used_count", 2, "2 of 0 experts"),
+        ("llama.expert_group_count", 2, "0 of 2 groups"),
+        ("llama.attention.head_count_kv", 3, "4 heads do not share 3 key/value heads evenly"),
+    ] {
+        let error = refused(&[(key, Value::U32(n))]);
+        assert!(error.contains(what), "{key}: {error}");
+    }
+    let layers = Value::from(vec![0u32, 9, 0]);
+    let error =
+        refused(&[("llama.expert_used_count", layers), ("llama.expert_count", 4u32.into())]);
+    assert!(error.contains("9 of 4 experts"), "{error}");
+}
+
+#[test]
+fn a_rope_scaling_that_does_not_exist() {
+    let error = refused(&[("llama.rope.scaling.type", "wishful".into())]);
+    assert!(error.contains("`wishful` is none of none, linear"), "{error}");
+}
+
+#[test]
+fn a_vocabulary_that_is_missing_or_ambiguous() {
+    for model in ["none", "no_vocab"] {
+        let error = refused(&[("tokenizer.ggml.model", model.into())]);
+        assert!(error.contains("no tokenizer"), "{error}");
+    }
+    let tokens: Vec<String> = ["<unk>", "<s>", "</s>", "a", "a"].map(String::from).to_vec();
+    let error = refused(&[("tokenizer.ggml.tokens", tokens.into())]);
+    assert!(error.contains("token `a` is there twice"), "{error}");
+}
+
+#[test]
+fn a_model_without_a_cache() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = Gguf::open(&Fixture::new(Arch::Llama).write(folder.path())).expect("it is sound");
+    let mut builder = Builder::new();
+    for (key, value) in file.entries() {
+        builder.set(&key.replace("llama.", "llada."), value.clone());
+    }
+    builder.set("general.architecture", "llada");
+    for tensor in file.tensors() {
+        builder.tensor(&tensor.name, &tensor.dims, tensor.kind, file.bytes(tensor));
+    }
+    let error = open(&builder).err().expect("it is refused");
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("no KV cache"), "{error}");
+    let error = refused(&[("llama.attention.causal", false.into())]);
+    assert!(error.contains("not causal"), "{error}");
+}
+
+#[test]
+fn a_part_of_a_model() {
+    let error = refused(&[("split.count", Value::U16(3))]);
+    assert!(error.contains("one of 3 parts"), "{error}");
+}
+
+#[test]
+fn tokens_that_do_not_exist_are_empty() {
+    let model = llama(&[]).expect("it loads");
+    let n_vocab = i32::try_from(model.n_vocab()).unwrap();
+    for token in [-1, i32::MIN, n_vocab, i32::MAX] {
+        assert!(model.piece(token).is_empty() && !model.is_end(token), "{token}");
+    }
+}
+
+#[test]
+fn a_text_ends_as_it_was_written() {
+    let plain = llama(&[]).expect("it loads");
+    let ended = llama(&[("tokenizer.ggml.add_eos_token", true.into())]).expect("it loads");
+    assert_eq!(plain.special_text(SpecialToken::Eos), "</s>");
+    for special in [Special::None, Special::Start, Special::StartAndParse, Special::Parse] {
+        let expected = plain.tokenize("<s>the rain</s> in", special);
+        assert_eq!(ended.tokenize("<s>the rain</s> in", special), expected, "{special:?}");
+        assert_eq!(expected[0] == 1, special != Special::None, "{special:?}");
+    }
+}
