@@ -110,7 +110,9 @@ pub fn capture(
     }
     let texts = Texts::of(model, data, params);
     let longest = params.n_ctx.unwrap_or(model.n_ctx_train());
-    let limits = Limits { n_token: N_TOKEN, longest, n_seq: N_SEQ };
+    // A model with a running state computes sequences in an order of its own: one at a time.
+    let n_seq = if model.is_recurrent() { 1 } else { N_SEQ };
+    let limits = Limits { n_token: N_TOKEN, longest, n_seq };
     let batches = plan(&texts.list, limits, |i| texts.name(i, data))?;
     let largest = batches.iter().map(PlannedBatch::n_token).max().unwrap_or(1);
 

@@ -12,7 +12,7 @@ mod mc;
 use crate::capture::plan::Limits;
 use crate::session::{Session, SessionParams};
 use crate::steer::SteeringVector;
-use crate::{Model, Result};
+use crate::{Error, Model, Result};
 
 pub use self::divergence::Divergence;
 pub use self::greedy::{Written, is_true};
@@ -37,8 +37,16 @@ impl<'m> Evaluator<'m> {
     /// with, at most 2048).
     ///
     /// # Errors
-    /// What [`Session::new`] gives.
+    /// [`Error::Unsupported`] for recurrent and hybrid models, and what [`Session::new`] gives.
     pub fn new(model: &'m Model, n_ctx: usize, n_threads: Option<usize>) -> Result<Self> {
+        if model.is_recurrent() {
+            return Err(Error::Unsupported {
+                architecture: model.architecture().to_owned(),
+                problem: "keeps a running state; evaluation compares sequences of one batch, \
+                          which such models compute in an order of their own"
+                    .to_owned(),
+            });
+        }
         let longest = if n_ctx == 0 { model.n_ctx_train().min(2048) } else { n_ctx };
         // Every token of a batch may want its logits.
         let n_logits = LOGITS_BYTES / (4 * model.n_vocab().max(1));

@@ -120,7 +120,9 @@ mod tests {
     fn knows_whether_its_tokens_are_of_one_sequence_set() {
         let is_one_set = |sets: &[&[usize]]| {
             let mut batch = Batch::new();
-            sets.iter().for_each(|seqs| drop(batch.push(1, 0, seqs)));
+            for seqs in sets {
+                batch.push(1, 0, seqs);
+            }
             batch.is_one_set()
         };
         assert!(is_one_set(&[]) && is_one_set(&[&[3]]) && is_one_set(&[&[0, 1], &[0, 1]]));

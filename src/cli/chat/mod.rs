@@ -4,6 +4,7 @@ mod columns;
 mod command;
 mod input;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ use super::run::{ROW, steering_at};
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
-use crate::session::{Session, SessionParams, Steering};
+use crate::session::{Session, Steering};
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
 
@@ -114,14 +115,7 @@ impl<'a> Chat<'a> {
         let conversation = Conversation::new(args.system.clone());
         // A template that is broken or takes no system prompt should say so now.
         template.render(&conversation.messages("?"))?;
-        let session = Session::new(
-            model,
-            &SessionParams {
-                // Whatever vector comes, the meter can read its heads.
-                observe: model.attention_layers().collect(),
-                ..args.model.session(model)
-            },
-        )?;
+        let session = Session::new(model, &args.model.session(model))?;
         let mut chat = Self { args, output, model, session, template, conversation, steer: None };
         if let Some((path, sidecar)) = args.steer.sidecar(model, output)? {
             let alpha = args.steer.alpha(&sidecar);
@@ -203,6 +197,10 @@ impl<'a> Chat<'a> {
     /// Steers by a vector from now on.
     fn load(&mut self, path: PathBuf, sidecar: Sidecar, alpha: f32) -> Result<&Steer> {
         self.session.set_vector(ROW, Some((&sidecar.vector, alpha)))?;
+        // The meter reads the vector's heads, and no other layer is looked at.
+        let layers: BTreeSet<usize> =
+            sidecar.vector.heads().iter().map(|head| head.site.layer).collect();
+        self.session.observe(&layers.into_iter().collect::<Vec<_>>())?;
         Ok(self.steer.insert(Steer { path, sidecar, alpha, on: true }))
     }
 
