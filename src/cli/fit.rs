@@ -191,7 +191,7 @@ impl FitArgs {
         let mut evaluator =
             Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
         let questions: Vec<_> = data.questions.iter().collect();
-        let bar = output.progress("tuning", grid.ks.len());
+        let bar = output.progress("tuning", grid.n_step());
         interrupt::install();
         let result = choose(
             &mut evaluator,
@@ -202,7 +202,7 @@ impl FitArgs {
             vector_of,
             || {
                 bar.inc(1);
-                interrupt::check(KEPT)
+                interrupt::check("the captured activations are kept, what was tried is not")
             },
         );
         bar.finish_and_clear();

@@ -89,9 +89,13 @@ impl Output {
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                     // Before the first step is done nobody knows.
-                    let left = match state.pos() {
-                        0 => "?".to_owned(),
-                        _ => HumanDuration(state.eta()).to_string(),
+                    let left = match (state.pos(), state.len()) {
+                        (1.., Some(len)) => {
+                            let rest = len.saturating_sub(state.pos()) as f64;
+                            let left = state.elapsed().mul_f64(rest / state.pos() as f64);
+                            HumanDuration(left).to_string()
+                        }
+                        _ => "?".to_owned(),
                     };
                     let _ = out.write_str(&left);
                 });

@@ -49,6 +49,14 @@ pub struct Grid {
     pub kl_budget: f64,
 }
 
+impl Grid {
+    /// Pairs.
+    #[must_use]
+    pub fn n_step(&self) -> usize {
+        self.ks.len() * self.alphas.len()
+    }
+}
+
 /// One line of the table; `None` where it was not measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
@@ -111,7 +119,7 @@ impl Protocol<'_> {
     /// Steps of [`two_fold`], for a progress bar.
     #[must_use]
     pub fn n_step(&self) -> usize {
-        2 * (self.grid.ks.len() + 3 + self.n_random)
+        2 * (self.grid.n_step() + 3 + self.n_random)
     }
 }
 
@@ -185,7 +193,7 @@ pub fn two_fold(
 
 /// Chooses K and α on development questions and documents: of all pairs of the grid that stay
 /// within the KL budget the one with the highest MC1, at equal MC1 the one with the lowest KL.
-/// `on_step` is called after each K.
+/// `on_step` is called after each of [`Grid::n_step`] pairs.
 ///
 /// # Errors
 /// What evaluating gives; [`Error::Invalid`] where no pair stays within the KL budget.
@@ -201,22 +209,24 @@ pub fn choose(
     let geometry = evaluator.model().geometry();
     let mut best: Option<(SteeringVector, Choice)> = None;
     for &k in &grid.ks {
-        if k <= geometry.n_layer * geometry.n_head {
-            let vector = vector_of(k)?;
-            for &alpha in &grid.alphas {
-                evaluator.steer_with(Some((&vector, alpha)))?;
+        let exists = k <= geometry.n_layer * geometry.n_head;
+        let vector = if exists { Some(vector_of(k)?) } else { None };
+        let mut over_budget = false;
+        for &alpha in &grid.alphas {
+            if let Some(vector) = vector.as_ref().filter(|_| !over_budget) {
+                evaluator.steer_with(Some((vector, alpha)))?;
                 let kl = evaluator.divergence(documents)?.kl;
-                // KL grows with α, and ends as NaN.
-                if kl.is_nan() || kl > grid.kl_budget {
-                    break;
-                }
-                let mc1 = McScore::mean(&evaluator.score_answers(questions, form, "")?).mc1;
-                if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
-                    best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));
+                // KL grows with α, and ends as NaN: larger ones need not be tried.
+                over_budget = kl.is_nan() || kl > grid.kl_budget;
+                if !over_budget {
+                    let mc1 = McScore::mean(&evaluator.score_answers(questions, form, "")?).mc1;
+                    if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
+                        best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));
+                    }
                 }
             }
+            on_step()?;
         }
-        on_step()?;
     }
     best.ok_or_else(|| {
         let problem =

@@ -28,7 +28,11 @@ pub(super) const COMMANDS: [(&str, &str, &str); 9] = [
     ("/alpha", "X", "steer with strength X"),
     ("/on", "", "steer"),
     ("/off", "", "do not steer"),
-    ("/compare", "[QUESTION]", "answer a question, or the last one, without and with steering"),
+    (
+        "/compare",
+        "[QUESTION]",
+        "answer a question, or the last one, both ways, and go on from the steered answer",
+    ),
     ("/vector", "FILE", "steer by another sidecar"),
     ("/save", "FILE", "save the conversation: JSON if the name ends in .json, else Markdown"),
     ("/reset", "", "forget the conversation"),
