@@ -124,6 +124,12 @@ impl FitArgs {
         let questions: Vec<usize> = (0..data.questions.len()).collect();
         let params =
             FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        if questions.len() < FEW_QUESTIONS {
+            output.warn(format_args!(
+                "only {} questions: accuracies measured on a fifth of them mean little",
+                questions.len()
+            ));
+        }
         let bar = output.progress("probing", n_head);
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
@@ -293,6 +299,9 @@ fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
+
+/// Below this many questions a ranking of heads is mostly luck.
+const FEW_QUESTIONS: usize = 40;
 
 /// The paper's strength.
 const DEFAULT_ALPHA: f32 = 15.0;
