@@ -185,12 +185,6 @@ impl Model {
         vocab.text(token).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Whether a prompt of this model starts with BOS.
-    #[must_use]
-    pub fn adds_bos(&self) -> bool {
-        self.inner.vocab().should_add_bos()
-    }
-
     /// Whether a token ends the generation (EOS, end of turn, …).
     #[must_use]
     pub fn is_end(&self, token: i32) -> bool {

@@ -50,8 +50,12 @@ impl Evaluator<'_> {
                         let base = self.session.logits(pair[0][position - 1])?;
                         let steered = self.session.logits(pair[1][position - 1])?;
                         let token = usize::try_from(tokens[position]).unwrap_or(0);
-                        sum.ce += log_sum_exp(steered) - f64::from(steered[token]);
-                        sum.kl += kl(steered, base);
+                        let log_total = log_sum_exp(steered);
+                        sum.ce += log_total - f64::from(steered[token]);
+                        // Unsteered, both readings are the same tokens: KL is exactly 0.
+                        if pair[0] != pair[1] {
+                            sum.kl += kl((steered, log_total), (base, log_sum_exp(base)));
+                        }
                         sum.n_token += 1;
                     }
                 }
@@ -86,9 +90,8 @@ fn pairs_per_batch(texts: &[Text], n_token: usize, n_seq: usize) -> Vec<std::ops
     runs
 }
 
-/// KL(p ‖ q) in nats of two distributions given by their logits.
-fn kl(p: &[f32], q: &[f32]) -> f64 {
-    let (log_p, log_q) = (log_sum_exp(p), log_sum_exp(q));
+/// KL(p ‖ q) in nats of two distributions, each given by its logits and their `log_sum_exp`.
+fn kl((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> f64 {
     p.iter()
         .zip(q)
         .map(|(&p, &q)| {
@@ -107,8 +110,9 @@ mod tests {
         let p = [0.75_f32.ln(), 0.25_f32.ln()];
         let q = [0.5_f32.ln(), 0.5_f32.ln()];
         let expected = 0.75 * 1.5_f64.ln() + 0.25 * 0.5_f64.ln();
-        assert!((kl(&p, &q) - expected).abs() < 1e-6);
-        assert_eq!(kl(&p, &p), 0.0);
+        let with_total = |logits| (logits as &[f32], log_sum_exp(logits));
+        assert!((kl(with_total(&p), with_total(&q)) - expected).abs() < 1e-6);
+        assert_eq!(kl(with_total(&p), with_total(&p)), 0.0);
     }
 
     #[test]
