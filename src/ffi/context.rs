@@ -45,13 +45,17 @@ impl<'m> Context<'m> {
         unsafe { llama::llama_context_default_params() }
     }
 
-    /// A context whose eval callback is `tap`; `None` where llama.cpp refuses (it logs why).
+    /// A context whose eval callback is `tap`, or that has none where it is not `attached`; `None`
+    /// where llama.cpp refuses (it logs why).
     pub(crate) fn new(
         model: &'m LlamaModel,
         mut params: llama::llama_context_params,
         tap: Tap,
+        attached: bool,
     ) -> Option<Self> {
-        (params.cb_eval, params.cb_eval_user_data) = tap.callback();
+        if attached {
+            (params.cb_eval, params.cb_eval_user_data) = tap.callback();
+        }
         // SAFETY: the model outlives the context (`'m`), and so does the tap (same struct, dropped
         // after `ptr` is freed).
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };

@@ -15,7 +15,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
     tap.observe(&[widths.len() - 1]).expect("the tap has this layer");
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_threads) = (64, 8, 1);
-    let mut context = Context::new(model.inner(), params, tap).expect("a context");
+    let mut context = Context::new(model.inner(), params, tap, true).expect("a context");
     let mut batch = BatchArrays {
         tokens: vec![1],
         positions: vec![0],

@@ -47,6 +47,9 @@ pub struct SessionParams {
     pub flash_attention: Option<bool>,
     /// Storage of the KV cache.
     pub cache: CacheType,
+    /// Attach the tap (the default). Without it the context is llama.cpp's own, with no callback:
+    /// nothing can be observed or steered. It is what overhead is measured against.
+    pub tap: bool,
     /// Steer inside the graph where that is possible (the default), or by read–modify–write only.
     pub in_graph: bool,
     /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
@@ -65,6 +68,7 @@ impl Default for SessionParams {
             n_threads: None,
             flash_attention: None,
             cache: CacheType::F16,
+            tap: true,
             in_graph: true,
             n_row: 2,
             observe: Vec::new(),
@@ -79,6 +83,7 @@ pub struct Session<'m> {
     n_ctx: usize,
     n_batch: usize,
     n_seq_max: usize,
+    is_tapped: bool,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
@@ -137,7 +142,7 @@ impl<'m> Session<'m> {
         // know them, and lets sequences share a prefix.
         host_params.kv_unified = true;
 
-        let context = Context::new(model.inner(), host_params, tap).ok_or_else(|| {
+        let context = Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
             Error::Decode { action: "create a context", problem: host::take_complaints() }
         })?;
         if !context.has_memory() {
@@ -153,14 +158,17 @@ impl<'m> Session<'m> {
             n_ctx: n_ctx.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
             n_seq_max,
+            is_tapped: params.tap,
             observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
             held: Vec::new(),
             held_under: Steering::Off,
         };
-        session.observe(&params.observe)?;
-        session.warm_up()?;
+        if params.tap || !params.observe.is_empty() {
+            session.observe(&params.observe)?;
+            session.warm_up()?;
+        }
         Ok(session)
     }
 
@@ -179,6 +187,13 @@ impl<'m> Session<'m> {
             return Ok(());
         }
         Err(Error::TapSilent { architecture: self.model.architecture().to_owned(), layers: silent })
+    }
+
+    fn require_tap(&self) -> Result<()> {
+        if self.is_tapped {
+            return Ok(());
+        }
+        Err(Error::invalid("session", "it was made without a tap, so it cannot observe or steer"))
     }
 
     /// The model.
@@ -210,8 +225,10 @@ impl<'m> Session<'m> {
     /// decode on; what the last one observed is gone.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for layers that have no attention or are not in ascending order.
+    /// [`Error::Invalid`] for layers that have no attention or are not in ascending order, and for
+    /// a session without a tap.
     pub fn observe(&mut self, layers: &[usize]) -> Result<()> {
+        self.require_tap()?;
         let widths = self.model.widths();
         if let Some(layer) = layers.iter().find(|&&l| widths.get(l).is_none_or(|&w| w == 0)) {
             return Err(Error::invalid(
@@ -245,8 +262,9 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a row that the banks do not have, an `alpha` that is not finite or
-    /// makes an offset so, or a vector of another geometry.
+    /// makes an offset so, a vector of another geometry, or a session without a tap.
     pub fn set_vector(&mut self, row: usize, vector: Option<(&SteeringVector, f32)>) -> Result<()> {
+        self.require_tap()?;
         let geometry = self.model.geometry();
         let offsets = match vector {
             None => Default::default(),
