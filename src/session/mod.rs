@@ -1,7 +1,9 @@
 //! A context with its tap: decoding, steering, observing.
 
 mod batch;
+mod cache;
 mod generate;
+mod params;
 mod sampling;
 mod text;
 mod warm_up;
@@ -9,7 +11,9 @@ mod warm_up;
 use llama_cpp_sys_2 as llama;
 
 pub use self::batch::Batch;
+pub use self::cache::CacheType;
 pub use self::generate::{End, Generation, Steering};
+pub use self::params::SessionParams;
 pub use self::sampling::{Sampler, SamplingParams};
 pub use self::text::TextStream;
 use crate::ffi::context::{Context, DecodeError};
@@ -18,64 +22,6 @@ pub use crate::ffi::tap::Path;
 use crate::ffi::tap::{Tap, TapError};
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
-
-/// Storage of the KV cache. Quantized caches are not offered: llama.cpp rotates the attention
-/// output of a quantized V cache, so that a head's values are no longer its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CacheType {
-    /// Half precision, llama.cpp's default.
-    #[default]
-    F16,
-    /// Full precision, for parity tests.
-    F32,
-}
-
-/// How to make a [`Session`].
-#[derive(Debug, Clone)]
-pub struct SessionParams {
-    /// Tokens that the KV cache holds, over all sequences; 0: what the model was trained with.
-    pub n_ctx: usize,
-    /// Most tokens in one decode, at most `n_ctx`; 0: `n_ctx`, at most 2048.
-    pub n_batch: usize,
-    /// Most tokens that llama.cpp computes at once.
-    pub n_ubatch: usize,
-    /// Most sequences at once.
-    pub n_seq_max: usize,
-    /// Threads; `None`: one per core, or one for a model of less than 20 million parameters.
-    pub n_threads: Option<usize>,
-    /// Flash attention on or off; `None`: llama.cpp's choice. Only with it does steering run inside
-    /// the graph.
-    pub flash_attention: Option<bool>,
-    /// Storage of the KV cache.
-    pub cache: CacheType,
-    /// Attach the tap (the default). Without it the context is llama.cpp's own, with no callback:
-    /// nothing can be observed or steered. It is what overhead is measured against.
-    pub tap: bool,
-    /// Steer inside the graph where that is possible (the default), or by read–modify–write only.
-    pub in_graph: bool,
-    /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
-    pub n_row: usize,
-    /// Layers to observe at first, ascending: see [`Session::observe`].
-    pub observe: Vec<usize>,
-}
-
-impl Default for SessionParams {
-    fn default() -> Self {
-        Self {
-            n_ctx: 0,
-            n_batch: 0,
-            n_ubatch: 512,
-            n_seq_max: 1,
-            n_threads: None,
-            flash_attention: None,
-            cache: CacheType::F16,
-            tap: true,
-            in_graph: true,
-            n_row: 2,
-            observe: Vec::new(),
-        }
-    }
-}
 
 /// A model at work: its KV cache, its tap, its steering banks.
 pub struct Session<'m> {
@@ -101,10 +47,11 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped,
-    /// [`Error::Unsupported`] for a model that has no KV cache and for one that alters the heads'
-    /// outputs (a gate, a norm) before the output projection reads them, [`Error::Invalid`] for
-    /// layers to observe that are not there or not ascending and for a context beyond `i32::MAX`
-    /// tokens, [`Error::Decode`] where llama.cpp fails.
+    /// [`Error::Unsupported`] for a model that has no KV cache, for one that alters the heads'
+    /// outputs (a gate, a norm) before the output projection reads them, and for heads that a
+    /// quantized cache cannot hold, [`Error::Invalid`] for layers to observe that are not there or
+    /// not ascending, for a context beyond `i32::MAX` tokens and for a quantized cache without
+    /// flash attention, [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { 2048 } else { params.n_batch };
@@ -135,14 +82,10 @@ impl<'m> Session<'m> {
             Some(true) => llama::LLAMA_FLASH_ATTN_TYPE_ENABLED,
             Some(false) => llama::LLAMA_FLASH_ATTN_TYPE_DISABLED,
         };
-        let cache = match params.cache {
-            CacheType::F16 => llama::GGML_TYPE_F16,
-            CacheType::F32 => llama::GGML_TYPE_F32,
-        };
-        (host_params.type_k, host_params.type_v) = (cache, cache);
-        // One cache for all sequences keeps a batch's tokens in order, which is what lets the tap
-        // know them, and lets sequences share a prefix.
-        host_params.kv_unified = true;
+        params.cache.check(model, params.flash_attention)?;
+        host_params.type_k = params.cache.host_type();
+        host_params.type_v = host_params.type_k;
+        host_params.kv_unified = params.kv_unified;
 
         let context =
             Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
