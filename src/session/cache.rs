@@ -85,7 +85,7 @@ impl CacheType {
             return Err(Error::invalid("KV cache", problem));
         }
         let (d_head, n_block) = (model.geometry().d_head, self.tensor_type().block_len());
-        if d_head as u64 % n_block != 0 {
+        if !(d_head as u64).is_multiple_of(n_block) {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
                 problem: format!(

@@ -2,7 +2,10 @@
 
 mod batch;
 mod cache;
+mod decode;
+mod fault;
 mod generate;
+mod order;
 mod params;
 mod sampling;
 mod text;
@@ -12,14 +15,16 @@ use llama_cpp_sys_2 as llama;
 
 pub use self::batch::Batch;
 pub use self::cache::CacheType;
+use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
+use self::order::Split;
 pub use self::params::SessionParams;
 pub use self::sampling::{Sampler, SamplingParams};
 pub use self::text::TextStream;
-use crate::ffi::context::{Context, DecodeError};
+use crate::ffi::context::Context;
 use crate::ffi::host;
 pub use crate::ffi::tap::Path;
-use crate::ffi::tap::{Tap, TapError};
+use crate::ffi::tap::Tap;
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
 
@@ -30,11 +35,15 @@ pub struct Session<'m> {
     n_ctx: usize,
     n_batch: usize,
     n_seq_max: usize,
+    /// How llama.cpp cuts a batch of several sequences.
+    split: Split,
     is_tapped: bool,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
     n_want: usize,
+    /// Where in `observed` the tokens lie that were asked for, where not in that order.
+    want_place: Vec<usize>,
     /// What sequence 0 holds from the last generation that another prompt can begin with, and the
     /// steering it was computed under.
     held: Vec<i32>,
@@ -60,6 +69,7 @@ impl<'m> Session<'m> {
         let n_seq_max = params.n_seq_max.max(1);
         let n_cell = n_ctx.max(n_seq_max);
         let n_batch = n_batch.clamp(n_seq_max, n_cell);
+        let n_ctx_seq = if params.kv_unified { n_ctx } else { n_ctx / n_seq_max };
         if i32::try_from(n_cell).is_err() {
             let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
             return Err(Error::invalid("context size", problem));
@@ -101,13 +111,15 @@ impl<'m> Session<'m> {
         let mut session = Self {
             model,
             context,
-            n_ctx: n_ctx.min(model.n_position().unwrap_or(usize::MAX)),
+            n_ctx: n_ctx_seq.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
             n_seq_max,
+            split: Split::of(model, params.kv_unified || n_seq_max == 1),
             is_tapped: params.tap,
             observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
+            want_place: Vec::new(),
             held: Vec::new(),
             held_under: Steering::Off,
         };
@@ -228,67 +240,6 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Computes a batch.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an empty batch, a token without a sequence or a row that is not there,
-    /// [`Error::Unsupported`] for several sequences in one batch of a recurrent or hybrid model,
-    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache
-    /// and for a position beyond [`Session::n_ctx`],
-    /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
-    pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::invalid("batch", "it holds no tokens"));
-        }
-        // llama.cpp reads the first sequence of every token unasked.
-        if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
-            return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
-        }
-        if self.model.is_recurrent() && !batch.is_one_set() {
-            return Err(Error::Unsupported {
-                architecture: self.model.architecture().to_owned(),
-                problem: "it computes the tokens of several sequences in an order of its own: \
-                          decode one sequence at a time"
-                    .to_owned(),
-            });
-        }
-        if batch.len() > self.n_batch {
-            return Err(Error::PromptTooLong {
-                what: "the batch".to_owned(),
-                n_token: batch.len(),
-                n_ctx: self.n_batch,
-            });
-        }
-        // llama.cpp rounds the context up, and aborts at a position that the model did not learn.
-        let last =
-            batch.arrays.positions.iter().max().map_or(0, |&p| usize::try_from(p).unwrap_or(0));
-        if last >= self.n_ctx {
-            return Err(Error::PromptTooLong {
-                what: "the text so far".to_owned(),
-                n_token: last + 1,
-                n_ctx: self.n_ctx,
-            });
-        }
-        self.held.clear();
-        self.n_want = batch.want.len();
-        let width = self.width();
-        self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
-        self.context
-            .decode(&mut batch.arrays, &batch.rows, &batch.want, &mut self.observed)
-            .map_err(|error| match error {
-                DecodeError::Tap(error) => tap_error(self.model, error),
-                DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
-                    what: "the text of all sequences together".to_owned(),
-                    n_token: self.context.n_cell() + 1,
-                    n_ctx: self.context.n_cell(),
-                },
-                DecodeError::Host(code) => Error::Decode {
-                    action: "decode",
-                    problem: format!("code {code}: {}", host::take_complaints()),
-                },
-            })
-    }
-
     /// Logits of the batch's token `i`, F32 `[n_vocab]`.
     ///
     /// # Errors
@@ -308,7 +259,8 @@ impl<'m> Session<'m> {
     pub fn observed(&self, i_layer: usize, i_want: usize) -> &[f32] {
         assert!(i_want < self.n_want, "the last decode observed {} tokens", self.n_want);
         let width = self.width();
-        let start = (i_layer * self.n_want + i_want) * width;
+        let place = self.want_place.get(i_want).copied().unwrap_or(i_want);
+        let start = (i_layer * self.n_want + place) * width;
         &self.observed[start..start + width]
     }
 
@@ -337,43 +289,6 @@ impl<'m> Session<'m> {
     fn width(&self) -> usize {
         let geometry = self.model.geometry();
         geometry.n_head * geometry.d_head
-    }
-}
-
-/// Gives the tap's complaint a name that users know.
-fn tap_error(model: &Model, error: TapError) -> Error {
-    let architecture = model.architecture().to_owned();
-    match error {
-        TapError::NoMemory => Error::Decode {
-            action: "allocate the steering bank",
-            problem: "the device of a layer is out of memory".to_owned(),
-        },
-        TapError::BadArgument => {
-            Error::invalid("row, layer or batch", "out of the session's range")
-        }
-        TapError::WrongWidth { layer, got } => Error::Width {
-            architecture,
-            layer,
-            expected: model.widths().get(layer).copied().unwrap_or(0),
-            got,
-        },
-        TapError::WrongType { layer } => Error::Unsupported {
-            architecture,
-            problem: format!("the attention output of layer {layer} is not contiguous F32"),
-        },
-        TapError::Rotated { layer } => Error::Unsupported {
-            architecture,
-            problem: format!("layer {layer} was steered before it was known to be rotated"),
-        },
-        TapError::Miscount { layer, got: 0 } => {
-            Error::TapSilent { architecture, layers: vec![layer] }
-        }
-        TapError::Miscount { layer, got } => Error::Unsupported {
-            architecture,
-            problem: format!(
-                "layer {layer} computed {got} tokens of a batch that has another number"
-            ),
-        },
     }
 }
 
