@@ -16,6 +16,14 @@
  * has no ADD_ID, a node that moved to another device) the tap reads, adds and writes in the
  * callback: the same sums, at one graph cut per layer.
  *
+ * A quantized V cache makes llama.cpp rotate the node: each block of headtap_rotation values is
+ * multiplied by a Hadamard matrix, and rotated back before the projection. The tap rotates offsets
+ * and observed values likewise, so that both are the heads' own.
+ *
+ * The first pass teaches the tap what reads each node: headtap_reader_of. Make it a token that is
+ * thrown away, and go on only where every layer of the plan is HEADTAP_PROJECTION: where a gate or
+ * a norm alters the node before the projection, a head's offset is not what the projection sees.
+ *
  * Life of a tap:
  *
  *     struct headtap * tap = headtap_init(n_layer, widths, n_row, n_batch, true);
@@ -57,6 +65,8 @@ enum headtap_status {
     HEADTAP_WRONG_WIDTH = 3, /* a node is not [width, n]: headtap_failed_layer, headtap_width  */
     HEADTAP_WRONG_TYPE  = 4, /* a node is not contiguous F32: headtap_failed_layer             */
     HEADTAP_MISCOUNT    = 5, /* a planned layer saw fewer or more tokens than the pass has     */
+    HEADTAP_ROTATED     = 6, /* the first pass was steered, wrongly, in a layer that turned out
+                              * to be rotated: forget what it computed and decode it again     */
 };
 
 /* How a layer is handled, as last seen. */
@@ -65,6 +75,13 @@ enum headtap_path {
     HEADTAP_WATCHED  = 1, /* came by, nothing to add              */
     HEADTAP_IN_GRAPH = 2, /* steered by an ADD_ID in the graph    */
     HEADTAP_CALLBACK = 3, /* steered by read-modify-write         */
+};
+
+/* What reads the node of a layer, as the first pass showed. */
+enum headtap_reader {
+    HEADTAP_UNREAD     = 0, /* nothing that the tap could follow                               */
+    HEADTAP_PROJECTION = 1, /* the output projection, `blk.<il>.attn_output.weight`            */
+    HEADTAP_ALTERED    = 2, /* something that computes with it first: headtap_reader_op        */
 };
 
 /* One llama_decode: which tokens are steered by which row, which are observed. */
@@ -102,6 +119,13 @@ enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il);
 /* The layer that a status speaks of, and the width of the last node seen there (0: none yet). */
 int32_t           headtap_failed_layer(const struct headtap * tap);
 int32_t           headtap_width(const struct headtap * tap, int32_t il);
+
+/* After the first pass: what reads the node of layer il; ggml's name of the operation that alters it
+ * (`MUL` for a gate, `RMS_NORM`; NULL unless HEADTAP_ALTERED); and the number of values that are
+ * rotated together (0: none). */
+enum headtap_reader headtap_reader_of(const struct headtap * tap, int32_t il);
+const char        * headtap_reader_op(const struct headtap * tap, int32_t il);
+int32_t             headtap_rotation(const struct headtap * tap, int32_t il);
 
 #ifdef __cplusplus
 }

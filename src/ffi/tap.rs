@@ -1,6 +1,6 @@
 //! The handle of a tap.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
 use super::sys;
@@ -16,6 +16,8 @@ pub(crate) enum TapError {
     WrongWidth { layer: usize, got: usize },
     /// A node of this layer is not contiguous F32.
     WrongType { layer: usize },
+    /// The first pass was steered in this layer, which turned out to be rotated.
+    Rotated { layer: usize },
     /// A planned layer saw this many tokens instead of the batch's.
     Miscount { layer: usize, got: usize },
 }
@@ -31,6 +33,17 @@ pub enum Path {
     InGraph,
     /// Steered by read–modify–write in the callback.
     Callback,
+}
+
+/// What reads the attention output of a layer, as the first pass showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// The output projection.
+    Projection,
+    /// This operation of ggml's, before any projection.
+    Altered(String),
+    /// Nothing that could be followed.
+    Unread,
 }
 
 /// Owns a C tap. See `vendor/headtap.h` for what it does.
@@ -149,6 +162,21 @@ impl Tap {
         }
     }
 
+    /// What reads this layer's attention output, once a pass went through.
+    pub(crate) fn reader(&self, layer: usize) -> Reader {
+        let tap = self.ptr.as_ptr();
+        // SAFETY: the tap is alive; C checks the layer.
+        match unsafe { sys::headtap_reader_of(tap, index(layer)) } {
+            sys::HEADTAP_PROJECTION => Reader::Projection,
+            sys::HEADTAP_ALTERED => {
+                // SAFETY: as above; an altered layer has a name of ggml's, a constant string.
+                let op = unsafe { CStr::from_ptr(sys::headtap_reader_op(tap, index(layer))) };
+                Reader::Altered(op.to_string_lossy().into_owned())
+            }
+            _ => Reader::Unread,
+        }
+    }
+
     fn check(&self, status: sys::headtap_status) -> Result<(), TapError> {
         let tap = self.ptr.as_ptr();
         // SAFETY: the tap is alive; the call only reads.
@@ -163,6 +191,7 @@ impl Tap {
                 Err(TapError::WrongWidth { layer, got: usize::try_from(width).unwrap_or(0) })
             }
             sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { layer }),
+            sys::HEADTAP_ROTATED => Err(TapError::Rotated { layer }),
             sys::HEADTAP_MISCOUNT => Err(TapError::Miscount { layer, got: self.n_seen(layer) }),
             _ => Err(TapError::BadArgument),
         }

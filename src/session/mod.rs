@@ -4,6 +4,7 @@ mod batch;
 mod generate;
 mod sampling;
 mod text;
+mod warm_up;
 
 use llama_cpp_sys_2 as llama;
 
@@ -99,10 +100,11 @@ impl<'m> Session<'m> {
     /// one of them passes through it.
     ///
     /// # Errors
-    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped, [`Error::Invalid`]
-    /// for layers to observe that are not there or not ascending and for a context beyond
-    /// `i32::MAX` tokens, [`Error::Unsupported`] for a model that has no KV cache,
-    /// [`Error::Decode`] where llama.cpp fails.
+    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped,
+    /// [`Error::Unsupported`] for a model that has no KV cache and for one that alters the heads'
+    /// outputs (a gate, a norm) before the output projection reads them, [`Error::Invalid`] for
+    /// layers to observe that are not there or not ascending and for a context beyond `i32::MAX`
+    /// tokens, [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { 2048 } else { params.n_batch };
@@ -142,9 +144,10 @@ impl<'m> Session<'m> {
         // know them, and lets sequences share a prefix.
         host_params.kv_unified = true;
 
-        let context = Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
-            Error::Decode { action: "create a context", problem: host::take_complaints() }
-        })?;
+        let context =
+            Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
+                Error::Decode { action: "create a context", problem: host::take_complaints() }
+            })?;
         if !context.has_memory() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -170,23 +173,6 @@ impl<'m> Session<'m> {
             session.warm_up()?;
         }
         Ok(session)
-    }
-
-    /// Decodes one token and checks that every attention layer passed through the tap.
-    fn warm_up(&mut self) -> Result<()> {
-        let mut batch = Batch::prompt(&[self.model.warmup_token()]);
-        batch.observe(0);
-        self.decode(&mut batch)?;
-        self.clear();
-        let silent: Vec<_> = self
-            .model
-            .attention_layers()
-            .filter(|&layer| self.context.tap().n_seen(layer) == 0)
-            .collect();
-        if silent.is_empty() {
-            return Ok(());
-        }
-        Err(Error::TapSilent { architecture: self.model.architecture().to_owned(), layers: silent })
     }
 
     fn require_tap(&self) -> Result<()> {
@@ -431,6 +417,10 @@ fn tap_error(model: &Model, error: TapError) -> Error {
         TapError::WrongType { layer } => Error::Unsupported {
             architecture,
             problem: format!("the attention output of layer {layer} is not contiguous F32"),
+        },
+        TapError::Rotated { layer } => Error::Unsupported {
+            architecture,
+            problem: format!("layer {layer} was steered before it was known to be rotated"),
         },
         TapError::Miscount { layer, got: 0 } => {
             Error::TapSilent { architecture, layers: vec![layer] }
