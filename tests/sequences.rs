@@ -143,9 +143,9 @@ fn alone(model: &Model, params: &SessionParams) -> Vec<Seen> {
     let params = SessionParams { n_ubatch: 512, kv_unified: true, ..params.clone() };
     let mut session = prepare(model, &params);
     let mut seen = Vec::new();
-    for seq in 0..N_SEQ {
+    for (seq, length) in LENGTHS.into_iter().enumerate() {
         session.clear();
-        let tokens: Vec<_> = (0..LENGTHS[seq]).map(|at| token(seq, at)).collect();
+        let tokens: Vec<_> = (0..length).map(|at| token(seq, at)).collect();
         seen.extend(decode(&mut session, &tokens).unwrap());
     }
     seen

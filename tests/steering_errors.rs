@@ -309,23 +309,6 @@ fn a_context_or_a_position_beyond_the_limits() {
     }
 }
 
-/// A hybrid model's memory reorders the tokens of several sequences, and the tap would steer others
-/// than were meant.
-#[test]
-fn several_sequences_in_a_batch_of_a_hybrid_model() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = Fixture::new(Arch::Lfm2).write(folder.path());
-    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
-    let params =
-        SessionParams { n_ctx: 64, n_seq_max: 2, n_threads: Some(1), ..SessionParams::default() };
-    let mut session = Session::new(&model, &params).expect("a session");
-    let script = Script::new().sequence(0, &TOKENS, 0).then().sequence(1, &TOKENS[..3], 0);
-    script.play(&mut session).expect("one sequence at a time");
-    let script = Script::new().sequence(0, &TOKENS, 0).sequence(1, &TOKENS[..3], 0);
-    let error = script.play(&mut session).expect_err("it is refused");
-    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-}
-
 #[test]
 fn sessions_come_and_go() {
     let (_folder, model) = llama();

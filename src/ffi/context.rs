@@ -73,8 +73,7 @@ impl<'m> Context<'m> {
 
     /// Whether the model keeps anything between decodes: a KV cache, a recurrent state.
     pub(crate) fn has_memory(&self) -> bool {
-        // SAFETY: the context is alive.
-        unsafe { !llama::llama_get_memory(self.ptr.as_ptr()).is_null() }
+        !self.memory().is_null()
     }
 
     /// Cells of the KV cache, as llama.cpp rounded them.
@@ -144,16 +143,63 @@ impl<'m> Context<'m> {
 
     /// Forgets all sequences.
     pub(crate) fn clear(&mut self) {
-        // SAFETY: the context is alive and owns its memory.
-        unsafe { llama::llama_memory_clear(llama::llama_get_memory(self.ptr.as_ptr()), false) };
+        // SAFETY: the memory is alive.
+        unsafe { llama::llama_memory_clear(self.memory(), false) };
     }
 
-    /// Forgets positions `from..` of a sequence; false where the memory cannot (recurrent models).
-    pub(crate) fn truncate(&mut self, seq: i32, from: i32) -> bool {
-        // SAFETY: the context is alive; llama.cpp checks the sequence.
-        unsafe {
-            llama::llama_memory_seq_rm(llama::llama_get_memory(self.ptr.as_ptr()), seq, from, -1)
-        }
+    fn memory(&self) -> llama::llama_memory_t {
+        // SAFETY: the context is alive and owns its memory.
+        unsafe { llama::llama_get_memory(self.ptr.as_ptr()) }
+    }
+
+    /// Positions of a sequence, which must be one of the context's; 0 where it is empty.
+    pub(crate) fn n_token(&self, seq: i32) -> usize {
+        // SAFETY: the memory is alive.
+        let last = unsafe { llama::llama_memory_seq_pos_max(self.memory(), seq) };
+        usize::try_from(last + 1).unwrap_or(0)
+    }
+
+    /// Forgets positions `from .. to` (-1: to the end) of a sequence, which must be one of the
+    /// context's; false where the memory cannot (recurrent models).
+    pub(crate) fn remove(&mut self, seq: i32, from: i32, to: i32) -> bool {
+        // SAFETY: the memory is alive.
+        unsafe { llama::llama_memory_seq_rm(self.memory(), seq, from, to) }
+    }
+
+    /// Whether positions can be moved.
+    pub(crate) fn can_shift(&self) -> bool {
+        // SAFETY: the memory is alive.
+        unsafe { llama::llama_memory_can_shift(self.memory()) }
+    }
+
+    /// Moves positions `from ..` of a sequence by `by`. Only where [`Context::can_shift`].
+    pub(crate) fn shift(&mut self, seq: i32, from: i32, by: i32) {
+        // SAFETY: the memory is alive.
+        unsafe { llama::llama_memory_seq_add(self.memory(), seq, from, -1, by) };
+    }
+
+    /// Gives sequence `to`, which must be empty, what `from` holds. Both must be the context's.
+    pub(crate) fn copy(&mut self, from: i32, to: i32) {
+        // SAFETY: the memory is alive.
+        unsafe { llama::llama_memory_seq_cp(self.memory(), from, to, -1, -1) };
+    }
+
+    /// What a sequence holds, as llama.cpp writes it; `None` where it fails.
+    pub(crate) fn state(&mut self, seq: i32) -> Option<Vec<u8>> {
+        let ptr = self.ptr.as_ptr();
+        // SAFETY: the context is alive.
+        let n = unsafe { llama::llama_state_seq_get_size(ptr, seq) };
+        let mut bytes = vec![0; n];
+        // SAFETY: llama.cpp writes at most as many bytes as it is told that there are.
+        let n = unsafe { llama::llama_state_seq_get_data(ptr, bytes.as_mut_ptr(), n, seq) };
+        (n > 0 && n == bytes.len()).then_some(bytes)
+    }
+
+    /// Puts back what [`Context::state`] gave, of this or a like context; false where it fails.
+    pub(crate) fn restore(&mut self, seq: i32, bytes: &[u8]) -> bool {
+        let ptr = self.ptr.as_ptr();
+        // SAFETY: llama.cpp reads at most as many bytes as it is told that there are.
+        unsafe { llama::llama_state_seq_set_data(ptr, bytes.as_ptr(), bytes.len(), seq) > 0 }
     }
 }
 

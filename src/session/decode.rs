@@ -2,7 +2,7 @@
 
 use super::fault::tap_error;
 use super::{Batch, Session};
-use crate::ffi::context::DecodeError;
+use crate::ffi::context::{BatchArrays, DecodeError};
 use crate::ffi::host;
 use crate::ffi::tap::{Pass, TapError};
 use crate::{Error, Result};
@@ -20,6 +20,7 @@ impl Session<'_> {
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
         self.check(batch)?;
         self.held.clear();
+        self.mark_shared(batch);
         self.n_want = batch.want.len();
         let width = self.width();
         self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
@@ -29,8 +30,7 @@ impl Session<'_> {
             // Where all tokens are of the same sequences, no split changes their order.
             let tokens = (!batch.is_one_set()).then(|| batch.arrays.tokens.clone());
             let pass = Pass { rows: &batch.rows, want: &batch.want, tokens: tokens.as_deref() };
-            let done = self.context.decode(&mut batch.arrays, &pass, &mut self.observed);
-            return done.map_err(|error| self.decode_error(error));
+            return self.compute(&mut batch.arrays, &pass);
         };
         let rows: Vec<_> = order.iter().map(|&i| batch.rows[i]).collect();
         let tokens: Vec<_> = order.iter().map(|&i| batch.arrays.tokens[i]).collect();
@@ -45,8 +45,32 @@ impl Session<'_> {
         want.sort_unstable();
         self.want_place = places.iter().map(|place| want.partition_point(|w| w < place)).collect();
         let pass = Pass { rows: &rows, want: &want, tokens: Some(&tokens) };
-        let done = self.context.decode(&mut batch.arrays, &pass, &mut self.observed);
-        done.map_err(|error| self.decode_error(error))
+        self.compute(&mut batch.arrays, &pass)
+    }
+
+    fn compute(&mut self, arrays: &mut BatchArrays, pass: &Pass) -> Result<()> {
+        let done = self.context.decode(arrays, pass, &mut self.observed);
+        done.map_err(|error| self.decode_error(error))?;
+        self.is_pending = false;
+        Ok(())
+    }
+
+    /// Notes the sequences that share a token of the batch.
+    fn mark_shared(&mut self, batch: &Batch) {
+        if batch.arrays.seqs.len() == batch.len() {
+            return;
+        }
+        let mut rest = batch.arrays.seqs.as_slice();
+        for &n in &batch.arrays.n_seq {
+            let (ids, next) = rest.split_at(usize::try_from(n).unwrap_or(0).min(rest.len()));
+            for &id in ids.iter().filter(|_| ids.len() > 1) {
+                let seq = usize::try_from(id).unwrap_or(usize::MAX);
+                if let Some(is_shared) = self.is_shared.get_mut(seq) {
+                    *is_shared = true;
+                }
+            }
+            rest = next;
+        }
     }
 
     /// The batch's indices in the order of their computation; `None`: as they are.

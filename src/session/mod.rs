@@ -8,6 +8,7 @@ mod generate;
 mod order;
 mod params;
 mod sampling;
+mod sequences;
 mod text;
 mod warm_up;
 
@@ -20,6 +21,8 @@ pub use self::generate::{End, Generation, Steering};
 use self::order::Split;
 pub use self::params::SessionParams;
 pub use self::sampling::{Sampler, SamplingParams};
+use self::sequences::Kind;
+pub use self::sequences::State;
 pub use self::text::TextStream;
 use crate::ffi::context::Context;
 use crate::ffi::host;
@@ -37,6 +40,12 @@ pub struct Session<'m> {
     n_seq_max: usize,
     /// How llama.cpp cuts a batch of several sequences.
     split: Split,
+    /// What a state must fit.
+    kind: Kind,
+    /// Sequences that may share tokens with others.
+    is_shared: Vec<bool>,
+    /// Whether a shift or copy waits for the next decode.
+    is_pending: bool,
     is_tapped: bool,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
@@ -115,6 +124,14 @@ impl<'m> Session<'m> {
             n_batch,
             n_seq_max,
             split: Split::of(model, params.kv_unified || n_seq_max == 1),
+            kind: Kind {
+                fingerprint: model.fingerprint().to_owned(),
+                model_size: model.inner().size(),
+                cache: params.cache,
+                flash_attention: params.flash_attention,
+            },
+            is_shared: vec![false; n_seq_max],
+            is_pending: false,
             is_tapped: params.tap,
             observe: Vec::new(),
             observed: Vec::new(),
@@ -267,6 +284,7 @@ impl<'m> Session<'m> {
     /// Forgets everything that was decoded.
     pub fn clear(&mut self) {
         self.held.clear();
+        self.is_shared.fill(false);
         self.context.clear();
     }
 
@@ -280,10 +298,12 @@ impl<'m> Session<'m> {
         if seq == 0 {
             self.held.truncate(from);
         }
-        match (i32::try_from(seq), i32::try_from(from)) {
-            (Ok(seq), Ok(from)) => self.context.truncate(seq, from),
+        let is_done = match (i32::try_from(seq), i32::try_from(from)) {
+            (Ok(seq), Ok(from)) => self.context.remove(seq, from, -1),
             _ => false,
-        }
+        };
+        self.is_shared[seq] &= from > 0 || !is_done;
+        is_done
     }
 
     fn width(&self) -> usize {

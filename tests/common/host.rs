@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use candor::SessionParams;
 use candor::session::CacheType;
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -17,7 +18,7 @@ use llama_cpp_sys_2::{
 };
 use ndarray::Array2;
 
-use super::script::Script;
+use super::script::{Script, Token};
 
 /// The backend, of which a process has one: candor may have started it already.
 pub fn backend() -> &'static LlamaBackend {
@@ -49,17 +50,25 @@ pub fn logits(model: &LlamaModel, tokens: &[i32], flash_attention: bool) -> Arra
 /// Decodes a script in a context without an eval callback, set up as a session of these parameters
 /// is, and gives the logits of every token of every batch. The script's rows mean nothing here.
 pub fn play(model: &LlamaModel, params: &SessionParams, script: &Script) -> Vec<Vec<Vec<f32>>> {
-    let mut context = model.new_context(backend(), host_params(params)).expect("a context");
-    let mut play_batch = |tokens: &Vec<super::script::Token>| {
-        let mut batch = LlamaBatch::new(tokens.len(), params.n_seq_max as i32);
-        for token in tokens {
-            let seqs: Vec<i32> = token.seqs.iter().map(|&seq| seq as i32).collect();
-            batch.add(LlamaToken(token.id), token.position as i32, &seqs, true).expect("room");
-        }
-        context.decode(&mut batch).expect("the batch decodes");
-        (0..tokens.len()).map(|i| context.get_logits_ith(i as i32).to_vec()).collect()
-    };
-    script.batches().iter().map(&mut play_batch).collect()
+    let mut context = context(model, params);
+    script.batches().iter().map(|tokens| decode(&mut context, tokens)).collect()
+}
+
+/// A context set up as a session of these parameters is.
+pub fn context<'m>(model: &'m LlamaModel, params: &SessionParams) -> LlamaContext<'m> {
+    model.new_context(backend(), host_params(params)).expect("a context")
+}
+
+/// Decodes one batch and gives the logits of its tokens.
+pub fn decode(context: &mut LlamaContext, tokens: &[Token]) -> Vec<Vec<f32>> {
+    let n_seq = tokens.iter().map(|token| token.seqs.len()).max().unwrap_or(1);
+    let mut batch = LlamaBatch::new(tokens.len(), n_seq as i32);
+    for token in tokens {
+        let seqs: Vec<i32> = token.seqs.iter().map(|&seq| seq as i32).collect();
+        batch.add(LlamaToken(token.id), token.position as i32, &seqs, true).expect("room");
+    }
+    context.decode(&mut batch).expect("the batch decodes");
+    (0..tokens.len()).map(|i| context.get_logits_ith(i as i32).to_vec()).collect()
 }
 
 fn host_params(params: &SessionParams) -> LlamaContextParams {
