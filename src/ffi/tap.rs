@@ -192,6 +192,14 @@ impl Tap {
         }
     }
 
+    /// Values of this layer's attention output that llama.cpp rotates together; 0: none.
+    #[cfg(test)]
+    pub(crate) fn rotation(&self, layer: usize) -> usize {
+        // SAFETY: the tap is alive; C checks the layer.
+        let n = unsafe { sys::headtap_rotation(self.ptr.as_ptr(), index(layer)) };
+        usize::try_from(n).unwrap_or(0)
+    }
+
     fn check(&self, status: sys::headtap_status) -> Result<(), TapError> {
         let tap = self.ptr.as_ptr();
         // SAFETY: the tap is alive; the call only reads.

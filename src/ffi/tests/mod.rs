@@ -1,4 +1,7 @@
-//! A tap that expects other layers than the model has.
+//! The tap alone: under a model, and on graphs made by hand.
+
+mod graph;
+mod tap;
 
 use std::path::Path;
 
@@ -45,4 +48,36 @@ fn a_layer_of_another_width_is_an_error() {
         matches!(error, DecodeError::Tap(TapError::WrongWidth { layer: 4, got: 192 })),
         "{error:?}"
     );
+}
+
+/// Two sequences of two tokens each through the demo model, whose ids are announced as these.
+fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.gguf");
+    let model = Model::load(&path, &ModelParams::default()).expect("the demo model is sound");
+    let tap = Tap::new(&[192; 5], 2, 8, true).expect("memory for a tap");
+    let mut params = Context::default_params();
+    (params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads) = (64, 8, 3, 1);
+    (params.n_seq_max, params.kv_unified) = (2, true);
+    let mut context = Context::new(model.inner(), params, tap, true).expect("a context");
+    let mut batch = BatchArrays {
+        tokens: vec![1, 5, 6, 7],
+        positions: vec![0, 1, 0, 1],
+        seqs: vec![0, 0, 1, 1],
+        n_seq: vec![1; 4],
+        output: vec![1; 4],
+    };
+    let mut pass = Pass { rows: &[0; 4], want: &[], tokens: None };
+    context.decode(&mut batch, &pass, &mut [])?;
+    context.clear();
+    pass.tokens = Some(announced);
+    context.decode(&mut batch, &pass, &mut [])
+}
+
+#[test]
+fn an_order_that_was_not_announced_is_an_error() {
+    assert!(decode_in_order(&[1, 5, 6, 7]).is_ok());
+    for announced in [[1, 5, 7, 6], [1, 6, 5, 7], [1, 5, 6, 8]] {
+        let error = decode_in_order(&announced).expect_err("the tokens come in another order");
+        assert!(matches!(error, DecodeError::Tap(TapError::Misordered)), "{error:?}");
+    }
 }
