@@ -3,12 +3,11 @@
 //! What they add to a model's work is measured by `candor bench`.
 
 use std::hint::black_box;
-use std::path::Path;
 
 use candor::capture::plan::{Limits, Text, plan};
 use candor::probe::{Probe, fit_probe};
 use candor::steer::{About, DirectionKind, Positions, Sidecar, SteeredHead, SteeringVector};
-use candor::{Model, ModelParams, Session, SessionParams, Site};
+use candor::{Rehearsal, Site};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use rand::{RngExt as _, SeedableRng as _};
@@ -67,11 +66,12 @@ fn sidecar_file(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("steer.gguf");
     let sidecar = sidecar();
+    sidecar.write(&path).expect("it is written");
+    let size = std::fs::metadata(&path).expect("it was written").len();
+    assert!(size < 150_000, "{size} bytes");
     criterion.bench_function("sidecar/write 48 heads of 128", |bencher| {
         bencher.iter(|| sidecar.write(&path).expect("it is written"));
     });
-    let size = std::fs::metadata(&path).expect("it was written").len();
-    assert!(size < 150_000, "{size} bytes");
     criterion.bench_function("sidecar/read 48 heads of 128", |bencher| {
         bencher.iter(|| Sidecar::read(black_box(&path)).expect("it is read"));
     });
@@ -127,26 +127,44 @@ fn planner(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Another vector in every head of the built-in model, between two tokens.
-fn bank_rewrite(criterion: &mut Criterion) {
-    let path = Path::new("models/demo.gguf");
-    let model = Model::load(path, &ModelParams::default()).expect("the built-in model loads");
-    let geometry = model.geometry();
-    let sites = (0..geometry.n_layer)
-        .flat_map(|layer| (0..geometry.n_head).map(move |head| Site::new(layer, head)))
-        .collect();
-    let vector = vector(geometry.n_layer, geometry.n_head, geometry.d_head, sites);
-    let params = SessionParams { n_ctx: 64, n_threads: Some(1), ..SessionParams::default() };
-    let mut session = Session::new(&model, &params).expect("a session");
-    let mut alpha = 0.0;
-    criterion.bench_function("bank/rewrite a row of all layers", |bencher| {
+/// The tap before a graph of 2,000 nodes, 32 of which are attention outputs of width 4096: what it
+/// adds to a decode of one token and to a batch of 512, and what a change of the vector adds.
+fn tap(criterion: &mut Criterion) {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let offset = values(&mut rng, 4096);
+    let mut group = criterion.benchmark_group("tap");
+
+    let mut one = Rehearsal::new(2000, 32, 4096, 1, 2);
+    group.bench_function("ask about 2000 nodes, nothing to add", |bencher| {
+        bencher.iter(|| one.pass(black_box(&[0])));
+    });
+    assert_eq!(one.n_in_graph(), 0);
+    one.set_row(1, &offset);
+    group.bench_function("ask about 2000 nodes, 32 steered", |bencher| {
+        bencher.iter(|| one.pass(black_box(&[1])));
+    });
+    assert_eq!((one.pass(&[1]), one.n_in_graph()), (0, 32));
+    group.bench_function("the same after a row was rewritten", |bencher| {
         bencher.iter(|| {
-            alpha += 0.001;
-            session.set_vector(1, Some((black_box(&vector), alpha))).expect("it fits");
+            one.set_row(1, black_box(&offset));
+            one.pass(&[1])
         });
     });
-    assert!(session.set_vector(2, Some((&vector, alpha))).is_err(), "the bank has one row");
+
+    let mut batch = Rehearsal::new(2000, 32, 4096, 512, 33);
+    (1..33).for_each(|row| batch.set_row(row, &offset));
+    // Every pass has other rows than the one before, so that they are uploaded each time.
+    let rows = [0, 1].map(|shift| (0..512).map(|i| (i + shift) % 33).collect::<Vec<i32>>());
+    let mut turn = 0;
+    group.bench_function("ask about 2000 nodes, 512 tokens of 33 rows", |bencher| {
+        bencher.iter(|| {
+            turn = 1 - turn;
+            batch.pass(black_box(&rows[turn]))
+        });
+    });
+    assert_eq!((batch.pass(&rows[0]), batch.n_in_graph()), (0, 32));
+    group.finish();
 }
 
-criterion_group!(pieces, sidecar_file, probe_fit, planner, bank_rewrite);
+criterion_group!(pieces, sidecar_file, probe_fit, planner, tap);
 criterion_main!(pieces);
