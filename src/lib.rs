@@ -23,6 +23,8 @@ pub mod steer;
 
 pub use error::{Error, Result};
 pub use ffi::host::set_verbose;
+#[doc(hidden)]
+pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
 pub use model::{Model, ModelParams, Special, SpecialToken};

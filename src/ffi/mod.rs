@@ -8,6 +8,7 @@
 pub(crate) mod context;
 pub(crate) mod host;
 pub(crate) mod map;
+pub(crate) mod rehearsal;
 pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
