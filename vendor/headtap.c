@@ -63,6 +63,8 @@ struct headtap {
     int32_t             n_fresh;   /* pools whose row numbers are those of `rows`  */
     int32_t             n_rows;    /* how many of `rows` are set                   */
     float             * column;    /* [max_width] scratch of the read-modify-write */
+    int32_t           * ids;       /* [n_batch] scratch of the order's check       */
+    int32_t             n_checked; /* tokens of the pass whose order was checked   */
 
     enum headtap_status status;
     int32_t             failed;
@@ -89,6 +91,7 @@ struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n
     tap->layers   = calloc((size_t) n_layer, sizeof(struct layer));
     tap->pools    = calloc((size_t) n_layer, sizeof(struct pool));
     tap->rows     = calloc((size_t) n_batch, sizeof(int32_t));
+    tap->ids      = calloc((size_t) n_batch, sizeof(int32_t));
     if (tap->layers) {
         for (int32_t il = 0; il < n_layer; ++il) {
             tap->layers[il].width = widths[il];
@@ -98,7 +101,7 @@ struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n
         }
     }
     tap->column = calloc((size_t) tap->max_width + 1, sizeof(float));
-    if (!tap->layers || !tap->pools || !tap->rows || !tap->column) {
+    if (!tap->layers || !tap->pools || !tap->rows || !tap->ids || !tap->column) {
         headtap_free(tap);
         return NULL;
     }
@@ -120,6 +123,7 @@ void headtap_free(struct headtap * tap) {
     free(tap->layers);
     free(tap->pools);
     free(tap->rows);
+    free(tap->ids);
     free(tap->column);
     free(tap);
 }
@@ -301,7 +305,7 @@ static enum headtap_status upload(struct headtap * tap, bool same_rows) {
 
 /* ---- a pass ----------------------------------------------------------------------------- */
 
-static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL };
+static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL, NULL };
 
 static bool is_valid(const struct headtap * tap, const struct headtap_pass * pass) {
     if (pass->n_token < 1 || pass->n_token > tap->n_batch || pass->n_want < 0) {
@@ -334,6 +338,7 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
     tap->pass   = *pass;
     tap->status = HEADTAP_OK;
     tap->failed = -1;
+    tap->n_checked = 0;
     for (int32_t il = 0; il < tap->n_layer; ++il) {
         tap->layers[il].n_seen = 0;
         tap->layers[il].i_want = 0;
@@ -382,8 +387,10 @@ enum headtap_status headtap_end(struct headtap * tap) {
             tap->failed = il;
         }
     }
-    if (!tap->learned && tap->status == HEADTAP_OK) {
+    if (tap->status == HEADTAP_OK && !tap->learned) {
         settle(tap);
+    } else if (tap->status == HEADTAP_OK && tap->pass.tokens && tap->n_checked != tap->pass.n_token) {
+        tap->status = HEADTAP_MISORDERED;
     }
     tap->pass = no_pass;
     return tap->status;
@@ -487,6 +494,29 @@ static void learn(struct headtap * tap, const struct ggml_tensor * t) {
             layer->reader    = HEADTAP_ALTERED;
             layer->reader_op = ggml_op_desc(t);
         }
+    }
+}
+
+/* Compares a ubatch's token ids, which embeddings are looked up by, with those expected. */
+static void check_order(struct headtap * tap, const struct ggml_tensor * ids) {
+    int32_t n_whole = tap->pass.n_token; /* tokens that went through all layers */
+    for (int32_t il = 0; il < tap->n_layer; ++il) {
+        const struct layer * layer = &tap->layers[il];
+        n_whole = layer->seen_width > 0 && layer->n_seen < n_whole ? layer->n_seen : n_whole;
+    }
+    if (tap->n_checked > n_whole || !strstr(ids->name, "inp_tokens")) {
+        return; /* this ubatch's were looked up before; another table */
+    }
+    const int64_t n = ids->ne[0];
+    bool same = ids->type == GGML_TYPE_I32 && ids->buffer && n == ggml_nelements(ids) &&
+                n <= tap->pass.n_token - tap->n_checked;
+    if (same) {
+        ggml_backend_tensor_get(ids, tap->ids, 0, (size_t) n * sizeof(int32_t));
+        same = memcmp(tap->ids, tap->pass.tokens + tap->n_checked, (size_t) n * sizeof(int32_t)) == 0;
+        tap->n_checked += (int32_t) n;
+    }
+    if (!same && tap->status == HEADTAP_OK) {
+        tap->status = HEADTAP_MISORDERED;
     }
 }
 
@@ -619,6 +649,8 @@ bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
     if (!layer) {
         if (ask && !tap->learned && tap->pass.n_token > 0) {
             learn(tap, t);
+        } else if (ask && tap->pass.tokens && t->op == GGML_OP_GET_ROWS) {
+            check_order(tap, t->src[1]);
         }
         return !ask;
     }

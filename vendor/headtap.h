@@ -67,6 +67,7 @@ enum headtap_status {
     HEADTAP_MISCOUNT    = 5, /* a planned layer saw fewer or more tokens than the pass has     */
     HEADTAP_ROTATED     = 6, /* the first pass was steered, wrongly, in a layer that turned out
                               * to be rotated: forget what it computed and decode it again     */
+    HEADTAP_MISORDERED  = 7, /* the tokens were not computed in the order of headtap_pass.tokens */
 };
 
 /* How a layer is handled, as last seen. */
@@ -84,13 +85,21 @@ enum headtap_reader {
     HEADTAP_ALTERED    = 2, /* something that computes with it first: headtap_reader_op        */
 };
 
-/* One llama_decode: which tokens are steered by which row, which are observed. */
+/* One llama_decode: which tokens are steered by which row, which are observed.
+ *
+ * Tokens are counted in the order in which llama.cpp computes them. That is the batch's order where
+ * all tokens belong to the same sequences, and where kv_unified is set, except in models that keep
+ * a running state or attend to a sliding window: these, and separate caches, take the sequences
+ * apart (llama_batch_allocr::split_equal). To be safe there, sort the arrays below in the order
+ * expected and give `tokens`: each ubatch is then checked against the graph's own input. */
 struct headtap_pass {
     int32_t         n_token; /* tokens of the batch                                            */
     const int32_t * rows;    /* [n_token] bank row of each token, or NULL: all row 0           */
     int32_t         n_want;  /* tokens to observe                                              */
-    const int32_t * want;    /* [n_want] their indices in the batch, ascending                 */
+    const int32_t * want;    /* [n_want] their indices, ascending                              */
     float         * out;     /* [n observed layers, ascending][n_want][largest width]          */
+    const int32_t * tokens;  /* [n_token] their ids, to check the order by, or NULL: unchecked.
+                              * The first pass is never checked.                               */
 };
 
 /* widths: [n_layer] n_head * d_head of each layer, 0 where a layer has no attention.

@@ -18,6 +18,8 @@ pub(crate) enum TapError {
     WrongType { layer: usize },
     /// The first pass was steered in this layer, which turned out to be rotated.
     Rotated { layer: usize },
+    /// The tokens were computed in another order than announced.
+    Misordered,
     /// A planned layer saw this many tokens instead of the batch's.
     Miscount { layer: usize, got: usize },
 }
@@ -44,6 +46,17 @@ pub(crate) enum Reader {
     Altered(String),
     /// Nothing that could be followed.
     Unread,
+}
+
+/// What is asked of one decode. Tokens are counted in the order of their computation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// `[n_token]` the row that steers each.
+    pub(crate) rows: &'a [i32],
+    /// The tokens to observe, ascending.
+    pub(crate) want: &'a [i32],
+    /// `[n_token]` their ids, where the order is to be checked.
+    pub(crate) tokens: Option<&'a [i32]>,
 }
 
 /// Owns a C tap. See `vendor/headtap.h` for what it does.
@@ -119,13 +132,14 @@ impl Tap {
     /// Gives what `decode` gave, and the tap's own verdict on the pass.
     pub(crate) fn pass<T>(
         &mut self,
-        rows: &[i32],
-        want: &[i32],
+        pass: &Pass,
         out: &mut [f32],
         decode: impl FnOnce() -> T,
     ) -> Result<(T, Result<(), TapError>), TapError> {
         let max_width = self.widths.iter().copied().max().unwrap_or(0);
-        if out.len() != self.n_observed * want.len() * max_width {
+        let Pass { rows, want, tokens } = *pass;
+        let is_whole = tokens.is_none_or(|tokens| tokens.len() == rows.len());
+        if out.len() != self.n_observed * want.len() * max_width || !is_whole {
             return Err(TapError::BadArgument);
         }
         let pass = sys::headtap_pass {
@@ -134,6 +148,7 @@ impl Tap {
             n_want: index(want.len()),
             want: want.as_ptr(),
             out: out.as_mut_ptr(),
+            tokens: tokens.map_or(std::ptr::null(), <[i32]>::as_ptr),
         };
         // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
         // the plan of observed layers asks for; C checks every index.
@@ -192,6 +207,7 @@ impl Tap {
             }
             sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { layer }),
             sys::HEADTAP_ROTATED => Err(TapError::Rotated { layer }),
+            sys::HEADTAP_MISORDERED => Err(TapError::Misordered),
             sys::HEADTAP_MISCOUNT => Err(TapError::Miscount { layer, got: self.n_seen(layer) }),
             _ => Err(TapError::BadArgument),
         }
