@@ -54,20 +54,17 @@ impl Case<'_> {
         Session::new(model, params).map_err(|error| error.to_string())
     }
 
-    /// A conversation, and several sequences in one batch where the architecture allows it.
-    fn scripts(&self) -> Vec<Script> {
-        let mut scripts = vec![Script::conversation(&PROMPT, &ANSWER)];
-        if !self.model.is_recurrent() {
-            scripts.push(Script::crowd(&PROMPT, 4));
-        }
-        scripts
-    }
 
     /// One head of each attention layer.
     fn sites(&self) -> Vec<(usize, usize)> {
         let heads = cut_heads(self.arch);
         self.arch.attention_layers().into_iter().map(|il| (il, heads[il])).collect()
     }
+}
+
+/// A conversation, and several sequences in one batch that begin alike.
+fn scripts() -> [Script; 2] {
+    [Script::conversation(&PROMPT, &ANSWER), Script::crowd(&PROMPT, 4)]
 }
 
 /// A check gives what is wrong.
@@ -161,7 +158,7 @@ fn is_off(case: &Case) -> Result<(), String> {
     let params = case.params();
     let vector = vector(case.model.geometry(), &case.sites(), 1);
     let mut session = case.session(case.model, &params)?;
-    for script in case.scripts() {
+    for script in scripts() {
         let expected = bits(&host::play(&stock, &params, &script));
         let steered = script.steered(|_, _| 1);
         for (what, script, vector, is_same) in [
@@ -181,7 +178,7 @@ fn is_off(case: &Case) -> Result<(), String> {
 /// Steering in the graph gives what read–modify–write gives, to the last bit.
 fn steers_in_graph(case: &Case) -> Result<(), String> {
     let vector = vector(case.model.geometry(), &case.sites(), 1);
-    for script in case.scripts() {
+    for script in scripts() {
         // Some tokens of each batch are steered, some are not.
         let script = script.steered(|_, token| usize::from(token.position % 3 != 1));
         let play = |in_graph: bool| {
@@ -234,9 +231,6 @@ fn reaches_its_columns_only(case: &Case) -> Result<(), String> {
 
 /// Sequences of one batch, each on a row of its own, are not touched by each other's rows.
 fn keeps_sequences_apart(case: &Case) -> Result<(), String> {
-    if case.model.is_recurrent() {
-        return Ok(()); // Refused: see tests/steering_errors.rs.
-    }
     let mut session = case.session(case.model, &case.params())?;
     for row in [1, 2] {
         let vector = vector(case.model.geometry(), &case.sites(), 10 + row as u64);
