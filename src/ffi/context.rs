@@ -8,7 +8,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
 use super::host;
-use super::tap::{Tap, TapError};
+use super::tap::{Pass, Tap, TapError};
 
 /// A failed decode.
 #[derive(Debug)]
@@ -83,18 +83,24 @@ impl<'m> Context<'m> {
         unsafe { llama::llama_n_ctx(self.ptr.as_ptr()) as usize }
     }
 
-    /// Decodes a batch: `rows` `[n_token]` choose the offsets, `want` are observed into `out`.
+    /// Most tokens that llama.cpp computes at once.
+    pub(crate) fn n_ubatch(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { llama::llama_n_ubatch(self.ptr.as_ptr()) as usize }
+    }
+
+    /// Decodes a batch, steered and observed as `pass` says.
     pub(crate) fn decode(
         &mut self,
         batch: &mut BatchArrays,
-        rows: &[i32],
-        want: &[i32],
+        pass: &Pass,
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
         let n = batch.tokens.len();
         let n_seq_total: usize = batch.n_seq.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
         assert!(
-            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), rows.len()] == [n; 4]
+            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), pass.rows.len()]
+                == [n; 4]
                 && batch.seqs.len() == n_seq_total,
             "a batch's arrays have one entry per token",
         );
@@ -116,7 +122,7 @@ impl<'m> Context<'m> {
         };
         let ptr = self.ptr.as_ptr();
         // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
-        let pass = self.tap.pass(rows, want, out, || unsafe { llama::llama_decode(ptr, raw) });
+        let pass = self.tap.pass(pass, out, || unsafe { llama::llama_decode(ptr, raw) });
         let (code, verdict) = pass.map_err(DecodeError::Tap)?;
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
         match NonZeroI32::new(code) {

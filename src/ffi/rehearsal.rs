@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as llama;
 
-use super::tap::Tap;
+use super::tap::{Pass, Tap};
 
 /// A tap before a graph of named nodes, some of which are attention outputs. For benches.
 pub struct Rehearsal {
@@ -50,7 +50,8 @@ impl Rehearsal {
         // SAFETY: the nodes live as long as the graph, and the tap is the user data of its callback.
         let ask =
             || unsafe { graph.nodes.iter().filter(|&&node| eval(node, true, user_data)).count() };
-        let (n_cut, verdict) = self.tap.pass(rows, &[], &mut [], ask).expect("a sound pass");
+        let pass = Pass { rows, want: &[], tokens: None };
+        let (n_cut, verdict) = self.tap.pass(&pass, &mut [], ask).expect("a sound pass");
         verdict.expect("every layer came by");
         n_cut
     }
