@@ -142,9 +142,10 @@ impl<'m> Session<'m> {
         // know them, and lets sequences share a prefix.
         host_params.kv_unified = true;
 
-        let context = Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
-            Error::Decode { action: "create a context", problem: host::take_complaints() }
-        })?;
+        let context =
+            Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
+                Error::Decode { action: "create a context", problem: host::take_complaints() }
+            })?;
         if !context.has_memory() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
