@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod bench;
 pub mod capture;
 pub mod chat;
 #[cfg(feature = "cli")]
@@ -9,6 +10,7 @@ pub mod cli;
 pub mod data;
 mod error;
 pub mod eval;
+pub mod export;
 mod ffi;
 mod file;
 mod fingerprint;

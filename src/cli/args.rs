@@ -50,7 +50,12 @@ impl ModelArgs {
             Some(path) => path.clone(),
             None => embedded::model()?,
         };
-        Model::load(&path, &ModelParams { n_gpu_layers: self.n_gpu_layers })
+        Model::load(&path, &self.params())
+    }
+
+    /// How to load a model.
+    pub(super) fn params(&self) -> ModelParams {
+        ModelParams { n_gpu_layers: self.n_gpu_layers }
     }
 
     /// A session's settings as far as the user gave them.

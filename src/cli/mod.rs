@@ -2,6 +2,7 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod bench;
 mod capture;
 mod chat;
 mod demo;
@@ -48,6 +49,7 @@ enum Command {
     Fit(fit::FitArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
 }
 
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
     };
     match result {

@@ -6,6 +6,7 @@
 //! cannot panic.
 
 pub(crate) mod context;
+pub(crate) mod dequantize;
 pub(crate) mod host;
 pub(crate) mod map;
 pub(crate) mod rehearsal;

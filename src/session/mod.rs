@@ -162,6 +162,18 @@ impl<'m> Session<'m> {
         self.n_seq_max
     }
 
+    /// Threads that compute.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.context.n_threads()
+    }
+
+    /// What candor took of the last decode before llama.cpp began to compute: banks whose vectors
+    /// changed are uploaded then.
+    pub(crate) fn tap_begin(&self) -> std::time::Duration {
+        self.context.tap_begin()
+    }
+
     /// Observes the head outputs of exactly these layers, given in ascending order, from the next
     /// decode on; what the last one observed is gone.
     ///
