@@ -7,6 +7,7 @@ pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
 mod ffi;
@@ -25,6 +26,6 @@ pub use error::{Error, Result};
 pub use ffi::host::set_verbose;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
-pub use model::{Model, ModelParams, Special, SpecialToken};
+pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};
 pub use session::{Session, SessionParams};
 pub use site::Site;

@@ -102,6 +102,9 @@ enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il);
 /* The layer that a status speaks of, and the width of the last node seen there (0: none yet). */
 int32_t           headtap_failed_layer(const struct headtap * tap);
 int32_t           headtap_width(const struct headtap * tap, int32_t il);
+/* The name of the device whose memory held the node of layer il when it was last seen ("CPU" for
+ * the host's), or NULL where it never was. Lives as long as the process. */
+const char *      headtap_device(const struct headtap * tap, int32_t il);
 
 #ifdef __cplusplus
 }

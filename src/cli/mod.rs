@@ -5,6 +5,7 @@ mod args;
 mod capture;
 mod chat;
 mod demo;
+mod devices;
 mod embedded;
 mod fit;
 mod heads;
@@ -15,6 +16,7 @@ mod output;
 mod plot;
 mod run;
 mod table;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -49,6 +51,8 @@ enum Command {
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Inspect(inspect::InspectArgs),
+    Devices(devices::DevicesArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -67,6 +71,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
+        Command::Devices(args) => args.run(output),
+        Command::Worker(args) => args.run(output, cli.verbose),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
