@@ -8,6 +8,7 @@ pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
 pub mod export;
@@ -29,6 +30,6 @@ pub use ffi::host::set_verbose;
 pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
-pub use model::{Model, ModelParams, Special, SpecialToken};
+pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};
 pub use session::{Session, SessionParams};
 pub use site::Site;

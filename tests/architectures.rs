@@ -54,7 +54,6 @@ impl Case<'_> {
         Session::new(model, params).map_err(|error| error.to_string())
     }
 
-
     /// One head of each attention layer.
     fn sites(&self) -> Vec<(usize, usize)> {
         let heads = cut_heads(self.arch);
@@ -80,7 +79,8 @@ fn ensure(holds: bool, what: &str) -> Result<(), String> {
 }
 
 fn load(path: &Path) -> Result<Model, String> {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).map_err(|error| error.to_string())
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .map_err(|error| error.to_string())
 }
 
 /// Runs a check on one architecture, stored so; what is wrong is named.
@@ -297,7 +297,10 @@ fn bakes(arch: Arch) -> bool {
 fn refusal(arch: Arch) -> Option<Error> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = Fixture::new(arch).write(folder.path());
-    let model = match Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }) {
+    let model = match Model::load(
+        &path,
+        &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() },
+    ) {
         Ok(model) => model,
         Err(error) => return Some(error),
     };

@@ -210,6 +210,13 @@ impl<'m> Session<'m> {
         self.context.tap().path(layer)
     }
 
+    /// The name of the device that computed a layer's attention last, `CPU` for the processor
+    /// (see [`devices`](crate::device::devices)); `None` for a layer that never came by.
+    #[must_use]
+    pub fn device(&self, layer: usize) -> Option<&'static str> {
+        self.context.tap().device(layer)
+    }
+
     /// Loads `alpha * sigma * theta` of every head of a vector into bank row `row` (from 1), or
     /// empties the row. Takes effect with the next decode and costs well under a millisecond.
     ///
