@@ -17,7 +17,7 @@ const TOKENS: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3,
 #[test]
 fn llama_cpp_decodes_every_fixture() {
     let folder = tempfile::tempdir().unwrap();
-    for &arch in Arch::ALL.iter().chain(Arch::REFUSED) {
+    for arch in Arch::ALL.into_iter().chain(Arch::REFUSED) {
         for kind in [TensorType::F32, TensorType::Q8_0, TensorType::Q4_0] {
             let name = format!("{} {}", arch.label(), kind.name());
             let model = host::load(&Fixture::new(arch).quantized(kind).write(folder.path()));

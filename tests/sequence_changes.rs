@@ -38,7 +38,8 @@ fn exact() -> SessionParams {
 }
 
 fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
 }
 
 /// A session with a vector per sequence that steers one head of each layer.

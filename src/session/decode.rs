@@ -24,11 +24,12 @@ impl Session<'_> {
         self.n_want = batch.want.len();
         let width = self.width();
         self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
-        let order = if batch.is_one_set() { None } else { self.order(batch) };
+        // Where all tokens are of the same sequences, no split changes their order.
+        let is_in_order = self.split.is_certain() || batch.is_one_set();
+        let order = if is_in_order { None } else { self.order(batch) };
         let Some(order) = order else {
             self.want_place.clear();
-            // Where all tokens are of the same sequences, no split changes their order.
-            let tokens = (!batch.is_one_set()).then(|| batch.arrays.tokens.clone());
+            let tokens = (!is_in_order).then(|| batch.arrays.tokens.clone());
             let pass = Pass { rows: &batch.rows, want: &batch.want, tokens: tokens.as_deref() };
             return self.compute(&mut batch.arrays, &pass);
         };

@@ -9,12 +9,16 @@
 use std::collections::HashMap;
 
 use crate::Model;
+use crate::ffi::host;
 
 /// How a model's memory cuts a batch of several sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Split {
     /// In the batch's order.
     InOrder,
+    /// The same, unless the cache of a sliding window has no room for that (then as `Equal`, in
+    /// `llama-kv-cache-iswa.cpp`).
+    InOrderIfRoom,
     /// As many tokens of each sequence in a ubatch; `sequential`: see [`split_equal`].
     Equal { sequential: bool },
 }
@@ -22,10 +26,18 @@ pub(super) enum Split {
 impl Split {
     /// `is_unified`: one KV cache for all sequences.
     pub(super) fn of(model: &Model, is_unified: bool) -> Self {
-        match is_unified {
-            true if !model.is_recurrent() => Self::InOrder,
-            _ => Self::Equal { sequential: !is_unified },
+        if !is_unified || model.is_recurrent() {
+            Self::Equal { sequential: !is_unified }
+        } else if host::has_window(model.inner()) {
+            Self::InOrderIfRoom
+        } else {
+            Self::InOrder
         }
+    }
+
+    /// Whether the order of several sequences' tokens needs no check.
+    pub(super) fn is_certain(self) -> bool {
+        self == Self::InOrder
     }
 
     /// Whether every sequence has a cache of its own.
@@ -36,7 +48,7 @@ impl Split {
     /// The batch's indices in the order of their computation; `None`: as they are.
     pub(super) fn order(self, places: &[Place], n_ubatch: usize) -> Option<Vec<usize>> {
         match self {
-            Self::InOrder => None,
+            Self::InOrder | Self::InOrderIfRoom => None,
             Self::Equal { sequential } => Some(split_equal(places, n_ubatch, sequential)),
         }
     }
