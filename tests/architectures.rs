@@ -54,7 +54,6 @@ impl Case<'_> {
         Session::new(model, params).map_err(|error| error.to_string())
     }
 
-
     /// One head of each attention layer.
     fn sites(&self) -> Vec<(usize, usize)> {
         let heads = cut_heads(self.arch);
