@@ -30,7 +30,7 @@ address() {
     export CFLAGS="-fsanitize=address -fno-omit-frame-pointer" CXXFLAGS="-fsanitize=address -fno-omit-frame-pointer"
     # A read of one byte too many stops the run; so does memory that nothing points to at the end.
     export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
-    cargo test --release --locked --target "$(triple)" --target-dir target/address "${TAP[@]}" "$@"
+    cargo test --release --locked --no-fail-fast --target "$(triple)" --target-dir target/address "${TAP[@]}" "$@"
 }
 
 valgrind() {
@@ -40,7 +40,7 @@ valgrind() {
     runner=CARGO_TARGET_$(triple | tr 'a-z-' 'A-Z_')_RUNNER
     export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite --fair-sched=yes"
     # Some tests are about time or run for minutes here; these are about memory.
-    cargo test --release --locked --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1
+    cargo test --release --locked --no-fail-fast --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1
 }
 
 miri() {

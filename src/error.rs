@@ -114,6 +114,24 @@ pub enum Error {
         problem: String,
     },
 
+    /// A device that is not there, or that cannot be chosen.
+    #[error("device `{name}`: {problem}")]
+    Device {
+        /// The name that was asked for.
+        name: String,
+        /// Why not, and which there are.
+        problem: String,
+    },
+
+    /// A worker that cannot be used, or that cannot start.
+    #[error("worker {address}: {problem}")]
+    Worker {
+        /// `host:port`
+        address: String,
+        /// What is wrong there, and what to do.
+        problem: String,
+    },
+
     /// The chat template of a model could not be rendered.
     #[error("the model's chat template failed: {problem}")]
     Template {

@@ -2,13 +2,16 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod bench;
 pub mod capture;
 pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
+pub mod export;
 mod ffi;
 mod file;
 mod fingerprint;
@@ -27,6 +30,6 @@ pub use ffi::host::set_verbose;
 pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
-pub use model::{Model, ModelParams, Special, SpecialToken};
+pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};
 pub use session::{Session, SessionParams};
 pub use site::Site;

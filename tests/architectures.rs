@@ -79,7 +79,8 @@ fn ensure(holds: bool, what: &str) -> Result<(), String> {
 }
 
 fn load(path: &Path) -> Result<Model, String> {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).map_err(|error| error.to_string())
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .map_err(|error| error.to_string())
 }
 
 /// Runs a check on one architecture, stored so; what is wrong is named.
@@ -296,7 +297,10 @@ fn bakes(arch: Arch) -> bool {
 fn refusal(arch: Arch) -> Option<Error> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = Fixture::new(arch).write(folder.path());
-    let model = match Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }) {
+    let model = match Model::load(
+        &path,
+        &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() },
+    ) {
         Ok(model) => model,
         Err(error) => return Some(error),
     };

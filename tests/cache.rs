@@ -31,7 +31,8 @@ fn params(cache: CacheType) -> SessionParams {
 }
 
 fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
 }
 
 /// Models whose heads llama.cpp does not rotate (32 values), and rotates once or twice (64, 128).

@@ -9,7 +9,8 @@ use candor::{Error, Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
 
 fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
 }
 
 #[test]

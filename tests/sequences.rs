@@ -34,7 +34,8 @@ fn params() -> SessionParams {
 }
 
 fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
 }
 
 fn models(folder: &Path) -> Vec<PathBuf> {

@@ -40,7 +40,8 @@ fn params(flash_attention: bool) -> SessionParams {
 }
 
 fn load(path: &std::path::Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
 }
 
 fn scripts() -> [Script; 2] {

@@ -15,7 +15,9 @@ const SITES: [(usize, usize); 2] = [(0, 1), (2, 3)];
 fn llama() -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = Fixture::new(Arch::Llama).write(folder.path());
-    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
+    let model =
+        Model::load(&path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+            .expect("it loads");
     (folder, model)
 }
 
@@ -298,7 +300,9 @@ fn a_context_or_a_position_beyond_the_limits() {
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
 
     let path = Fixture::new(Arch::Gpt2).write(folder.path());
-    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
+    let model =
+        Model::load(&path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+            .expect("it loads");
     let mut session = Session::new(&model, &params(2 * N_CTX, 1)).expect("a session");
     assert_eq!(session.n_ctx(), N_CTX);
     for position in [N_CTX, 2 * N_CTX, usize::MAX] {
@@ -315,7 +319,9 @@ fn a_context_or_a_position_beyond_the_limits() {
 fn several_sequences_in_a_batch_of_a_hybrid_model() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = Fixture::new(Arch::Lfm2).write(folder.path());
-    let model = Model::load(&path, &ModelParams { n_gpu_layers: Some(0) }).expect("it loads");
+    let model =
+        Model::load(&path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+            .expect("it loads");
     let params =
         SessionParams { n_ctx: 64, n_seq_max: 2, n_threads: Some(1), ..SessionParams::default() };
     let mut session = Session::new(&model, &params).expect("a session");

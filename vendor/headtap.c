@@ -701,3 +701,13 @@ int32_t headtap_width(const struct headtap * tap, int32_t il) {
     const struct layer * layer = layer_at(tap, il);
     return layer ? layer->seen_width : 0;
 }
+
+const char * headtap_device(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    if (!layer || !layer->buft) {
+        return NULL;
+    }
+    /* memory of the host that a GPU may read as well names that GPU: the processor computes there */
+    ggml_backend_dev_t device = ggml_backend_buft_is_host(layer->buft) ? NULL : ggml_backend_buft_get_device(layer->buft);
+    return device ? ggml_backend_dev_name(device) : "CPU";
+}

@@ -128,6 +128,9 @@ enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il);
 /* The layer that a status speaks of, and the width of the last node seen there (0: none yet). */
 int32_t           headtap_failed_layer(const struct headtap * tap);
 int32_t           headtap_width(const struct headtap * tap, int32_t il);
+/* The name of the device whose memory held the node of layer il when it was last seen ("CPU" for
+ * the host's), or NULL where it never was. Lives as long as the process. */
+const char *      headtap_device(const struct headtap * tap, int32_t il);
 
 /* After the first pass: what reads the node of layer il; ggml's name of the operation that alters it
  * (`MUL` for a gate, `RMS_NORM`; NULL unless HEADTAP_ALTERED); and the number of values that are

@@ -21,9 +21,18 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_name = "GGUF")]
     pub(super) model: Option<PathBuf>,
 
-    /// Layers to keep on the GPU; -ngl as in llama.cpp.
+    /// Layers to keep on the GPU; -ngl as in llama.cpp [default: all].
     #[arg(long = "n-gpu-layers", visible_alias = "ngl", value_name = "N")]
     n_gpu_layers: Option<u32>,
+
+    /// Devices to use, as `candor devices` lists them, with commas between; `none` is the processor
+    /// alone [default: all workers and GPUs].
+    #[arg(long = "device", value_name = "NAME", value_delimiter = ',')]
+    devices: Option<Vec<String>>,
+
+    /// Workers whose devices to use, with commas between: see `candor worker`.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    rpc: Vec<String>,
 
     /// Threads [default: one per core, one for a small model].
     #[arg(short, long, value_name = "N", value_parser = positive)]
@@ -50,7 +59,21 @@ impl ModelArgs {
             Some(path) => path.clone(),
             None => embedded::model()?,
         };
-        Model::load(&path, &ModelParams { n_gpu_layers: self.n_gpu_layers })
+        let model = Model::load(&path, &self.params())?;
+        for warning in model.warnings() {
+            // On stderr, whatever stdout holds.
+            Output::new(false).warn(warning);
+        }
+        Ok(model)
+    }
+
+    /// How to load a model.
+    pub(super) fn params(&self) -> ModelParams {
+        ModelParams {
+            n_gpu_layers: self.n_gpu_layers,
+            devices: self.devices.clone(),
+            rpc: self.rpc.clone(),
+        }
     }
 
     /// A session's settings as far as the user gave them.

@@ -2,9 +2,11 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod bench;
 mod capture;
 mod chat;
 mod demo;
+mod devices;
 mod embedded;
 mod fit;
 mod heads;
@@ -15,6 +17,7 @@ mod output;
 mod plot;
 mod run;
 mod table;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -48,7 +51,10 @@ enum Command {
     Fit(fit::FitArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
+    Devices(devices::DevicesArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -66,7 +72,10 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
+        Command::Devices(args) => args.run(output),
+        Command::Worker(args) => args.run(output, cli.verbose),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

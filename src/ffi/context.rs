@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::num::NonZeroI32;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
@@ -35,6 +36,8 @@ pub(crate) struct Context<'m> {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
     n_vocab: usize,
+    /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
+    tap_begin: Duration,
     model: PhantomData<&'m LlamaModel>,
 }
 
@@ -60,7 +63,8 @@ impl<'m> Context<'m> {
         // after `ptr` is freed).
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
-        Some(Self { ptr: NonNull::new(ptr)?, tap, n_vocab, model: PhantomData })
+        let ptr = NonNull::new(ptr)?;
+        Some(Self { ptr, tap, n_vocab, tap_begin: Duration::ZERO, model: PhantomData })
     }
 
     pub(crate) fn tap(&self) -> &Tap {
@@ -75,6 +79,17 @@ impl<'m> Context<'m> {
     pub(crate) fn has_memory(&self) -> bool {
         // SAFETY: the context is alive.
         unsafe { !llama::llama_get_memory(self.ptr.as_ptr()).is_null() }
+    }
+
+    /// What the tap took of the last decode before llama.cpp began.
+    pub(crate) fn tap_begin(&self) -> Duration {
+        self.tap_begin
+    }
+
+    /// Threads that llama.cpp computes with.
+    pub(crate) fn n_threads(&self) -> usize {
+        // SAFETY: the context is alive.
+        usize::try_from(unsafe { llama::llama_n_threads(self.ptr.as_ptr()) }).unwrap_or(0)
     }
 
     /// Cells of the KV cache, as llama.cpp rounded them.
@@ -121,8 +136,12 @@ impl<'m> Context<'m> {
             logits: batch.output.as_mut_ptr(),
         };
         let ptr = self.ptr.as_ptr();
-        // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
-        let pass = self.tap.pass(pass, out, || unsafe { llama::llama_decode(ptr, raw) });
+        let start = Instant::now();
+        let pass = self.tap.pass(pass, out, || {
+            self.tap_begin = start.elapsed();
+            // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
+            unsafe { llama::llama_decode(ptr, raw) }
+        });
         let (code, verdict) = pass.map_err(DecodeError::Tap)?;
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
         match NonZeroI32::new(code) {

@@ -192,6 +192,17 @@ impl Tap {
         }
     }
 
+    /// The name of the device that held this layer's node when it was last seen.
+    pub(crate) fn device(&self, layer: usize) -> Option<&'static str> {
+        // SAFETY: the tap is alive; C checks the layer.
+        let name = unsafe { sys::headtap_device(self.ptr.as_ptr(), index(layer)) };
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: the names of ggml's devices end in NUL and are never freed.
+        unsafe { CStr::from_ptr(name) }.to_str().ok()
+    }
+
     fn check(&self, status: sys::headtap_status) -> Result<(), TapError> {
         let tap = self.ptr.as_ptr();
         // SAFETY: the tap is alive; the call only reads.

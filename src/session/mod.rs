@@ -162,6 +162,18 @@ impl<'m> Session<'m> {
         self.n_seq_max
     }
 
+    /// Threads that compute.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.context.n_threads()
+    }
+
+    /// What candor took of the last decode before llama.cpp began to compute: banks whose vectors
+    /// changed are uploaded then.
+    pub(crate) fn tap_begin(&self) -> std::time::Duration {
+        self.context.tap_begin()
+    }
+
     /// Observes the head outputs of exactly these layers, given in ascending order, from the next
     /// decode on; what the last one observed is gone.
     ///
@@ -196,6 +208,13 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn path(&self, layer: usize) -> Path {
         self.context.tap().path(layer)
+    }
+
+    /// The name of the device that computed a layer's attention last, `CPU` for the processor
+    /// (see [`devices`](crate::device::devices)); `None` for a layer that never came by.
+    #[must_use]
+    pub fn device(&self, layer: usize) -> Option<&'static str> {
+        self.context.tap().device(layer)
     }
 
     /// Loads `alpha * sigma * theta` of every head of a vector into bank row `row` (from 1), or
