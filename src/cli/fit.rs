@@ -152,10 +152,8 @@ impl FitArgs {
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         activations.discard()?;
-        if let Some(file) = &self.plot {
-            if let Some(map) = heat_map(&sidecar) {
-                plot::write(file, &sidecar.about.model_name, &map)?;
-            }
+        if let (Some(file), Some(map)) = (&self.plot, heat_map(&sidecar)) {
+            plot::write(file, &sidecar.about.model_name, &map)?;
         }
         let seconds = start.elapsed().as_secs_f64();
         self.report(&path, &sidecar, &development, seconds, output);
