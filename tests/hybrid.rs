@@ -37,7 +37,8 @@ impl Room {
     }
 
     fn model(&self) -> Model {
-        Model::load(&self.path, &ModelParams { n_gpu_layers: Some(0) }).expect("a fixture loads")
+        Model::load(&self.path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+            .expect("a fixture loads")
     }
 
     fn capture(&self, model: &Model) -> Store {
