@@ -136,3 +136,78 @@ fn attending(file: &Gguf, key: &str, widths: &[usize]) -> Result<Vec<usize>> {
     counts.dedup();
     Ok(counts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::{Builder, TensorType, Value};
+
+    /// What is read of a file with these entries, and an output projection of this width in each
+    /// layer (0: none).
+    fn read(widths: &[u64], entries: &[(&str, Value)]) -> Result<(Geometry, Vec<usize>)> {
+        let mut builder = Builder::new();
+        builder
+            .set("general.architecture", "x")
+            .set("x.block_count", widths.len() as u32)
+            .set("x.embedding_length", 8u32)
+            .set("x.attention.head_count", 4u32);
+        for (key, value) in entries {
+            builder.set(&format!("x.{key}"), value.clone());
+        }
+        for (layer, &width) in widths.iter().enumerate() {
+            let (name, width) = if width > 0 { ("attn_output", width) } else { ("ssm_out", 8) };
+            let bytes = vec![0; 8 * 4 * width as usize];
+            builder.tensor(
+                &format!("blk.{layer}.{name}.weight"),
+                &[width, 8],
+                TensorType::F32,
+                bytes,
+            );
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.gguf");
+        builder.write(&path)?;
+        let file = Gguf::open(&path)?;
+        Ok((Geometry::read(&file)?, attention_widths(&file)?))
+    }
+
+    fn refusal(widths: &[u64], entries: &[(&str, Value)]) -> String {
+        read(widths, entries).expect_err("it is refused").to_string()
+    }
+
+    #[test]
+    fn layers_without_a_projection_or_without_keys_have_no_attention() {
+        let (geometry, widths) = read(&[0, 16, 0], &[]).unwrap();
+        assert_eq!((geometry.n_layer, geometry.d_head, widths), (3, 4, vec![0, 16, 0]));
+        // A linear layer has a projection, of another width.
+        let counts = Value::from(vec![2u32, 0, 1]);
+        let (geometry, widths) =
+            read(&[16, 8, 16], &[("attention.head_count_kv", counts)]).unwrap();
+        assert_eq!((geometry.n_head_kv, geometry.d_head, widths), (2, 4, vec![16, 0, 16]));
+        let heads = Value::from(vec![4u32, 0, 4]);
+        assert_eq!(read(&[16, 0, 16], &[("attention.head_count", heads)]).unwrap().0.n_head, 4);
+    }
+
+    #[test]
+    fn blocks_that_predict_further_tokens_do_not_count() {
+        let next = |n: u32| ("nextn_predict_layers", Value::from(n));
+        let (geometry, widths) = read(&[16, 16, 24], &[next(1)]).unwrap();
+        assert_eq!((geometry.n_layer, widths), (2, vec![16, 16]));
+        for n in [3, u32::MAX] {
+            assert!(refusal(&[16, 16, 24], &[next(n)]).contains("no layer has an attention"));
+        }
+    }
+
+    #[test]
+    fn refuses_layers_that_differ_and_models_without_attention() {
+        let heads = ("attention.head_count", Value::from(vec![4u32, 2]));
+        assert!(refusal(&[16, 16], &[heads]).contains("differ in their number of heads"));
+        assert!(refusal(&[16, 32], &[]).contains("differ in the width"));
+        assert!(refusal(&[18], &[]).contains("width 18 does not divide into 4 heads"));
+        assert!(refusal(&[0, 0], &[]).contains("`x`: no layer has an attention output"));
+        let counts = ("attention.head_count_kv", Value::from(vec![2u32]));
+        assert!(refusal(&[16, 16], &[counts]).contains("1 entries for 2 layers"));
+        let counts = ("attention.head_count_kv", Value::from(vec![2u32, 3]));
+        assert!(refusal(&[16, 16], &[counts]).contains("do not share 3 key/value heads"));
+    }
+}

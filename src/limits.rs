@@ -12,6 +12,20 @@ const N_EXPERT_MAX: u64 = 1024;
 /// The names that `rope.scaling.type` can have.
 const ROPE_SCALING_TYPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 
+/// Architectures whose graph asserts that all of a head is rotated, and that a head is as wide where
+/// it is read as where it is written (`GGML_ASSERT(n_embd_head == n_rot)` in `src/models/`).
+#[rustfmt::skip]
+const WHOLE_HEADS: [&str; 62] = [
+    "apertus", "arcee", "arctic", "baichuan", "chameleon", "codeshell", "cogvlm", "cohere2moe",
+    "dbrx", "deci", "deepseek", "dots1", "dream", "ernie4_5", "ernie4_5-moe", "exaone",
+    "exaone-moe", "exaone4", "falcon", "granite", "granite_swa", "granitemoe", "graniteswitch",
+    "grok", "grovemoe", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl", "hy_v3", "internlm2", "jais2",
+    "llada", "llada-moe", "llama", "llama-embed", "llama4", "maincoder", "mellum", "minicpm",
+    "mistral3", "olmo", "olmo2", "olmoe", "orion", "paddleocr", "pangu-embedded", "plamo",
+    "pockettts", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe",
+    "rnd1", "seed_oss", "smallthinker", "smollm3", "starcoder2", "talkie", "xverse",
+];
+
 /// Checks, before llama.cpp loads a file, what llama.cpp asserts about it (`load_hparams` in
 /// `llama-model.cpp`, `load` in `llama-vocab.cpp`) instead of reporting.
 ///
@@ -20,6 +34,7 @@ const ROPE_SCALING_TYPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// whose attention is not causal.
 pub(crate) fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     check_counts(file, architecture)?;
+    check_heads(file, architecture)?;
     let key = format!("{architecture}.rope.scaling.type");
     if let Some(name) = file.opt_str(&key)?.filter(|name| !ROPE_SCALING_TYPES.contains(name)) {
         let problem = format!("`{name}` is none of {}", ROPE_SCALING_TYPES.join(", "));
@@ -44,6 +59,21 @@ pub(crate) fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
             Err(file.fault("key tokenizer.ggml.tokens", problem))
         }
     }
+}
+
+/// The widths of a head.
+fn check_heads(file: &Gguf, architecture: &str) -> Result<()> {
+    let length = |name: &str| file.opt_uint(&format!("{architecture}.{name}"));
+    let Some(n_key) = length("attention.key_length")? else { return Ok(()) };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(n) =
+            length(name)?.filter(|&n| n != n_key && WHOLE_HEADS.contains(&architecture))
+        {
+            let problem = format!("{n} of heads of {n_key}, and llama.cpp takes whole heads only");
+            return Err(file.fault(format!("key {architecture}.{name}"), problem));
+        }
+    }
+    Ok(())
 }
 
 /// Layers, experts and groups of experts.

@@ -46,6 +46,7 @@ impl Drop for SmallDisk {
 fn layout(n_row: usize) -> Layout {
     Layout {
         n_layer: 2,
+        layers: vec![0, 1],
         n_head: 4,
         d_head: 32,
         labels: (0..n_row).map(|row| row % 2 == 0).collect(),

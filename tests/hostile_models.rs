@@ -113,3 +113,26 @@ fn a_text_ends_as_it_was_written() {
         assert_eq!(expected[0] == 1, special != Special::None, "{special:?}");
     }
 }
+
+/// Where llama.cpp rotates a part of a head only if the architecture has it so: an error, or it
+/// works; the process lives.
+#[test]
+fn heads_that_are_rotated_in_part() {
+    let mut complaints = Vec::new();
+    for arch in Arch::ALL {
+        let mut builder = Fixture::new(arch).build();
+        builder.set(&format!("{}.rope.dimension_count", arch.name()), 8u32);
+        if let Err(error) = open(&builder) {
+            complaints.push((arch, error.to_string()));
+        }
+    }
+    let takes = |arch: Arch| complaints.iter().all(|(other, _)| *other != arch);
+    for arch in [Arch::MiniMaxM2, Arch::Nemotron, Arch::StableLm, Arch::Phi2, Arch::Glm4] {
+        assert!(takes(arch), "{}: {complaints:?}", arch.label());
+    }
+    let of_whole_heads =
+        complaints.iter().filter(|(_, error)| error.contains("takes whole heads only"));
+    assert!(of_whole_heads.count() > 20, "{complaints:?}");
+    let error = refused(&[("llama.attention.value_length", Value::U32(16))]);
+    assert!(error.contains("16 of heads of 32"), "{error}");
+}

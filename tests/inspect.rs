@@ -177,6 +177,7 @@ fn shows_an_activation_store() {
     let path = folder.path().join("activations");
     let layout = Layout {
         n_layer: 1,
+        layers: vec![0],
         n_head: 2,
         d_head: 4,
         labels: vec![true, false, false],

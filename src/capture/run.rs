@@ -99,16 +99,6 @@ pub fn capture(
     data.require_two_classes()?;
     let geometry = model.geometry();
     let layers: Vec<usize> = model.attention_layers().collect();
-    if layers.len() != geometry.n_layer {
-        return Err(Error::Unsupported {
-            architecture: model.architecture().to_owned(),
-            problem: format!(
-                "only {} of its {} layers have attention heads; capture of such hybrids is not supported yet",
-                layers.len(),
-                geometry.n_layer
-            ),
-        });
-    }
     let texts = Texts::of(model, data, params);
     let longest = params.n_ctx.unwrap_or(model.n_ctx_train());
     // A model with a running state computes sequences in an order of its own: one at a time.
@@ -119,6 +109,7 @@ pub fn capture(
 
     let layout = Layout {
         n_layer: geometry.n_layer,
+        layers: layers.clone(),
         n_head: geometry.n_head,
         d_head: geometry.d_head,
         labels: data.rows().map(|row| row.label).collect(),

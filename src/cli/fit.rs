@@ -106,7 +106,11 @@ impl FitArgs {
         let tunes = self.tunes(&data)?;
         let model = self.model.load()?;
         let geometry = model.geometry();
-        let n_head = geometry.n_layer * geometry.n_head;
+        let n_head = model.attention_layers().count() * geometry.n_head;
+        if self.plot.is_some() && n_head < n_site(&model) {
+            let problem = "layers without attention have no place in the map: leave it out";
+            return Err(Error::invalid("--plot", problem));
+        }
         if let Some(k) = self.heads.filter(|&k| k > n_head) {
             return Err(Error::invalid(
                 "--heads",
@@ -148,8 +152,8 @@ impl FitArgs {
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         activations.discard()?;
-        if let Some(file) = &self.plot {
-            plot::write(file, &sidecar.about.model_name, &heat_map(&sidecar))?;
+        if let (Some(file), Some(map)) = (&self.plot, heat_map(&sidecar)) {
+            plot::write(file, &sidecar.about.model_name, &map)?;
         }
         let seconds = start.elapsed().as_secs_f64();
         self.report(&path, &sidecar, &development, seconds, output);
@@ -250,7 +254,11 @@ impl FitArgs {
                 100.0 * (1.0 - params.validation_share),
                 100.0 * params.validation_share,
             ),
-            head_accuracy: development.accuracies(),
+            head_accuracy: match development.accuracies() {
+                all if all.len() == n_site(model) => all,
+                // A hybrid's layers without attention have none.
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -276,12 +284,14 @@ impl FitArgs {
             });
             return;
         }
-        output.line(heat_map(sidecar).text(output::width()));
+        if let Some(map) = heat_map(sidecar) {
+            output.line(map.text(output::width()));
+        }
         output.line(heads::text(&heads, N_LISTED));
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
         output.fields(&[
             ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
-            ("heads", format!("{} of {}", heads.len(), vector.n_layer() * vector.n_head())),
+            ("heads", format!("{} of {}", heads.len(), development.scores.len())),
             ("alpha", sidecar.about.alpha.to_string()),
             ("direction", self.direction.clone()),
             ("rows", sidecar.about.split.clone()),
@@ -290,9 +300,17 @@ impl FitArgs {
     }
 }
 
-fn heat_map(sidecar: &Sidecar) -> HeatMap<'_> {
+/// The map of all heads, where every layer has some.
+fn heat_map(sidecar: &Sidecar) -> Option<HeatMap<'_>> {
+    let accuracy = &sidecar.about.head_accuracy;
     let selected = sidecar.vector.heads().iter().map(|head| head.site);
-    HeatMap::new(&sidecar.about.head_accuracy, sidecar.vector.n_head(), selected)
+    (!accuracy.is_empty()).then(|| HeatMap::new(accuracy, sidecar.vector.n_head(), selected))
+}
+
+/// Heads of a model all of whose layers have attention.
+fn n_site(model: &Model) -> usize {
+    let Geometry { n_layer, n_head, .. } = model.geometry();
+    n_layer * n_head
 }
 
 /// A file's name without its extension: the name of a model that has none.

@@ -40,7 +40,8 @@ pub trait Activations: Sync {
     /// May panic if the site or a row does not exist.
     fn next_head(&self, site: Site, rows: &[usize]) -> Array2<f32>;
 
-    /// Every head of the model, layer by layer.
+    /// Every head of the model, layer by layer. Layers of hybrid models have none where they have no
+    /// attention.
     fn sites(&self) -> Vec<Site> {
         let n_head = self.n_head();
         (0..self.n_layer())

@@ -115,7 +115,8 @@ impl Development {
         random_vector(source, &self.scores, k, self.sigma_rows(), seed)
     }
 
-    /// Validation accuracy of every head, layer by layer: `[n_layer * n_head]`.
+    /// Validation accuracy of every head, layer by layer: `[n_layer * n_head]`, or fewer in a hybrid
+    /// model, where layers without attention have none.
     #[must_use]
     pub fn accuracies(&self) -> Vec<f32> {
         let mut scores: Vec<&HeadScore> = self.scores.iter().collect();

@@ -19,6 +19,11 @@ impl Activations for Store {
         self.d_head()
     }
 
+    fn sites(&self) -> Vec<Site> {
+        let heads = |&layer: &usize| (0..self.n_head()).map(move |head| Site::new(layer, head));
+        self.layers().iter().flat_map(heads).collect()
+    }
+
     fn labels(&self) -> &[bool] {
         self.labels()
     }

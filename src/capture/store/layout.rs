@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub struct Layout {
     /// Layers of the model.
     pub n_layer: usize,
+    /// The layers that have attention, ascending: all of them but in hybrid models.
+    pub layers: Vec<usize>,
     /// Heads per layer.
     pub n_head: usize,
     /// Values per head.
@@ -43,7 +45,7 @@ pub(super) struct Image {
     pub size: usize,
     /// Values in a row of one layer: `n_head * d_head`.
     pub n_value: usize,
-    n_layer: usize,
+    layers: Vec<usize>,
     n_row: usize,
     n_next: usize,
 }
@@ -56,6 +58,10 @@ struct Header {
     #[serde(flatten)]
     tensors: BTreeMap<String, TensorInfo>,
 }
+
+/// Of a hybrid model, under `__metadata__`: its number of layers, and those with attention.
+pub(super) const N_LAYER_KEY: &str = "model.n_layer";
+pub(super) const LAYERS_KEY: &str = "model.attention_layers";
 
 /// The data begins at a multiple of this many bytes.
 const ALIGNMENT: usize = 64;
@@ -73,8 +79,13 @@ impl Image {
             return Err(Error::invalid("store layout", problem));
         }
         let n_value = layout.n_head.checked_mul(layout.d_head).unwrap_or_default();
-        if n_row == 0 || layout.n_layer == 0 || n_value == 0 {
+        if n_row == 0 || layout.layers.is_empty() || n_value == 0 {
             return Err(Error::invalid("store layout", "a dimension is zero or too large"));
+        }
+        let is_ascending = layout.layers.is_sorted_by(|a, b| a < b);
+        if !is_ascending || layout.layers.last().is_some_and(|&last| last >= layout.n_layer) {
+            let problem = format!("{:?} are no layers of {}", layout.layers, layout.n_layer);
+            return Err(Error::invalid("store layout", problem));
         }
         let (header, data_size) = header(layout)
             .ok_or_else(|| Error::invalid("store layout", "the file would be too large"))?;
@@ -93,7 +104,7 @@ impl Image {
             .map(|&group| group as u64);
         prologue.extend(labels.chain(groups).flat_map(u64::to_le_bytes));
 
-        Ok(Self { prologue, size, n_value, n_layer: layout.n_layer, n_row, n_next })
+        Ok(Self { prologue, size, n_value, layers: layout.layers.clone(), n_row, n_next })
     }
 
     /// What tells one capture from another: the hash of the prologue.
@@ -108,14 +119,15 @@ impl Image {
     pub fn offset(&self, set: RowSet, row: usize, layer: usize) -> Result<usize> {
         let (rows_before, n_row) = match set {
             RowSet::Main => (0, self.n_row),
-            RowSet::Next => (self.n_layer * self.n_row, self.n_next),
+            RowSet::Next => (self.layers.len() * self.n_row, self.n_next),
         };
-        if row >= n_row || layer >= self.n_layer {
+        let rank = self.layers.binary_search(&layer).ok().filter(|_| row < n_row);
+        let Some(rank) = rank else {
             let what = format!("row {row} of layer {layer} ({set:?})");
-            let problem = format!("the store has {n_row} rows and {} layers", self.n_layer);
+            let problem = format!("the store has {n_row} rows of the layers {:?}", self.layers);
             return Err(Error::invalid(what, problem));
-        }
-        let index = rows_before + layer * n_row + row;
+        };
+        let index = rows_before + rank * n_row + row;
         Ok(self.prologue.len() + index * self.n_value * size_of::<f32>())
     }
 }
@@ -132,7 +144,7 @@ fn header(layout: &Layout) -> Option<(Vec<u8>, usize)> {
         list.push((set.tensor("group"), Dtype::I64, shape));
     }
     for &(set, n_row) in sets {
-        for layer in 0..layout.n_layer {
+        for &layer in &layout.layers {
             let shape = vec![n_row, layout.n_head, layout.d_head];
             list.push((set.activations(layer), Dtype::F32, shape));
         }
@@ -147,6 +159,11 @@ fn header(layout: &Layout) -> Option<(Vec<u8>, usize)> {
         tensors.insert(name, TensorInfo { dtype, shape, data_offsets: (start, end) });
     }
     let mut metadata = layout.metadata.clone();
+    if layout.layers.len() < layout.n_layer {
+        let layers: Vec<String> = layout.layers.iter().map(usize::to_string).collect();
+        metadata.insert(N_LAYER_KEY.into(), layout.n_layer.to_string());
+        metadata.insert(LAYERS_KEY.into(), layers.join(","));
+    }
     metadata.insert("candor.version".into(), env!("CARGO_PKG_VERSION").into());
     let json = serde_json::to_vec(&Header { metadata, tensors }).ok()?;
     // Room for the header itself, far below the limit of any file system.

@@ -11,7 +11,9 @@
 //! | `next.kqv_out-<il>` | F32 | `[n_next, n_head, d_head]` | the same of texts that go on into another question |
 //!
 //! The `next.` tensors are absent where there are no such texts. Strings under `__metadata__` say
-//! what was captured; `candor.version` is always among them. Files of others are read with F16
+//! what was captured; `candor.version` is always among them. Of a hybrid model only the layers with
+//! attention are there; then `model.n_layer` is the number of all layers and
+//! `model.attention_layers` names those, as in `0,2`. Files of others are read with F16
 //! activations, too.
 //!
 //! A capture takes long, so it goes to `<path>.part`, which has its full size from the start, and

@@ -9,6 +9,7 @@ use ndarray::Array2;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
+use super::layout::{LAYERS_KEY, N_LAYER_KEY};
 use super::{RowSet, part_path, store_error};
 use crate::ffi::map::map_file;
 use crate::{Result, Site};
@@ -19,6 +20,8 @@ pub struct Store {
     path: PathBuf,
     map: Mmap,
     n_layer: usize,
+    /// The layers that have attention; a block each.
+    layers: Vec<usize>,
     n_head: usize,
     d_head: usize,
     labels: Vec<bool>,
@@ -82,17 +85,19 @@ impl Store {
             false => Vec::new(),
         };
 
-        let first = file.info(&RowSet::Main.activations(0))?;
+        let (n_layer, layers) = file.layers()?;
+        let name = RowSet::Main.activations(layers.first().copied().unwrap_or(0));
+        let first = file.info(&name)?;
         let &[_, n_head, d_head] = first.shape.as_slice() else {
-            return Err(format!("kqv_out-0 has the shape {:?}, expected 3 axes", first.shape));
+            return Err(format!("{name} has the shape {:?}, expected 3 axes", first.shape));
         };
         if n_head == 0 || d_head == 0 {
-            return Err(format!("kqv_out-0 has the shape {:?}", first.shape));
+            return Err(format!("{name} has the shape {:?}", first.shape));
         }
-        let n_layer = file.n_layer();
         let blocks = |set: RowSet, n_row: usize| -> Result<Vec<Block>, String> {
-            (0..n_layer)
-                .map(|layer| file.block(&set.activations(layer), &[n_row, n_head, d_head]))
+            layers
+                .iter()
+                .map(|&layer| file.block(&set.activations(layer), &[n_row, n_head, d_head]))
                 .collect()
         };
         let main = blocks(RowSet::Main, labels.len())?;
@@ -106,6 +111,7 @@ impl Store {
         Ok(Self {
             path,
             n_layer,
+            layers,
             n_head,
             d_head,
             labels,
@@ -134,6 +140,12 @@ impl Store {
     #[must_use]
     pub fn n_layer(&self) -> usize {
         self.n_layer
+    }
+
+    /// The layers that have attention, ascending: all of them but of hybrid models.
+    #[must_use]
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
     }
 
     /// Heads per layer.
@@ -185,7 +197,9 @@ impl Store {
             RowSet::Next => (&self.next, self.next_groups.len()),
         };
         assert!(site.head < self.n_head, "the store has {} heads per layer", self.n_head);
-        let Block { offset, float } = blocks[site.layer];
+        let rank = self.layers.binary_search(&site.layer);
+        let rank = rank.unwrap_or_else(|_| panic!("the store has the layers {:?}", self.layers));
+        let Block { offset, float } = blocks[rank];
         let mut values = Array2::zeros((rows.len(), self.d_head));
         for (mut values, &row) in values.rows_mut().into_iter().zip(rows) {
             assert!(row < n_row, "the store has {n_row} rows of this set, {row} is not among them");
@@ -233,11 +247,23 @@ impl<'a> Tensors<'a> {
         self.metadata.info(name).ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// One more than the highest layer that the file has activations of.
-    fn n_layer(&self) -> usize {
+    /// The number of layers, and which of them have attention: as the file says, or all up to the
+    /// highest that it has activations of.
+    fn layers(&self) -> Result<(usize, Vec<usize>), String> {
         let names = self.metadata.offset_keys();
-        let layers = names.iter().filter_map(|name| name.strip_prefix("kqv_out-")?.parse().ok());
-        layers.max().map_or(0, |layer: usize| layer.saturating_add(1))
+        let found = names.iter().filter_map(|name| name.strip_prefix("kqv_out-")?.parse().ok());
+        // Every layer has a tensor, so a larger number than of tensors is missing one.
+        let highest = found.max().map_or(0, |layer: usize| layer.min(names.len()));
+        let stated = |key: &str| self.metadata.metadata().as_ref()?.get(key);
+        let (Some(n_layer), Some(layers)) = (stated(N_LAYER_KEY), stated(LAYERS_KEY)) else {
+            return Ok((highest + 1, (0..=highest).collect()));
+        };
+        let fault = || format!("{LAYERS_KEY} is `{layers}` of {n_layer} layers");
+        let n_layer: usize = n_layer.parse().map_err(|_| fault())?;
+        let parsed: Result<Vec<usize>, _> = layers.split(',').map(str::parse).collect();
+        let layers = parsed.map_err(|_| fault())?;
+        let is_sound = layers.is_sorted_by(|a, b| a < b) && layers.iter().all(|&l| l < n_layer);
+        if is_sound { Ok((n_layer, layers)) } else { Err(fault()) }
     }
 
     /// The numbers of an I64 tensor of one axis and the given further ones.

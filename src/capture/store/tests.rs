@@ -24,6 +24,7 @@ const BATCHES: [(RowSet, usize); 6] = [
 fn layout() -> Layout {
     Layout {
         n_layer: N_LAYER,
+        layers: (0..N_LAYER).collect(),
         n_head: N_HEAD,
         d_head: D_HEAD,
         labels: vec![true, false, false, true],
@@ -105,6 +106,50 @@ fn a_finished_store_is_a_safetensors_file() {
     let strings = metadata.metadata().as_ref().unwrap();
     assert_eq!(strings["data"], "abc");
     assert_eq!(strings["candor.version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_store_of_a_hybrid_model_has_its_attention_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let hybrid = Layout { layers: vec![0, 2], n_layer: 4, ..layout() };
+    let Opened::Fresh(mut writer) = StoreWriter::open(&path, &hybrid).unwrap() else {
+        panic!("there was something at {}", path.display());
+    };
+    for (set, row) in BATCHES {
+        for layer in [0, 2] {
+            let values: Vec<_> =
+                (0..N_HEAD * D_HEAD).map(|index| value(set, row, layer, index)).collect();
+            writer.write_row(set, row, layer, &values).unwrap();
+        }
+        assert!(writer.write_row(set, row, 1, &[0.0; N_HEAD * D_HEAD]).is_err());
+        writer.batch_done().unwrap();
+    }
+    writer.finish().unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!((store.n_layer(), store.layers()), (4, &[0, 2][..]));
+    let head = store.head(RowSet::Next, Site::new(2, 1), &[1]);
+    assert_eq!(head[[0, 3]], value(RowSet::Next, 1, 2, D_HEAD + 3));
+    for layers in [vec![], vec![2, 0], vec![0, 0], vec![0, 4]] {
+        assert!(StoreWriter::open(&path, &Layout { layers, ..hybrid.clone() }).is_err());
+    }
+
+    // What it says of its layers is not believed.
+    let bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(5).position(|window| window == b"\"0,2\"").unwrap();
+    for (layers, expected) in [
+        (b"2,0", "model.attention_layers is `2,0` of 4 layers"),
+        (b"0,9", "model.attention_layers is `0,9` of 4 layers"),
+        (b"0,-", "model.attention_layers is `0,-` of 4 layers"),
+        (b"0,1", "kqv_out-1 is missing"),
+    ] {
+        let mut bytes = bytes.clone();
+        bytes[at + 1..at + 4].copy_from_slice(layers);
+        let path = dir.path().join("b.safetensors");
+        fs::write(&path, bytes).unwrap();
+        let message = Store::open(&path).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 #[test]
