@@ -11,6 +11,8 @@ fn main() {
         "llama-cpp-sys-2 did not export its install folder; \
          is it pinned to the version that Cargo.toml names?",
     );
+    // For the test that builds the C example.
+    println!("cargo:rustc-env=CANDOR_LLAMA_ROOT={root}");
     let include = PathBuf::from(root).join("include");
 
     cc::Build::new()
@@ -25,7 +27,10 @@ fn main() {
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("headtap.rs");
     bindgen::Builder::default()
         .header("vendor/headtap.h")
+        .header(include.join("ggml-rpc.h").display().to_string())
+        .clang_arg(format!("-I{}", include.display()))
         .allowlist_item("headtap.*")
+        .allowlist_var("RPC_PROTO_(MAJOR|MINOR)_VERSION")
         .blocklist_type("ggml_tensor")
         .raw_line("use llama_cpp_sys_2::ggml_tensor;")
         .default_enum_style(bindgen::EnumVariation::Consts)

@@ -55,8 +55,9 @@ pub enum Error {
 
     /// The warm-up token ran and planned layers never passed through the tap.
     #[error(
-        "the tap never fired in layer(s) {layers:?} of architecture `{architecture}`: \
-         nothing would be captured or steered there, so the session is refused"
+        "the tap never fired in layer(s) {layers:?} of architecture `{architecture}`: llama.cpp \
+         computes no `kqv_out` there, as where a gate follows the heads; nothing would be captured \
+         or steered, so the session is refused"
     )]
     TapSilent {
         /// `general.architecture` of the model.
@@ -110,6 +111,24 @@ pub enum Error {
         /// The argument or quantity.
         what: String,
         /// What is wrong, and what would be right.
+        problem: String,
+    },
+
+    /// A device that is not there, or that cannot be chosen.
+    #[error("device `{name}`: {problem}")]
+    Device {
+        /// The name that was asked for.
+        name: String,
+        /// Why not, and which there are.
+        problem: String,
+    },
+
+    /// A worker that cannot be used, or that cannot start.
+    #[error("worker {address}: {problem}")]
+    Worker {
+        /// `host:port`
+        address: String,
+        /// What is wrong there, and what to do.
         problem: String,
     },
 

@@ -8,6 +8,7 @@ pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
+pub mod device;
 mod error;
 pub mod eval;
 pub mod export;
@@ -25,8 +26,10 @@ pub mod steer;
 
 pub use error::{Error, Result};
 pub use ffi::host::set_verbose;
+#[doc(hidden)]
+pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
-pub use model::{Model, ModelParams, Special, SpecialToken};
+pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};
 pub use session::{Session, SessionParams};
 pub use site::Site;

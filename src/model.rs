@@ -6,6 +6,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
+use crate::device::Placement;
 use crate::ffi::host;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
@@ -16,8 +17,38 @@ use crate::{Error, Result};
 /// How to load a model.
 #[derive(Debug, Clone, Default)]
 pub struct ModelParams {
-    /// Layers to keep on the accelerator (llama.cpp's `-ngl`); `None` leaves it to llama.cpp.
+    /// Layers to keep on the devices, from the last one down, the output counting as one
+    /// (llama.cpp's `-ngl`); `None`: all.
     pub n_gpu_layers: Option<u32>,
+    /// The devices by name, in the order in which they take layers; `["none"]`: the processor
+    /// alone; `None`: the devices of `rpc`, then this machine's GPUs. See
+    /// [`devices`](crate::device::devices).
+    pub devices: Option<Vec<String>>,
+    /// Workers to connect to, `host:port`: see [`crate::device`].
+    pub rpc: Vec<String>,
+}
+
+/// What a user should know of how a model was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelWarning {
+    /// Layers were to go to a device, and there is none.
+    NoDevice {
+        /// How many layers.
+        n_gpu_layers: u32,
+    },
+}
+
+impl std::fmt::Display for ModelWarning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoDevice { n_gpu_layers } => write!(
+                f,
+                "{n_gpu_layers} layers were to go to a GPU and there is none, so the processor \
+                 computes all: build with --features cuda, metal or vulkan, or name a worker"
+            ),
+        }
+    }
 }
 
 /// A model in memory. Sessions borrow it.
@@ -32,6 +63,9 @@ pub struct Model {
     n_position: Option<usize>,
     fingerprint: String,
     chat_template: Option<String>,
+    warnings: Vec<ModelWarning>,
+    /// Keeps workers connected; below `inner`, whose weights they hold and which is freed first.
+    _placement: Placement,
 }
 
 impl Model {
@@ -39,7 +73,9 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Gguf`] for a file that breaks the format, [`Error::Unsupported`] for a model
-    /// without attention heads that could be tapped, [`Error::Model`] where llama.cpp refuses.
+    /// without attention heads that could be tapped, [`Error::Model`] where llama.cpp refuses,
+    /// [`Error::Device`] for a device that is not there, [`Error::Worker`] for a worker that does
+    /// not answer.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
         let file = Gguf::open(path)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
@@ -63,11 +99,18 @@ impl Model {
         let fingerprint = fingerprint(&file)?;
 
         let backend = host::backend();
-        let mut host_params = LlamaModelParams::default();
+        let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
+        let placement = Placement::choose(params.devices.as_deref(), &params.rpc)?;
+        let mut host_params = LlamaModelParams::default()
+            .with_devices(&placement.indices())
+            .map_err(|e| fail(e.to_string()))?;
+        let mut warnings = Vec::new();
         if let Some(n) = params.n_gpu_layers {
             host_params = host_params.with_n_gpu_layers(n);
+            if n > 0 && params.devices.is_none() && placement.is_cpu() {
+                warnings.push(ModelWarning::NoDevice { n_gpu_layers: n });
+            }
         }
-        let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
         let inner = LlamaModel::load_from_file(&backend, path, &host_params)
             .map_err(|_| fail(host::take_complaints()))?;
         if host::has_encoder(&inner) {
@@ -86,7 +129,15 @@ impl Model {
             widths,
             n_position,
             fingerprint,
+            warnings,
+            _placement: placement,
         })
+    }
+
+    /// What the user should know of how it was loaded, often nothing.
+    #[must_use]
+    pub fn warnings(&self) -> &[ModelWarning] {
+        &self.warnings
     }
 
     /// The file.

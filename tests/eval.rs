@@ -30,7 +30,7 @@ impl Room {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = Fixture::new(Arch::Llama).write(folder.path());
-        let params = ModelParams { n_gpu_layers: Some(0) };
+        let params = ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() };
         let model = Model::load(&path, &params).expect("a fixture loads");
         let data = "Question,Best Answer,Correct Answers,Incorrect Answers\n\
             is rain wet?,it is,it is; yes; it is so,no; not at all\n\

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::data::{Dataset, PromptForm};
-use crate::session::{SamplingParams, SessionParams};
+use crate::session::{CacheType, SamplingParams, SessionParams};
 use crate::steer::{Sidecar, find_beside, list_beside};
 use crate::{Error, Model, ModelParams, Result};
 
@@ -21,9 +21,18 @@ pub(super) struct ModelArgs {
     #[arg(short, long, value_name = "GGUF")]
     pub(super) model: Option<PathBuf>,
 
-    /// Layers to keep on the GPU; -ngl as in llama.cpp.
+    /// Layers to keep on the GPU; -ngl as in llama.cpp [default: all].
     #[arg(long = "n-gpu-layers", visible_alias = "ngl", value_name = "N")]
     n_gpu_layers: Option<u32>,
+
+    /// Devices to use, as `candor devices` lists them, with commas between; `none` is the processor
+    /// alone [default: all workers and GPUs].
+    #[arg(long = "device", value_name = "NAME", value_delimiter = ',')]
+    devices: Option<Vec<String>>,
+
+    /// Workers whose devices to use, with commas between: see `candor worker`.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    rpc: Vec<String>,
 
     /// Threads [default: one per core, one for a small model].
     #[arg(short, long, value_name = "N", value_parser = positive)]
@@ -32,6 +41,10 @@ pub(super) struct ModelArgs {
     /// Size of the context in tokens [default: the model's own, at most 4096].
     #[arg(short = 'c', long, value_name = "N", value_parser = positive)]
     ctx_size: Option<usize>,
+
+    /// Storage of the KV cache: f16, f32, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
+    cache: CacheType,
 }
 
 impl ModelArgs {
@@ -46,12 +59,21 @@ impl ModelArgs {
             Some(path) => path.clone(),
             None => embedded::model()?,
         };
-        Model::load(&path, &self.params())
+        let model = Model::load(&path, &self.params())?;
+        for warning in model.warnings() {
+            // On stderr, whatever stdout holds.
+            Output::new(false).warn(warning);
+        }
+        Ok(model)
     }
 
     /// How to load a model.
     pub(super) fn params(&self) -> ModelParams {
-        ModelParams { n_gpu_layers: self.n_gpu_layers }
+        ModelParams {
+            n_gpu_layers: self.n_gpu_layers,
+            devices: self.devices.clone(),
+            rpc: self.rpc.clone(),
+        }
     }
 
     /// A session's settings as far as the user gave them.
@@ -59,8 +81,14 @@ impl ModelArgs {
         SessionParams {
             n_ctx: self.ctx_size.unwrap_or_else(|| model.n_ctx_train().min(4096)),
             n_threads: self.threads,
+            cache: self.cache,
             ..SessionParams::default()
         }
+    }
+
+    /// Storage of the KV cache.
+    pub(super) fn cache(&self) -> CacheType {
+        self.cache
     }
 
     /// The context size, where the user gave one.
@@ -110,6 +138,7 @@ impl DataArgs {
             seed: self.seed,
             n_ctx: model.ctx_size(),
             n_threads: model.threads(),
+            cache: model.cache(),
             ..CaptureParams::new(self.form(data)?)
         })
     }

@@ -6,6 +6,7 @@ mod bench;
 mod capture;
 mod chat;
 mod demo;
+mod devices;
 mod embedded;
 mod fit;
 mod heads;
@@ -16,6 +17,7 @@ mod output;
 mod plot;
 mod run;
 mod table;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Command {
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
+    Devices(devices::DevicesArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -70,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
+        Command::Devices(args) => args.run(output),
+        Command::Worker(args) => args.run(output, cli.verbose),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

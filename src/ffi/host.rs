@@ -63,6 +63,38 @@ unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: 
     }
 }
 
+/// A file that writes to stdout, while whatever C code prints there from now on goes to stderr or
+/// nowhere: ggml's RPC server prints as it likes.
+#[cfg(unix)]
+pub(crate) fn divert_stdout(to_stderr: bool) -> std::io::Result<std::fs::File> {
+    use std::ffi::c_int;
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+
+    unsafe extern "C" {
+        fn dup2(from: c_int, to: c_int) -> c_int;
+    }
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
+    let target = if to_stderr {
+        std::io::stderr().as_fd().try_clone_to_owned()?
+    } else {
+        std::fs::OpenOptions::new().write(true).open("/dev/null")?.into()
+    };
+    // SAFETY: both descriptors are open; the call makes stdout's number mean what `target` means,
+    // and nothing owns that number but the process.
+    if unsafe { dup2(target.as_raw_fd(), std::io::stdout().as_raw_fd()) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(stdout.into())
+}
+
+/// A file that writes to stdout. What C code prints goes there, too.
+#[cfg(windows)]
+pub(crate) fn divert_stdout(_: bool) -> std::io::Result<std::fs::File> {
+    use std::os::windows::io::AsHandle as _;
+
+    Ok(std::io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
 /// The pointer inside a [`LlamaModel`], which its crate keeps to itself.
 pub(crate) fn model_ptr(model: &LlamaModel) -> *mut llama::llama_model {
     const { assert!(size_of::<LlamaModel>() == size_of::<*mut llama::llama_model>()) };

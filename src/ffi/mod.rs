@@ -7,14 +7,16 @@
 
 pub(crate) mod context;
 pub(crate) mod dequantize;
+pub(crate) mod device;
 pub(crate) mod host;
 pub(crate) mod map;
+pub(crate) mod rehearsal;
 pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 
 /// Declarations of `vendor/headtap.h`, made by bindgen.
 #[allow(non_camel_case_types, non_upper_case_globals, dead_code, missing_docs)]
-mod sys {
+pub(crate) mod sys {
     include!(concat!(env!("OUT_DIR"), "/headtap.rs"));
 }
