@@ -14,7 +14,8 @@ use serde_json::Value;
 /// `candor bench` with sizes that take no time.
 fn bench(cache: &Path, args: &[&str]) -> Command {
     let mut command = candor(cache);
-    command.args(["bench", "-p", "8", "-n", "4", "-r", "2", "-t", "1"]).args(args);
+    command.args(["bench", "-p", "8", "-n", "4", "-r", "2", "-t", "1", "--min-time", "0"]);
+    command.args(args);
     command
 }
 
@@ -128,12 +129,10 @@ fn every_sequence_can_have_a_vector_of_its_own() {
 
 #[test]
 fn measures_only_what_is_asked_for() {
-    let (_folder, mut command) = on_fixture(Arch::Llama, &["-n", "0", "--paths", "in-graph"]);
-    // A later -n takes the place of an earlier one nowhere: say it once.
-    command.assert().code(2);
     let folder = tempfile::tempdir().unwrap();
     let mut command = candor(folder.path());
-    command.args(["bench", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--paths", "in-graph"]);
+    command.args(["bench", "-p", "8", "-n", "0", "-r", "1", "-t", "1", "--min-time", "0"]);
+    command.args(["--paths", "in-graph"]);
     assert_eq!(measured(&json(&mut command)), [("prefill", "plain"), ("prefill", "in-graph")]);
 }
 
@@ -205,9 +204,6 @@ fn refuses_sizes_that_cannot_be() {
     assert!(message(&["--vectors", "2"]).contains("more than the 1 sequences"));
     let text = message(&["-p", "3", "--sequences", "4"]);
     assert!(text.contains("3 tokens cannot be dealt out to 4 sequences"), "{text}");
-    let (_folder, mut command) = on_fixture(Arch::Gpt2, &[]);
-    command.args(["--sequences", "1"]);
-    command.assert().success();
     let folder = tempfile::tempdir().unwrap();
     let path = Fixture::new(Arch::Gpt2).write(folder.path());
     let text = refusal(candor(folder.path()).args(["bench", "-p", "600", "-m"]).arg(path));
@@ -230,4 +226,59 @@ fn refuses_wrong_usage() {
     }
     let message = refusal(candor(cache.path()).args(["bench", "-m", "no/such.gguf"]));
     assert!(message.contains("no/such.gguf"), "{message}");
+}
+
+/// `candor bench capture` or `probe` with sizes that take no time.
+fn bench_of(cache: &Path, what: &str, args: &[&str]) -> Command {
+    let mut command = candor(cache);
+    command.args(["bench", what, "-r", "2", "-t", "1"]).args(args);
+    command
+}
+
+#[test]
+fn capture_is_measured_both_ways() {
+    let cache = tempfile::tempdir().unwrap();
+    let file = cache.path().join("prompts.jsonl");
+    let args = ["--limit", "6", "--min-time", "0", "--prompts", file.to_str().unwrap()];
+    let document = json(&mut bench_of(cache.path(), "capture", &args));
+    let number = |name: &str| document[name].as_f64().unwrap_or_else(|| panic!("{name}"));
+    let prompts: Vec<Vec<i32>> = std::fs::read_to_string(&file)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(number("n_prompt"), prompts.len() as f64);
+    assert_eq!(number("n_token_prompt"), prompts.iter().map(Vec::len).sum::<usize>() as f64);
+    assert!(number("n_token_computed") < number("n_token_prompt"), "beginnings are shared");
+    assert_eq!(document["settings"]["n_question"], 6);
+    for samples in ["shared_ns", "one_by_one_ns"] {
+        assert_eq!(document[samples].as_array().unwrap().len(), 2);
+    }
+    assert!(number("n_prompt_per_second") > 0.0 && document["speedup"]["median"].is_number());
+    bench_of(cache.path(), "capture", &["--limit", "2", "--min-time", "0", "--csv"])
+        .assert()
+        .success();
+    let message = refusal(&mut bench_of(cache.path(), "capture", &["--limit", "1"]));
+    assert!(message.contains("rounds: 2 cannot be made of 1 questions"), "{message}");
+}
+
+#[test]
+fn probes_are_measured_on_drawn_rows_and_on_a_store() {
+    let cache = tempfile::tempdir().unwrap();
+    let drawn = ["--rows", "300", "--dim", "8", "--heads", "4"];
+    let document = json(&mut bench_of(cache.path(), "probe", &drawn));
+    assert_eq!((&document["n_probe"], &document["d_head"]), (&4.into(), &8.into()));
+    assert_eq!(document["n_row_train"].as_u64().unwrap(), 240);
+    assert_eq!(document["accuracies"].as_array().unwrap().len(), 4);
+    assert_eq!(document["samples_ns"].as_array().unwrap().len(), 2);
+
+    let store = cache.path().join("a.safetensors");
+    candor(cache.path()).args(["capture", "-t", "1", "-o"]).arg(&store).assert().success();
+    let args = ["--activations", store.to_str().unwrap()];
+    let document = json(&mut bench_of(cache.path(), "probe", &args));
+    assert_eq!((&document["n_probe"], &document["d_head"]), (&40.into(), &24.into()));
+    let accuracy = document["accuracy_mean"].as_f64().unwrap();
+    assert!((0.5..1.0).contains(&accuracy), "{accuracy}");
+    let args = ["--activations", store.to_str().unwrap(), "--rows", "3"];
+    bench_of(cache.path(), "probe", &args).assert().code(2);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use candor::export::bake;
+use candor::export::{BAKEABLE, bake};
 use candor::gguf::{Gguf, TensorType};
 use candor::session::CacheType;
 use candor::steer::SteeringVector;
@@ -20,17 +20,14 @@ const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
 const SITES: [(usize, usize); 3] = [(0, 1), (2, 0), (2, 3)];
 const ALPHA: f32 = 5.0;
 
-/// Largest difference of logits, as a part of the largest logit. With F32 matrices only the order of
-/// sums differs, and with flash attention what that does to numbers which it rounds to F16; llama.cpp
-/// rounds the inputs of quantized matrices to 8 bits, a steered head output among them, and adds a
-/// bias unrounded.
-fn tolerance(kind: TensorType, flash_attention: bool) -> f64 {
-    match (kind, flash_attention) {
-        (TensorType::F32, false) => 5e-5,
-        (TensorType::F32, true) => 1e-3,
-        _ => 6e-2,
-    }
-}
+/// Largest difference of logits, as a part of the largest logit, where only the order of F32 sums
+/// differs.
+const F32_TOLERANCE: f64 = 5e-5;
+/// The same where what follows rounds to F16: flash attention, or GELU, which is a table of F16.
+const F16_TOLERANCE: f64 = 1e-3;
+/// The same with quantized matrices: llama.cpp rounds their inputs to 8 bits, a steered head output
+/// among them, and adds a bias unrounded.
+const QUANTIZED_TOLERANCE: f64 = 6e-2;
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -74,6 +71,30 @@ fn params(flash_attention: bool) -> SessionParams {
     }
 }
 
+/// Compares steering of all tokens with stock llama.cpp on the baked file, with flash attention and
+/// without.
+fn compare(
+    name: &str,
+    base: &Path,
+    baked: &Path,
+    vector: &SteeringVector,
+    [plain_tolerance, flash_tolerance]: [f64; 2],
+) {
+    let (stock, model) = (host::load(baked), load(base));
+    let script = Script::conversation(&PROMPT, &ANSWER);
+    for (flash_attention, tolerance) in [(false, plain_tolerance), (true, flash_tolerance)] {
+        let params = params(flash_attention);
+        let baked = host::play(&stock, &params, &script);
+        let mut session = Session::new(&model, &params).unwrap();
+        let plain = script.play(&mut session).unwrap();
+        session.set_vector(1, Some((vector, ALPHA))).unwrap();
+        let steered = script.steered(|_, _| 1).play(&mut session).unwrap();
+        let (apart, effect) = (distance_of(&steered, &baked), distance_of(&steered, &plain));
+        assert!(apart < tolerance, "{name}: {apart}");
+        assert!(effect > 5.0 * apart, "{name}: {effect}, {apart}");
+    }
+}
+
 #[test]
 fn a_baked_model_says_what_steering_of_all_tokens_says() {
     let bench = Bench::new();
@@ -83,21 +104,33 @@ fn a_baked_model_says_what_steering_of_all_tokens_says() {
             let base = bench.model(arch, kind);
             let baked = bench.bake(&base).unwrap();
             assert_eq!((baked.layers, baked.n_head), (vec![0, 2], 3), "{name}");
+            let tolerance = match (arch, kind) {
+                (Arch::Llama, TensorType::F32) => [F32_TOLERANCE, F16_TOLERANCE],
+                (_, TensorType::F32) => [F16_TOLERANCE; 2],
+                _ => [QUANTIZED_TOLERANCE; 2],
+            };
+            compare(&name, &base, &bench.target(), &vector_for(&base), tolerance);
+        }
+    }
+}
 
-            let (stock, model) = (host::load(&bench.target()), load(&base));
-            let script = Script::conversation(&PROMPT, &ANSWER);
-            for flash_attention in [true, false] {
-                let params = params(flash_attention);
-                let baked = host::play(&stock, &params, &script);
-                let mut session = Session::new(&model, &params).unwrap();
-                let plain = script.play(&mut session).unwrap();
-                session.set_vector(1, Some((&vector_for(&base), ALPHA))).unwrap();
-                let steered = script.steered(|_, _| 1).play(&mut session).unwrap();
-                let (apart, effect) =
-                    (distance_of(&steered, &baked), distance_of(&steered, &plain));
-                assert!(apart < tolerance(kind, flash_attention), "{name}: {apart}");
-                assert!(effect > 5.0 * apart, "{name}: {effect}, {apart}");
-            }
+/// The list of architectures is what llama.cpp does: it refuses, or leaves out of the graph, what is
+/// not in it.
+#[test]
+fn every_architecture_is_baked_or_refused() {
+    let bench = Bench::new();
+    for arch in Arch::ALL {
+        let base = bench.model(arch, TensorType::F32);
+        let model = load(&base);
+        let sites: Vec<_> = arch.attention_layers().into_iter().map(|il| (il, 0)).collect();
+        let vector = vector(model.geometry(), &sites, 1);
+        let baked = bake(&base, &vector, ALPHA, "a test", &bench.target());
+        if BAKEABLE.contains(&arch.name()) {
+            assert_eq!(baked.unwrap().layers, arch.attention_layers(), "{}", arch.label());
+            compare(arch.label(), &base, &bench.target(), &vector, [F16_TOLERANCE; 2]);
+        } else {
+            let message = baked.unwrap_err().to_string();
+            assert!(message.starts_with("architecture `"), "{message}");
         }
     }
 }

@@ -89,6 +89,13 @@ impl Machine {
             devices: devices.into_iter().map(device).collect(),
         }
     }
+
+    /// What its devices are, in one line.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let devices: Vec<&str> = self.devices.iter().map(|d| d.description.as_str()).collect();
+        devices.join(" + ")
+    }
 }
 
 /// What is computed with.

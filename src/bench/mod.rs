@@ -11,21 +11,25 @@
 //! comes on top of it weighs most. Before anything is timed, their logits are compared: a path that
 //! does nothing is not measured.
 
+mod capture;
 mod check;
 mod facts;
 mod lane;
 mod overhead;
 mod pace;
 mod path;
+mod probe;
 mod report;
 mod rounds;
 mod stats;
 mod vectors;
 mod work;
 
+pub use capture::{CaptureSpeed, measure_capture, prompts};
 pub use check::Checks;
 pub use facts::{Build, Device, Machine, ModelFacts};
 pub use overhead::{OverheadParams, measure};
 pub use path::{BenchPath, Phase};
+pub use probe::{ProbeSpeed, Synthetic, measure_probes};
 pub use report::{ContextMemory, Memory, Overhead, Progress, Sample, Skipped};
 pub use stats::{Ratio, median};

@@ -1,6 +1,7 @@
 //! What to measure, and the measurement as a whole.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -21,6 +22,8 @@ pub struct OverheadParams {
     pub n_generate: usize,
     /// Rounds that count.
     pub n_round: usize,
+    /// The least that a sample lasts: shorter work is repeated within it.
+    pub min_sample: Duration,
     /// Sequences in a batch.
     pub n_sequence: usize,
     /// Vectors at once, each with a strength of its own; sequences take them by turns.
@@ -44,6 +47,7 @@ impl Default for OverheadParams {
             n_prompt: 512,
             n_generate: 128,
             n_round: 5,
+            min_sample: Duration::from_millis(500),
             n_sequence: 1,
             n_vector: 1,
             paths: BenchPath::ALL.to_vec(),

@@ -5,9 +5,6 @@ use std::time::Duration;
 /// What a path computes before the next has its turn: long enough that the caches which the other
 /// paths emptied are full again for nearly all of it, short beside the drift of clocks.
 const CHUNK: Duration = Duration::from_millis(20);
-/// The least that a sample lasts.
-const SAMPLE: Duration = Duration::from_millis(500);
-
 /// A sample of one phase, cut into turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pace {
@@ -20,15 +17,15 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// For work of `n_step` decodes that takes `once` in all.
-    pub(super) fn new(n_step: usize, once: Duration) -> Self {
+    /// For work of `n_step` decodes that takes `once` in all, in samples that last `min_sample`.
+    pub(super) fn new(n_step: usize, once: Duration, min_sample: Duration) -> Self {
         let times =
             |of: Duration, n: f64| (of.as_secs_f64() / n.max(1e-9)).ceil().max(1.0) as usize;
         let step = once.as_secs_f64() / n_step.max(1) as f64;
         let n_step_turn = times(CHUNK, step);
         // At least two turns, so that each path has one early and one late in the same sample.
         let n_repeat =
-            times(SAMPLE, once.as_secs_f64()).max((n_step_turn + 1).div_ceil(n_step.max(1)));
+            times(min_sample, once.as_secs_f64()).max((n_step_turn + 1).div_ceil(n_step.max(1)));
         Self { n_repeat, n_step: n_step * n_repeat, n_step_turn }
     }
 
@@ -43,8 +40,10 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const SAMPLE: Duration = Duration::from_millis(500);
+
     fn pace(n_step: usize, millis: u64) -> (Pace, usize) {
-        let pace = Pace::new(n_step, Duration::from_millis(millis));
+        let pace = Pace::new(n_step, Duration::from_millis(millis), SAMPLE);
         assert_eq!(pace.turns().sum::<usize>(), pace.n_step);
         (pace, pace.turns().count())
     }
@@ -61,6 +60,6 @@ mod tests {
         assert_eq!(pace(1, 5), (Pace { n_repeat: 100, n_step: 100, n_step_turn: 4 }, 25));
         assert_eq!(pace(128, 64), (Pace { n_repeat: 8, n_step: 1024, n_step_turn: 40 }, 26));
         // Work that takes no time at all has an end, too.
-        assert!(Pace::new(1, Duration::ZERO).n_step > 0);
+        assert!(Pace::new(1, Duration::ZERO, SAMPLE).n_step > 0);
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Rounds<'m> {
     tokens: Vec<i32>,
     session: SessionParams,
     n_round: usize,
+    min_sample: Duration,
     rng: ChaCha8Rng,
     schedule: Option<Schedule>,
     samples: Vec<(Phase, BenchPath, Vec<Duration>)>,
@@ -77,6 +78,7 @@ impl<'m> Rounds<'m> {
             tokens: draw_tokens(size, model.n_vocab(), params.seed),
             session: SessionParams { n_ctx, ..params.session.clone() },
             n_round: params.n_round,
+            min_sample: params.min_sample,
             rng: ChaCha8Rng::seed_from_u64(params.seed),
             schedule: None,
             samples: Vec::new(),
@@ -182,7 +184,8 @@ impl<'m> Rounds<'m> {
             let n_tried = n_step.min(N_CALIBRATE);
             plain.rewind();
             let step = plain.advance(phase, n_tried)?.as_secs_f64() / n_tried as f64;
-            let pace = Pace::new(n_step, Duration::from_secs_f64(step * n_step as f64));
+            let pace =
+                Pace::new(n_step, Duration::from_secs_f64(step * n_step as f64), self.min_sample);
             total += step * pace.n_step as f64;
             paces.push((phase, pace));
         }

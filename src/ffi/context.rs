@@ -36,8 +36,8 @@ pub(crate) struct Context<'m> {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
     n_vocab: usize,
-    /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
     is_tapped: bool,
+    /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
     tap_begin: Duration,
     model: PhantomData<&'m LlamaModel>,
 }

@@ -44,9 +44,8 @@ pub(super) type Cell = (&'static str, String);
 pub(super) type Record = Vec<Cell>;
 
 /// What every record begins with.
-pub(super) fn record(build: &Build, machine: &Machine, model: &ModelFacts) -> Record {
-    let devices: Vec<&str> = machine.devices.iter().map(|d| d.description.as_str()).collect();
-    vec![
+pub(super) fn record(build: &Build, machine: &Machine, model: Option<&ModelFacts>) -> Record {
+    let mut cells = vec![
         ("candor", build.candor.to_owned()),
         ("llama_cpp_sys_2", build.llama_cpp_sys_2.to_owned()),
         ("features", build.features.join(" ")),
@@ -54,14 +53,19 @@ pub(super) fn record(build: &Build, machine: &Machine, model: &ModelFacts) -> Re
         ("os", machine.os.to_owned()),
         ("arch", machine.arch.to_owned()),
         ("n_core", machine.n_core.to_string()),
-        ("devices", devices.join(" + ")),
-        ("model_path", model.path.display().to_string()),
-        ("model_name", model.name.clone().unwrap_or_default()),
-        ("model_architecture", model.architecture.clone()),
-        ("model_fingerprint", model.fingerprint.clone()),
-        ("model_n_byte", model.n_byte.to_string()),
-        ("model_n_parameter", model.n_parameter.to_string()),
-    ]
+        ("devices", machine.description()),
+    ];
+    if let Some(model) = model {
+        cells.extend([
+            ("model_path", model.path.display().to_string()),
+            ("model_name", model.name.clone().unwrap_or_default()),
+            ("model_architecture", model.architecture.clone()),
+            ("model_fingerprint", model.fingerprint.clone()),
+            ("model_n_byte", model.n_byte.to_string()),
+            ("model_n_parameter", model.n_parameter.to_string()),
+        ]);
+    }
+    cells
 }
 
 /// Records and rows as text.
@@ -96,4 +100,10 @@ pub(super) mod text {
         }
         text
     }
+}
+
+/// A span of time, from nothing to an hour.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    number.ok_or_else(|| "expected seconds from 0 to 3600".to_owned())
 }

@@ -1,11 +1,15 @@
 //! `candor bench`: what candor costs on this machine.
 
+mod capture;
 mod form;
 mod overhead;
+mod probe;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
+use self::capture::CaptureArgs;
 use self::overhead::OverheadArgs;
+use self::probe::ProbeArgs;
 use super::output::Output;
 use crate::Result;
 
@@ -16,13 +20,27 @@ use crate::Result;
 /// file. All paths compute the same random tokens, in one process, by turns and in random order; the
 /// ratios are paired by round. Without --steer, every head of every layer is steered.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+
     #[command(flatten)]
     overhead: OverheadArgs,
 }
 
+#[derive(Debug, Subcommand)]
+enum What {
+    Capture(CaptureArgs),
+    Probe(ProbeArgs),
+}
+
 impl BenchArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        self.overhead.run(output)
+        match &self.what {
+            None => self.overhead.run(output),
+            Some(What::Capture(args)) => args.run(output),
+            Some(What::Probe(args)) => args.run(output),
+        }
     }
 }

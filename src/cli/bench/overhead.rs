@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::form::{Cell, Form, FormArgs, Record, record, text};
+use super::form::{Cell, Form, FormArgs, Record, record, seconds, text};
 use crate::bench::{
     BenchPath, Build, Machine, ModelFacts, Overhead, OverheadParams, Phase, Sample, measure,
 };
@@ -41,6 +41,10 @@ pub(super) struct OverheadArgs {
     /// Rounds: each gives one sample of every path.
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     rounds: usize,
+
+    /// The least that a sample lasts, in seconds: shorter work is repeated within it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    min_time: f64,
 
     /// Sequences in a batch.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
@@ -84,6 +88,7 @@ struct Settings<'a> {
     n_prompt: usize,
     n_predict: usize,
     n_round: usize,
+    min_time: f64,
     n_sequence: usize,
     n_vector: usize,
     seed: u64,
@@ -101,6 +106,7 @@ impl OverheadArgs {
             n_prompt: self.n_prompt,
             n_generate: self.n_predict,
             n_round: self.rounds,
+            min_sample: Duration::from_secs_f64(self.min_time),
             n_sequence: self.sequences,
             n_vector: self.vectors,
             paths: self.paths.clone(),
@@ -124,6 +130,7 @@ impl OverheadArgs {
                 n_prompt: params.n_prompt,
                 n_predict: params.n_generate,
                 n_round: params.n_round,
+                min_time: self.min_time,
                 n_sequence: params.n_sequence,
                 n_vector: params.n_vector,
                 seed: params.seed,
@@ -201,12 +208,6 @@ fn milliseconds(sample: &Sample) -> String {
 }
 
 impl Document<'_> {
-    fn device(&self) -> String {
-        let names: Vec<&str> =
-            self.machine.devices.iter().map(|device| device.description.as_str()).collect();
-        names.join(" + ")
-    }
-
     fn steering(&self) -> String {
         let vectors = match self.settings.n_vector {
             1 => String::new(),
@@ -225,7 +226,7 @@ impl Document<'_> {
             self.model.architecture,
             table::count(self.model.n_parameter),
             table::bytes(self.model.n_byte),
-            self.device(),
+            self.machine.description(),
             self.overhead.n_threads,
             self.steering(),
             self.settings.n_round,
@@ -247,7 +248,10 @@ impl Document<'_> {
                     table::bytes(self.model.n_byte)
                 ),
             ),
-            ("machine", format!("{}, {} threads", self.device(), self.overhead.n_threads)),
+            (
+                "machine",
+                format!("{}, {} threads", self.machine.description(), self.overhead.n_threads),
+            ),
             ("steered", self.steering()),
             ("sequences", self.settings.n_sequence.to_string()),
             ("rounds", format!("{} in {:.0} s", self.settings.n_round, self.seconds)),
@@ -267,7 +271,7 @@ impl Document<'_> {
         };
         let alphas: Vec<String> = self.overhead.alphas.iter().map(f32::to_string).collect();
         let of = |sample: &Sample| {
-            let mut cells = record(&self.build, &self.machine, &self.model);
+            let mut cells = record(&self.build, &self.machine, Some(&self.model));
             cells.extend::<Vec<Cell>>(vec![
                 ("n_threads", self.overhead.n_threads.to_string()),
                 ("n_prompt", self.settings.n_prompt.to_string()),

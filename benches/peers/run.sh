@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# candor beside its peers on this machine, by turns: probes against scikit-learn under joblib, capture
+# against PyTorch with forward hooks. Makes a virtual environment of its own and downloads packages
+# into it (PyTorch alone some gigabytes); no test needs it.
+#
+#   benches/peers/run.sh probe   [arguments of probe_sklearn.py]
+#   benches/peers/run.sh capture [arguments of capture_torch.py]
+set -euo pipefail
+
+peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$peers/../.." && pwd)
+venv=${CANDOR_PEERS_VENV:-$peers/.venv}
+
+usage() {
+    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+case ${1:-} in
+    probe) script=probe_sklearn.py ;;
+    capture) script=capture_torch.py ;;
+    *) usage ;;
+esac
+what=$1
+shift
+
+[[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet --requirement "$peers/requirements-$what.txt"
+cargo build --release --quiet --manifest-path "$repository/Cargo.toml"
+exec "$venv/bin/python" "$peers/$script" --candor "$repository/target/release/candor" "$@"
