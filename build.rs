@@ -11,6 +11,8 @@ fn main() {
         "llama-cpp-sys-2 did not export its install folder; \
          is it pinned to the version that Cargo.toml names?",
     );
+    // For the test that builds the C example.
+    println!("cargo:rustc-env=CANDOR_LLAMA_ROOT={root}");
     let include = PathBuf::from(root).join("include");
 
     cc::Build::new()

@@ -55,8 +55,9 @@ pub enum Error {
 
     /// The warm-up token ran and planned layers never passed through the tap.
     #[error(
-        "the tap never fired in layer(s) {layers:?} of architecture `{architecture}`: \
-         nothing would be captured or steered there, so the session is refused"
+        "the tap never fired in layer(s) {layers:?} of architecture `{architecture}`: llama.cpp \
+         computes no `kqv_out` there, as where a gate follows the heads; nothing would be captured \
+         or steered, so the session is refused"
     )]
     TapSilent {
         /// `general.architecture` of the model.

@@ -10,11 +10,12 @@ use crate::{Error, Result};
 /// is not `n_embd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Geometry {
-    /// Transformer blocks.
+    /// Transformer blocks, without those that only predict tokens further ahead
+    /// (`nextn_predict_layers`), which generation does not compute.
     pub n_layer: usize,
     /// Query heads per layer.
     pub n_head: usize,
-    /// Key/value heads per layer.
+    /// Key/value heads per layer; the largest number where layers differ.
     pub n_head_kv: usize,
     /// Width of one head's output: the *value* head size.
     pub d_head: usize,
@@ -34,20 +35,21 @@ impl Geometry {
         let widths = attention_widths(file)?;
         let unsupported =
             |problem: String| Error::Unsupported { architecture: architecture.to_owned(), problem };
-        let heads = per_layer(file, &format!("{architecture}.attention.head_count"), &widths)?;
-        let n_head = heads
-            .ok_or_else(|| unsupported("its layers differ in their number of heads".to_owned()))?;
-        let kv_key = format!("{architecture}.attention.head_count_kv");
-        let n_head_kv = match file.get(&kv_key) {
-            Some(_) => per_layer(file, &kv_key, &widths)?.ok_or_else(|| {
-                unsupported("its layers differ in their number of key/value heads".to_owned())
-            })?,
-            None => n_head,
+        let key = format!("{architecture}.attention.head_count");
+        let n_head = match attending(file, &key, &widths)?.as_slice() {
+            [n_head] => *n_head,
+            _ => return Err(unsupported("its layers differ in their number of heads".to_owned())),
         };
-        if n_head_kv > 0 && !n_head.is_multiple_of(n_head_kv) {
-            let problem = format!("{n_head} heads do not share {n_head_kv} key/value heads evenly");
-            return Err(file.fault(format!("key {kv_key}"), problem));
+        let key = format!("{architecture}.attention.head_count_kv");
+        let counts = match file.get(&key) {
+            Some(_) => attending(file, &key, &widths)?,
+            None => vec![n_head],
+        };
+        if let Some(n) = counts.iter().find(|&&n| n > 0 && !n_head.is_multiple_of(n)) {
+            let problem = format!("{n_head} heads do not share {n} key/value heads evenly");
+            return Err(file.fault(format!("key {key}"), problem));
         }
+        let n_head_kv = counts.last().copied().unwrap_or(0);
         let mut attention = widths.iter().copied().filter(|&w| w > 0);
         let width = attention.next().unwrap_or(0);
         if attention.any(|w| w != width) {
@@ -74,17 +76,17 @@ impl Geometry {
 /// The input width of every layer's `attn_output`, 0 where a layer has no attention: `[n_layer]`.
 pub(crate) fn attention_widths(file: &Gguf) -> Result<Vec<usize>> {
     let architecture = file.str("general.architecture")?;
-    let n_layer = file.uint(&format!("{architecture}.block_count"))?;
-    if n_layer > file.tensors().len() as u64 {
-        let problem = format!("{n_layer} layers, but only {} tensors", file.tensors().len());
-        return Err(file.fault(format!("key {architecture}.block_count"), problem));
-    }
-    let widths: Vec<usize> = (0..n_layer)
-        .map(|layer| {
-            let wo = file.tensor(&format!("blk.{layer}.attn_output.weight"));
-            wo.and_then(|t| usize::try_from(t.dims[0]).ok()).unwrap_or(0)
-        })
-        .collect();
+    let n_block = n_block(file, architecture)?;
+    let n_next = file.opt_uint(&format!("{architecture}.nextn_predict_layers"))?.unwrap_or(0);
+    let counts = per_layer(file, &format!("{architecture}.attention.head_count_kv"))?;
+    let width = |layer: usize| {
+        // A projection without key/value heads is a linear layer (DeciLM), not an attention.
+        let is_linear = counts.as_ref().is_some_and(|counts| counts.get(layer) == Some(&0));
+        let wo = file.tensor(&format!("blk.{layer}.attn_output.weight")).filter(|_| !is_linear);
+        wo.and_then(|tensor| usize::try_from(tensor.dims[0]).ok()).unwrap_or(0)
+    };
+    let n_next = usize::try_from(n_next).unwrap_or(usize::MAX);
+    let widths: Vec<usize> = (0..n_block.saturating_sub(n_next)).map(width).collect();
     if widths.iter().all(|&w| w == 0) {
         return Err(Error::Unsupported {
             architecture: architecture.to_owned(),
@@ -96,16 +98,41 @@ pub(crate) fn attention_widths(file: &Gguf) -> Result<Vec<usize>> {
     Ok(widths)
 }
 
-/// A count that is one number or one per layer; `None` where the attention layers differ.
-fn per_layer(file: &Gguf, key: &str, widths: &[usize]) -> Result<Option<usize>> {
-    let Ok(counts) = file.uints(key) else {
-        return Ok(usize::try_from(file.uint(key)?).ok());
-    };
-    if counts.len() != widths.len() {
-        let problem = format!("{} entries for {} layers", counts.len(), widths.len());
+/// Blocks in the file, those that predict tokens further ahead included.
+fn n_block(file: &Gguf, architecture: &str) -> Result<usize> {
+    let key = format!("{architecture}.block_count");
+    let n_block = file.uint(&key)?;
+    if n_block > file.tensors().len() as u64 {
+        let problem = format!("{n_block} layers, but only {} tensors", file.tensors().len());
         return Err(file.fault(format!("key {key}"), problem));
     }
-    let mut attention = counts.iter().zip(widths).filter(|&(_, &w)| w > 0).map(|(&n, _)| n);
-    let first = attention.next().unwrap_or(0);
-    Ok(if attention.all(|n| n == first) { usize::try_from(first).ok() } else { None })
+    Ok(usize::try_from(n_block).unwrap_or(0))
+}
+
+/// A count for each block, `[n_block]`; `None` where the key is missing or holds one for all.
+fn per_layer(file: &Gguf, key: &str) -> Result<Option<Vec<u64>>> {
+    let Ok(Some(counts)) = file.opt_uints(key) else {
+        return Ok(None);
+    };
+    let n_block = n_block(file, file.str("general.architecture")?)?;
+    if counts.len() != n_block {
+        let problem = format!("{} entries for {n_block} layers", counts.len());
+        return Err(file.fault(format!("key {key}"), problem));
+    }
+    Ok(Some(counts))
+}
+
+/// The different counts that the attention layers have, ascending.
+fn attending(file: &Gguf, key: &str, widths: &[usize]) -> Result<Vec<usize>> {
+    let counts = match per_layer(file, key)? {
+        None => vec![file.uint(key)?],
+        Some(counts) => {
+            counts.iter().zip(widths).filter(|&(_, &w)| w > 0).map(|(&n, _)| n).collect()
+        }
+    };
+    let mut counts: Vec<usize> =
+        counts.into_iter().map(|n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    Ok(counts)
 }

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod bench;
 pub mod capture;
 pub mod chat;
 #[cfg(feature = "cli")]
@@ -10,6 +11,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
+pub mod export;
 mod ffi;
 mod file;
 mod fingerprint;
@@ -24,6 +26,8 @@ pub mod steer;
 
 pub use error::{Error, Result};
 pub use ffi::host::set_verbose;
+#[doc(hidden)]
+pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
 pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};

@@ -19,8 +19,9 @@ use common::steering::distance;
 
 /// Largest difference, as a part of a layer's largest value, with F32 caches and plain attention.
 const TOLERANCE: f64 = 5e-5;
-/// The same with flash attention, which rounds to F16 inside.
-const FLASH_TOLERANCE: f64 = 5e-3;
+/// The same with flash attention, which rounds to F16 inside: 2e-3 seen with AVX-512, 5.2e-3 with
+/// AVX2.
+const FLASH_TOLERANCE: f64 = 1e-2;
 
 /// A folder with a model and data: `n` questions with two true and two false answers each.
 struct Room {

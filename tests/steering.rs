@@ -51,7 +51,7 @@ fn scripts() -> [Script; 2] {
 /// Every architecture, storage and attention.
 fn for_every_case(test: impl Fn(&str, &std::path::Path, bool)) {
     let folder = tempfile::tempdir().expect("a folder");
-    for arch in Arch::ALL {
+    for arch in Arch::CORE {
         for kind in [TensorType::F32, TensorType::Q8_0, TensorType::Q4_0] {
             let path = Fixture::new(arch).quantized(kind).write(folder.path());
             for flash_attention in [false, true] {

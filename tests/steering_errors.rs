@@ -2,7 +2,6 @@
 
 mod common;
 
-use candor::gguf::{Builder, Gguf, TensorType};
 use candor::session::{Batch, Sampler, SamplingParams, Steering};
 use candor::steer::SteeringVector;
 use candor::{Error, Geometry, Model, ModelParams, Session, SessionParams};
@@ -314,62 +313,15 @@ fn a_context_or_a_position_beyond_the_limits() {
     }
 }
 
-/// A convolution and an attention layer (LFM2), all weights zero.
-fn hybrid(folder: &tempfile::TempDir) -> Model {
-    let source = Gguf::open(&Fixture::new(Arch::Llama).write(folder.path())).expect("it is sound");
-    let n_vocab = source.tensor("token_embd.weight").expect("it is there").dims[1];
-    let mut builder = Builder::new();
-    for (key, value) in source.entries() {
-        builder.set(&key.replace("llama.", "lfm2."), value.clone());
-    }
-    builder
-        .set("general.architecture", "lfm2")
-        .set("lfm2.block_count", 2u32)
-        .set("lfm2.attention.head_count_kv", vec![0u32, 2])
-        .set("lfm2.attention.key_length", 16u32)
-        .set("lfm2.attention.value_length", 16u32)
-        .set("lfm2.shortconv.l_cache", 3u32);
-    let block = |name: &str| [0, 1].map(|layer| format!("blk.{layer}.{name}.weight"));
-    let mut add = |name: &str, dims: &[u64]| {
-        let n_byte = 4 * dims.iter().product::<u64>() as usize;
-        builder.tensor(name, dims, TensorType::F32, vec![0; n_byte]);
-    };
-    add("token_embd.weight", &[64, n_vocab]);
-    add("token_embd_norm.weight", &[64]);
-    for (name, dims) in [
-        ("attn_norm", &[64][..]),
-        ("ffn_norm", &[64]),
-        ("ffn_gate", &[64, 96]),
-        ("ffn_up", &[64, 96]),
-        ("ffn_down", &[96, 64]),
-    ] {
-        block(name).iter().for_each(|name| add(name, dims));
-    }
-    for (name, dims) in [("conv", [3, 64]), ("in_proj", [64, 192]), ("out_proj", [64, 64])] {
-        add(&format!("blk.0.shortconv.{name}.weight"), &dims);
-    }
-    for (name, dims) in [
-        ("q", &[64, 64][..]),
-        ("k", &[64, 32]),
-        ("v", &[64, 32]),
-        ("output", &[64, 64]),
-        ("q_norm", &[16]),
-        ("k_norm", &[16]),
-    ] {
-        add(&format!("blk.1.attn_{name}.weight"), dims);
-    }
-    let path = folder.path().join("hybrid.gguf");
-    builder.write(&path).expect("the folder takes it");
-    Model::load(&path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("it loads")
-}
-
 /// A hybrid model's memory reorders the tokens of several sequences, and the tap would steer others
 /// than were meant.
 #[test]
 fn several_sequences_in_a_batch_of_a_hybrid_model() {
     let folder = tempfile::tempdir().expect("a folder");
-    let model = hybrid(&folder);
+    let path = Fixture::new(Arch::Lfm2).write(folder.path());
+    let model =
+        Model::load(&path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+            .expect("it loads");
     let params =
         SessionParams { n_ctx: 64, n_seq_max: 2, n_threads: Some(1), ..SessionParams::default() };
     let mut session = Session::new(&model, &params).expect("a session");

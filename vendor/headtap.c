@@ -1,5 +1,7 @@
 #include "headtap.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +35,13 @@ struct layer {
     struct ggml_tensor view; /* the node as it was before                                  */
     struct ggml_tensor rows; /* I32 [n_token of the ubatch, 1], a part of the pool's       */
 
+    /* What reads the node, learned in the first pass. */
+    enum headtap_reader reader;
+    const char        * reader_op; /* ggml's name of the operation that alters it, else NULL */
+    int32_t             found;     /* size of the rotation on the way to the projection      */
+    int32_t             rotation;  /* the same, once the first pass is over                  */
+    char carrier[GGML_MAX_NAME];   /* the last node that only carries the values on          */
+
     int32_t seen_width;
     int32_t n_seen;  /* tokens of this pass that came by                                   */
     int32_t start;   /* the current ubatch's first token                                   */
@@ -43,6 +52,7 @@ struct layer {
 struct headtap {
     int32_t n_layer, n_row, n_batch, max_width;
     bool    in_graph;
+    bool    learned; /* a pass went through whole: what reads the nodes is known */
 
     struct layer * layers; /* [n_layer] */
     struct pool  * pools;  /* [n_pool], at most one per layer */
@@ -53,6 +63,8 @@ struct headtap {
     int32_t             n_fresh;   /* pools whose row numbers are those of `rows`  */
     int32_t             n_rows;    /* how many of `rows` are set                   */
     float             * column;    /* [max_width] scratch of the read-modify-write */
+    int32_t           * ids;       /* [n_batch] scratch of the order's check       */
+    int32_t             n_checked; /* tokens of the pass whose order was checked   */
 
     enum headtap_status status;
     int32_t             failed;
@@ -79,6 +91,7 @@ struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n
     tap->layers   = calloc((size_t) n_layer, sizeof(struct layer));
     tap->pools    = calloc((size_t) n_layer, sizeof(struct pool));
     tap->rows     = calloc((size_t) n_batch, sizeof(int32_t));
+    tap->ids      = calloc((size_t) n_batch, sizeof(int32_t));
     if (tap->layers) {
         for (int32_t il = 0; il < n_layer; ++il) {
             tap->layers[il].width = widths[il];
@@ -88,7 +101,7 @@ struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n
         }
     }
     tap->column = calloc((size_t) tap->max_width + 1, sizeof(float));
-    if (!tap->layers || !tap->pools || !tap->rows || !tap->column) {
+    if (!tap->layers || !tap->pools || !tap->rows || !tap->ids || !tap->column) {
         headtap_free(tap);
         return NULL;
     }
@@ -110,8 +123,40 @@ void headtap_free(struct headtap * tap) {
     free(tap->layers);
     free(tap->pools);
     free(tap->rows);
+    free(tap->ids);
     free(tap->column);
     free(tap);
+}
+
+/* ---- rotation --------------------------------------------------------------------------- */
+
+/* Multiplies each block of n values (a power of two that divides the width; 0: none) by the
+ * orthonormal Hadamard matrix, as llama.cpp does before a quantized V cache. The matrix is
+ * symmetric: doing it twice gives the values back. */
+static void rotate(float * values, int32_t width, int32_t n) {
+    if (n < 2) {
+        return;
+    }
+    for (int32_t half = 1; half < n; half *= 2) {
+        for (int32_t i = 0; i < width; ++i) {
+            if (i % (2 * half) < half) {
+                const float a = values[i];
+                const float b = values[i + half];
+                values[i]        = a + b;
+                values[i + half] = a - b;
+            }
+        }
+    }
+    for (int32_t i = 0; i < width; ++i) {
+        values[i] /= sqrtf((float) n);
+    }
+}
+
+/* +0.0 would turn a -0.0 of the model into +0.0: adding nothing is adding -0.0. */
+static void negate_zeros(float * values, int32_t width) {
+    for (int32_t i = 0; i < width; ++i) {
+        values[i] = values[i] != 0.0f ? values[i] : -0.0f;
+    }
 }
 
 /* ---- the plan --------------------------------------------------------------------------- */
@@ -153,10 +198,12 @@ enum headtap_status headtap_set_row(struct headtap * tap, int32_t il, int32_t ro
         }
     }
     float * dst = layer->host + width * (size_t) row;
-    for (size_t i = 0; i < width; ++i) {
-        /* +0.0 would turn a -0.0 of the model into +0.0: adding nothing is adding -0.0 */
-        dst[i] = offset && offset[i] != 0.0f ? offset[i] : -0.0f;
+    memset(dst, 0, width * sizeof(float));
+    if (offset) {
+        memcpy(dst, offset, width * sizeof(float));
+        rotate(dst, layer->width, layer->rotation);
     }
+    negate_zeros(dst, layer->width);
     layer->n_loaded += (offset != NULL) - (int32_t) layer->loaded[row];
     layer->loaded[row] = offset != NULL;
     layer->stale       = true;
@@ -258,7 +305,7 @@ static enum headtap_status upload(struct headtap * tap, bool same_rows) {
 
 /* ---- a pass ----------------------------------------------------------------------------- */
 
-static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL };
+static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL, NULL };
 
 static bool is_valid(const struct headtap * tap, const struct headtap_pass * pass) {
     if (pass->n_token < 1 || pass->n_token > tap->n_batch || pass->n_want < 0) {
@@ -291,6 +338,7 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
     tap->pass   = *pass;
     tap->status = HEADTAP_OK;
     tap->failed = -1;
+    tap->n_checked = 0;
     for (int32_t il = 0; il < tap->n_layer; ++il) {
         tap->layers[il].n_seen = 0;
         tap->layers[il].i_want = 0;
@@ -303,6 +351,33 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
     return status;
 }
 
+/* After the first pass: what it read or added was in the node's own terms, and all that follows is
+ * in the heads' own. */
+static void settle(struct headtap * tap) {
+    const struct headtap_pass * pass = &tap->pass;
+    float * out = pass->out;
+    tap->learned = true;
+    for (int32_t il = 0; il < tap->n_layer; ++il) {
+        struct layer * layer = &tap->layers[il];
+        layer->rotation = layer->found;
+        for (int32_t i = 0; layer->observed && i < pass->n_want; ++i, out += tap->max_width) {
+            rotate(out, layer->width, layer->rotation);
+        }
+        for (int32_t row = 0; layer->rotation && layer->host && row < tap->n_row; ++row) {
+            float * offset = layer->host + (size_t) layer->width * (size_t) row;
+            rotate(offset, layer->width, layer->rotation);
+            negate_zeros(offset, layer->width);
+            layer->stale = true;
+        }
+        for (int32_t i = 0; layer->rotation && layer->n_loaded > 0 && i < pass->n_token; ++i) {
+            if (layer->loaded[tap->rows[i]]) {
+                tap->status = HEADTAP_ROTATED;
+                tap->failed = il;
+            }
+        }
+    }
+}
+
 enum headtap_status headtap_end(struct headtap * tap) {
     for (int32_t il = 0; il < tap->n_layer && tap->status == HEADTAP_OK; ++il) {
         const struct layer * layer = &tap->layers[il];
@@ -311,6 +386,11 @@ enum headtap_status headtap_end(struct headtap * tap) {
             tap->status = HEADTAP_MISCOUNT;
             tap->failed = il;
         }
+    }
+    if (tap->status == HEADTAP_OK && !tap->learned) {
+        settle(tap);
+    } else if (tap->status == HEADTAP_OK && tap->pass.tokens && tap->n_checked != tap->pass.n_token) {
+        tap->status = HEADTAP_MISORDERED;
     }
     tap->pass = no_pass;
     return tap->status;
@@ -334,6 +414,110 @@ static struct layer * layer_named(struct headtap * tap, const char * name) {
         }
     }
     return *digit == '\0' ? layer_at(tap, il) : NULL;
+}
+
+/* ---- what reads the node ---------------------------------------------------------------- */
+
+static bool is_rotation(const struct ggml_tensor * t) {
+    return t->op == GGML_OP_MUL_MAT && t->op_params[1] == GGML_HINT_SRC0_IS_HADAMARD;
+}
+
+/* The source whose values `t` only carries on: in another shape or type, rotated, or fewer of its
+ * columns. NULL where `t` computes something. */
+static const struct ggml_tensor * carried(const struct ggml_tensor * t) {
+    switch (t->op) {
+        case GGML_OP_RESHAPE:
+        case GGML_OP_VIEW:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE:
+        case GGML_OP_CONT:
+        case GGML_OP_DUP:
+        case GGML_OP_CPY:
+        case GGML_OP_GET_ROWS:
+            return t->src[0];
+        default:
+            return is_rotation(t) ? t->src[1] : NULL;
+    }
+}
+
+/* The layer whose node's values `t` carries, else NULL. The scheduler's copy for another device has
+ * no source, but a name: `<backend>#<name of the original>#<number>`. */
+static struct layer * origin(struct headtap * tap, const struct ggml_tensor * t) {
+    for (; t; t = carried(t)) {
+        struct layer * layer = layer_named(tap, t->name);
+        if (layer) {
+            return layer;
+        }
+        const char * start = strchr(t->name, '#');
+        const char * end   = strrchr(t->name, '#');
+        for (int32_t il = 0; start < end && il < tap->n_layer; ++il) {
+            const char * carrier = tap->layers[il].carrier;
+            const size_t n       = (size_t) (end - start - 1);
+            if (n > 0 && strlen(carrier) == n && strncmp(start + 1, carrier, n) == 0) {
+                return &tap->layers[il];
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Whether `t` multiplies its second source by the layer's output projection, or an adapter of it. */
+static bool projects(const struct ggml_tensor * t, int32_t il) {
+    if (t->op != GGML_OP_MUL_MAT && t->op != GGML_OP_MUL_MAT_ID) {
+        return false;
+    }
+    char weight[GGML_MAX_NAME];
+    snprintf(weight, sizeof(weight), "blk.%d.attn_output.weight", (int) il);
+    const char * found = strstr(t->src[0]->name, weight);
+    return found && (found == t->src[0]->name || found[-1] == '#');
+}
+
+/* Called for each node of the first pass, in the graph's order. */
+static void learn(struct headtap * tap, const struct ggml_tensor * t) {
+    if (carried(t)) {
+        struct layer * layer = origin(tap, t);
+        if (layer) {
+            memcpy(layer->carrier, t->name, sizeof(layer->carrier));
+            layer->found = is_rotation(t) ? (int32_t) t->src[0]->ne[0] : layer->found;
+        }
+        return;
+    }
+    for (int32_t i = 0; i < GGML_MAX_SRC; ++i) {
+        struct layer * layer = origin(tap, t->src[i]);
+        if (!layer || layer->reader == HEADTAP_PROJECTION) {
+            continue;
+        }
+        if (i == 1 && projects(t, (int32_t) (layer - tap->layers))) {
+            layer->reader    = HEADTAP_PROJECTION;
+            layer->reader_op = NULL;
+        } else if (layer->reader == HEADTAP_UNREAD) {
+            layer->reader    = HEADTAP_ALTERED;
+            layer->reader_op = ggml_op_desc(t);
+        }
+    }
+}
+
+/* Compares a ubatch's token ids, which embeddings are looked up by, with those expected. */
+static void check_order(struct headtap * tap, const struct ggml_tensor * ids) {
+    int32_t n_whole = tap->pass.n_token; /* tokens that went through all layers */
+    for (int32_t il = 0; il < tap->n_layer; ++il) {
+        const struct layer * layer = &tap->layers[il];
+        n_whole = layer->seen_width > 0 && layer->n_seen < n_whole ? layer->n_seen : n_whole;
+    }
+    if (tap->n_checked > n_whole || !strstr(ids->name, "inp_tokens")) {
+        return; /* this ubatch's were looked up before; another table */
+    }
+    const int64_t n = ids->ne[0];
+    bool same = ids->type == GGML_TYPE_I32 && ids->buffer && n == ggml_nelements(ids) &&
+                n <= tap->pass.n_token - tap->n_checked;
+    if (same) {
+        ggml_backend_tensor_get(ids, tap->ids, 0, (size_t) n * sizeof(int32_t));
+        same = memcmp(tap->ids, tap->pass.tokens + tap->n_checked, (size_t) n * sizeof(int32_t)) == 0;
+        tap->n_checked += (int32_t) n;
+    }
+    if (!same && tap->status == HEADTAP_OK) {
+        tap->status = HEADTAP_MISORDERED;
+    }
 }
 
 static void fail(struct headtap * tap, const struct layer * layer, enum headtap_status status) {
@@ -415,6 +599,7 @@ static void read_wanted(struct headtap * tap, struct layer * layer, struct ggml_
         }
         float * dst = pass->out + (slab + (size_t) layer->i_want) * (size_t) tap->max_width;
         ggml_backend_tensor_get(t, dst, (size_t) i * t->nb[1], (size_t) layer->width * sizeof(float));
+        rotate(dst, layer->width, layer->rotation);
     }
 }
 
@@ -439,6 +624,9 @@ static bool ask_about(struct headtap * tap, struct layer * layer, struct ggml_te
     layer->start   = layer->n_seen;
     layer->n_seen += (int32_t) t->ne[1];
     layer->buft    = ggml_backend_buffer_get_type(t->buffer);
+    if (!tap->learned) {
+        memcpy(layer->carrier, t->name, sizeof(layer->carrier));
+    }
 
     const bool steered  = layer->n_loaded > 0;
     const bool patched  = t->op == GGML_OP_ADD_ID;
@@ -459,6 +647,11 @@ bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
     struct headtap * tap   = user_data;
     struct layer   * layer = layer_named(tap, t->name);
     if (!layer) {
+        if (ask && !tap->learned && tap->pass.n_token > 0) {
+            learn(tap, t);
+        } else if (ask && tap->pass.tokens && t->op == GGML_OP_GET_ROWS) {
+            check_order(tap, t->src[1]);
+        }
         return !ask;
     }
     if (ask) {
@@ -483,6 +676,21 @@ int32_t headtap_n_seen(const struct headtap * tap, int32_t il) {
 enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il) {
     const struct layer * layer = layer_at(tap, il);
     return layer ? layer->path : HEADTAP_SILENT;
+}
+
+enum headtap_reader headtap_reader_of(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->reader : HEADTAP_UNREAD;
+}
+
+const char * headtap_reader_op(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->reader_op : NULL;
+}
+
+int32_t headtap_rotation(const struct headtap * tap, int32_t il) {
+    const struct layer * layer = layer_at(tap, il);
+    return layer ? layer->rotation : 0;
 }
 
 int32_t headtap_failed_layer(const struct headtap * tap) {

@@ -16,6 +16,14 @@
  * has no ADD_ID, a node that moved to another device) the tap reads, adds and writes in the
  * callback: the same sums, at one graph cut per layer.
  *
+ * A quantized V cache makes llama.cpp rotate the node: each block of headtap_rotation values is
+ * multiplied by a Hadamard matrix, and rotated back before the projection. The tap rotates offsets
+ * and observed values likewise, so that both are the heads' own.
+ *
+ * The first pass teaches the tap what reads each node: headtap_reader_of. Make it a token that is
+ * thrown away, and go on only where every layer of the plan is HEADTAP_PROJECTION: where a gate or
+ * a norm alters the node before the projection, a head's offset is not what the projection sees.
+ *
  * Life of a tap:
  *
  *     struct headtap * tap = headtap_init(n_layer, widths, n_row, n_batch, true);
@@ -57,6 +65,9 @@ enum headtap_status {
     HEADTAP_WRONG_WIDTH = 3, /* a node is not [width, n]: headtap_failed_layer, headtap_width  */
     HEADTAP_WRONG_TYPE  = 4, /* a node is not contiguous F32: headtap_failed_layer             */
     HEADTAP_MISCOUNT    = 5, /* a planned layer saw fewer or more tokens than the pass has     */
+    HEADTAP_ROTATED     = 6, /* the first pass was steered, wrongly, in a layer that turned out
+                              * to be rotated: forget what it computed and decode it again     */
+    HEADTAP_MISORDERED  = 7, /* the tokens were not computed in the order of headtap_pass.tokens */
 };
 
 /* How a layer is handled, as last seen. */
@@ -67,13 +78,28 @@ enum headtap_path {
     HEADTAP_CALLBACK = 3, /* steered by read-modify-write         */
 };
 
-/* One llama_decode: which tokens are steered by which row, which are observed. */
+/* What reads the node of a layer, as the first pass showed. */
+enum headtap_reader {
+    HEADTAP_UNREAD     = 0, /* nothing that the tap could follow                               */
+    HEADTAP_PROJECTION = 1, /* the output projection, `blk.<il>.attn_output.weight`            */
+    HEADTAP_ALTERED    = 2, /* something that computes with it first: headtap_reader_op        */
+};
+
+/* One llama_decode: which tokens are steered by which row, which are observed.
+ *
+ * Tokens are counted in the order in which llama.cpp computes them. That is the batch's order where
+ * all tokens belong to the same sequences, and where kv_unified is set, except in models that keep
+ * a running state or attend to a sliding window: these, and separate caches, take the sequences
+ * apart (llama_batch_allocr::split_equal). To be safe there, sort the arrays below in the order
+ * expected and give `tokens`: each ubatch is then checked against the graph's own input. */
 struct headtap_pass {
     int32_t         n_token; /* tokens of the batch                                            */
     const int32_t * rows;    /* [n_token] bank row of each token, or NULL: all row 0           */
     int32_t         n_want;  /* tokens to observe                                              */
-    const int32_t * want;    /* [n_want] their indices in the batch, ascending                 */
+    const int32_t * want;    /* [n_want] their indices, ascending                              */
     float         * out;     /* [n observed layers, ascending][n_want][largest width]          */
+    const int32_t * tokens;  /* [n_token] their ids, to check the order by, or NULL: unchecked.
+                              * The first pass is never checked.                               */
 };
 
 /* widths: [n_layer] n_head * d_head of each layer, 0 where a layer has no attention.
@@ -105,6 +131,13 @@ int32_t           headtap_width(const struct headtap * tap, int32_t il);
 /* The name of the device whose memory held the node of layer il when it was last seen ("CPU" for
  * the host's), or NULL where it never was. Lives as long as the process. */
 const char *      headtap_device(const struct headtap * tap, int32_t il);
+
+/* After the first pass: what reads the node of layer il; ggml's name of the operation that alters it
+ * (`MUL` for a gate, `RMS_NORM`; NULL unless HEADTAP_ALTERED); and the number of values that are
+ * rotated together (0: none). */
+enum headtap_reader headtap_reader_of(const struct headtap * tap, int32_t il);
+const char        * headtap_reader_op(const struct headtap * tap, int32_t il);
+int32_t             headtap_rotation(const struct headtap * tap, int32_t il);
 
 #ifdef __cplusplus
 }

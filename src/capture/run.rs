@@ -30,7 +30,8 @@ pub struct CaptureParams {
     pub n_threads: Option<usize>,
     /// Flash attention on or off; `None`: llama.cpp's choice. On a CPU it rounds to F16 inside.
     pub flash_attention: Option<bool>,
-    /// Storage of the KV cache.
+    /// Storage of the KV cache. A quantized one needs flash attention, and adds its error to what
+    /// is captured.
     pub cache: CacheType,
 }
 
@@ -283,10 +284,6 @@ fn metadata(
         Some(true) => "on",
         Some(false) => "off",
     };
-    let cache = match params.cache {
-        CacheType::F16 => "F16",
-        CacheType::F32 => "F32",
-    };
     let entries = [
         ("model.fingerprint", model.fingerprint().to_owned()),
         ("model.size", file.len().to_string()),
@@ -297,7 +294,7 @@ fn metadata(
         ("prompt_form", params.form.as_str().to_owned()),
         ("next.seed", params.seed.to_string()),
         ("flash_attention", flash_attention.to_owned()),
-        ("cache", cache.to_owned()),
+        ("cache", params.cache.to_string().to_uppercase()),
         ("batch", format!("{} tokens, {} sequences", limits.n_token, limits.n_seq)),
     ];
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())

@@ -2,12 +2,14 @@
 
 mod completion;
 mod conversation;
+mod message;
 mod meter;
 mod template;
 mod transcript;
 
 pub use self::completion::{Completion, CompletionParams, Ending, complete};
-pub use self::conversation::{Conversation, Message, Role, Turn};
+pub use self::conversation::{Conversation, Turn};
+pub use self::message::{Message, Role};
 pub use self::meter::Meter;
 pub use self::template::{ChatTemplate, prompt_tokens};
 pub use self::transcript::Transcript;

@@ -8,7 +8,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::conversation::{Message, Role};
+use super::message::{Message, Role};
 use crate::{Error, Model, Result, Special, SpecialToken};
 
 /// What a template may cost in minijinja's steps: far more than a conversation that fits into a

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::conversation::{Conversation, Role, Turn};
+use super::conversation::{Conversation, Turn};
+use super::message::Role;
 use crate::file::write_atomically;
 use crate::{Model, Result};
 

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::data::{Dataset, PromptForm};
-use crate::session::{SamplingParams, SessionParams};
+use crate::session::{CacheType, SamplingParams, SessionParams};
 use crate::steer::{Sidecar, find_beside, list_beside};
 use crate::{Error, Model, ModelParams, Result};
 
@@ -41,6 +41,10 @@ pub(super) struct ModelArgs {
     /// Size of the context in tokens [default: the model's own, at most 4096].
     #[arg(short = 'c', long, value_name = "N", value_parser = positive)]
     ctx_size: Option<usize>,
+
+    /// Storage of the KV cache: f16, f32, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
+    #[arg(long, value_name = "TYPE", default_value_t = CacheType::F16)]
+    cache: CacheType,
 }
 
 impl ModelArgs {
@@ -55,12 +59,7 @@ impl ModelArgs {
             Some(path) => path.clone(),
             None => embedded::model()?,
         };
-        let params = ModelParams {
-            n_gpu_layers: self.n_gpu_layers,
-            devices: self.devices.clone(),
-            rpc: self.rpc.clone(),
-        };
-        let model = Model::load(&path, &params)?;
+        let model = Model::load(&path, &self.params())?;
         for warning in model.warnings() {
             // On stderr, whatever stdout holds.
             Output::new(false).warn(warning);
@@ -68,13 +67,28 @@ impl ModelArgs {
         Ok(model)
     }
 
+    /// How to load a model.
+    pub(super) fn params(&self) -> ModelParams {
+        ModelParams {
+            n_gpu_layers: self.n_gpu_layers,
+            devices: self.devices.clone(),
+            rpc: self.rpc.clone(),
+        }
+    }
+
     /// A session's settings as far as the user gave them.
     pub(super) fn session(&self, model: &Model) -> SessionParams {
         SessionParams {
             n_ctx: self.ctx_size.unwrap_or_else(|| model.n_ctx_train().min(4096)),
             n_threads: self.threads,
+            cache: self.cache,
             ..SessionParams::default()
         }
+    }
+
+    /// Storage of the KV cache.
+    pub(super) fn cache(&self) -> CacheType {
+        self.cache
     }
 
     /// The context size, where the user gave one.
@@ -124,6 +138,7 @@ impl DataArgs {
             seed: self.seed,
             n_ctx: model.ctx_size(),
             n_threads: model.threads(),
+            cache: model.cache(),
             ..CaptureParams::new(self.form(data)?)
         })
     }

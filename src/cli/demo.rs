@@ -76,6 +76,7 @@ impl DemoArgs {
             seed: self.seed,
             n_ctx: self.model.ctx_size(),
             n_threads: self.model.threads(),
+            cache: self.model.cache(),
             ..CaptureParams::new(form.clone())
         };
         let folder =
@@ -98,8 +99,11 @@ impl DemoArgs {
             n_example: 6,
             seed: self.seed,
         };
-        let mut evaluator =
-            Evaluator::new(&model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+        let mut evaluator = Evaluator::with(
+            &model,
+            self.model.ctx_size().unwrap_or(0),
+            self.model.session(&model),
+        )?;
         let bar = output.progress("scoring", protocol.n_step());
         let report = two_fold(&mut evaluator, &store, &protocol, || {
             bar.inc(1);

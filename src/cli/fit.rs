@@ -195,7 +195,7 @@ impl FitArgs {
             grid.alphas = vec![alpha];
         }
         let mut evaluator =
-            Evaluator::new(model, self.model.ctx_size().unwrap_or(0), self.model.threads())?;
+            Evaluator::with(model, self.model.ctx_size().unwrap_or(0), self.model.session(model))?;
         let questions: Vec<_> = data.questions.iter().collect();
         let bar = output.progress("tuning", grid.n_step());
         interrupt::install();

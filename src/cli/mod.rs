@@ -2,6 +2,7 @@
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
 mod args;
+mod bench;
 mod capture;
 mod chat;
 mod demo;
@@ -50,6 +51,7 @@ enum Command {
     Fit(fit::FitArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
     Worker(worker::WorkerArgs),
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
         Command::Devices(args) => args.run(output),
         Command::Worker(args) => args.run(output, cli.verbose),

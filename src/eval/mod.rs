@@ -39,6 +39,14 @@ impl<'m> Evaluator<'m> {
     /// # Errors
     /// [`Error::Unsupported`] for recurrent and hybrid models, and what [`Session::new`] gives.
     pub fn new(model: &'m Model, n_ctx: usize, n_threads: Option<usize>) -> Result<Self> {
+        Self::with(model, n_ctx, SessionParams { n_threads, ..SessionParams::default() })
+    }
+
+    /// The same, in a session of other settings. Its sizes are the evaluator's own.
+    ///
+    /// # Errors
+    /// As [`Evaluator::new`].
+    pub fn with(model: &'m Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
         if model.is_recurrent() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -56,8 +64,8 @@ impl<'m> Evaluator<'m> {
             n_ctx: n_token,
             n_batch: n_token,
             n_seq_max: N_SEQ,
-            n_threads,
-            ..SessionParams::default()
+            kv_unified: true,
+            ..params
         };
         Ok(Self { session: Session::new(model, &params)?, limits, row: 0 })
     }

@@ -3,12 +3,13 @@
 use std::marker::PhantomData;
 use std::num::NonZeroI32;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
 use super::host;
-use super::tap::{Tap, TapError};
+use super::tap::{Pass, Tap, TapError};
 
 /// A failed decode.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Context<'m> {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
     n_vocab: usize,
+    /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
+    tap_begin: Duration,
     model: PhantomData<&'m LlamaModel>,
 }
 
@@ -60,7 +63,8 @@ impl<'m> Context<'m> {
         // after `ptr` is freed).
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
-        Some(Self { ptr: NonNull::new(ptr)?, tap, n_vocab, model: PhantomData })
+        let ptr = NonNull::new(ptr)?;
+        Some(Self { ptr, tap, n_vocab, tap_begin: Duration::ZERO, model: PhantomData })
     }
 
     pub(crate) fn tap(&self) -> &Tap {
@@ -77,24 +81,41 @@ impl<'m> Context<'m> {
         unsafe { !llama::llama_get_memory(self.ptr.as_ptr()).is_null() }
     }
 
+    /// What the tap took of the last decode before llama.cpp began.
+    pub(crate) fn tap_begin(&self) -> Duration {
+        self.tap_begin
+    }
+
+    /// Threads that llama.cpp computes with.
+    pub(crate) fn n_threads(&self) -> usize {
+        // SAFETY: the context is alive.
+        usize::try_from(unsafe { llama::llama_n_threads(self.ptr.as_ptr()) }).unwrap_or(0)
+    }
+
     /// Cells of the KV cache, as llama.cpp rounded them.
     pub(crate) fn n_cell(&self) -> usize {
         // SAFETY: the context is alive.
         unsafe { llama::llama_n_ctx(self.ptr.as_ptr()) as usize }
     }
 
-    /// Decodes a batch: `rows` `[n_token]` choose the offsets, `want` are observed into `out`.
+    /// Most tokens that llama.cpp computes at once.
+    pub(crate) fn n_ubatch(&self) -> usize {
+        // SAFETY: the context is alive.
+        unsafe { llama::llama_n_ubatch(self.ptr.as_ptr()) as usize }
+    }
+
+    /// Decodes a batch, steered and observed as `pass` says.
     pub(crate) fn decode(
         &mut self,
         batch: &mut BatchArrays,
-        rows: &[i32],
-        want: &[i32],
+        pass: &Pass,
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
         let n = batch.tokens.len();
         let n_seq_total: usize = batch.n_seq.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
         assert!(
-            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), rows.len()] == [n; 4]
+            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), pass.rows.len()]
+                == [n; 4]
                 && batch.seqs.len() == n_seq_total,
             "a batch's arrays have one entry per token",
         );
@@ -115,8 +136,12 @@ impl<'m> Context<'m> {
             logits: batch.output.as_mut_ptr(),
         };
         let ptr = self.ptr.as_ptr();
-        // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
-        let pass = self.tap.pass(rows, want, out, || unsafe { llama::llama_decode(ptr, raw) });
+        let start = Instant::now();
+        let pass = self.tap.pass(pass, out, || {
+            self.tap_begin = start.elapsed();
+            // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
+            unsafe { llama::llama_decode(ptr, raw) }
+        });
         let (code, verdict) = pass.map_err(DecodeError::Tap)?;
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
         match NonZeroI32::new(code) {

@@ -6,9 +6,11 @@
 //! cannot panic.
 
 pub(crate) mod context;
+pub(crate) mod dequantize;
 pub(crate) mod device;
 pub(crate) mod host;
 pub(crate) mod map;
+pub(crate) mod rehearsal;
 pub(crate) mod tap;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,10 @@ pub(crate) enum TapError {
     WrongWidth { layer: usize, got: usize },
     /// A node of this layer is not contiguous F32.
     WrongType { layer: usize },
+    /// The first pass was steered in this layer, which turned out to be rotated.
+    Rotated { layer: usize },
+    /// The tokens were computed in another order than announced.
+    Misordered,
     /// A planned layer saw this many tokens instead of the batch's.
     Miscount { layer: usize, got: usize },
 }
@@ -31,6 +35,28 @@ pub enum Path {
     InGraph,
     /// Steered by read–modify–write in the callback.
     Callback,
+}
+
+/// What reads the attention output of a layer, as the first pass showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// The output projection.
+    Projection,
+    /// This operation of ggml's, before any projection.
+    Altered(String),
+    /// Nothing that could be followed.
+    Unread,
+}
+
+/// What is asked of one decode. Tokens are counted in the order of their computation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// `[n_token]` the row that steers each.
+    pub(crate) rows: &'a [i32],
+    /// The tokens to observe, ascending.
+    pub(crate) want: &'a [i32],
+    /// `[n_token]` their ids, where the order is to be checked.
+    pub(crate) tokens: Option<&'a [i32]>,
 }
 
 /// Owns a C tap. See `vendor/headtap.h` for what it does.
@@ -106,13 +132,14 @@ impl Tap {
     /// Gives what `decode` gave, and the tap's own verdict on the pass.
     pub(crate) fn pass<T>(
         &mut self,
-        rows: &[i32],
-        want: &[i32],
+        pass: &Pass,
         out: &mut [f32],
         decode: impl FnOnce() -> T,
     ) -> Result<(T, Result<(), TapError>), TapError> {
         let max_width = self.widths.iter().copied().max().unwrap_or(0);
-        if out.len() != self.n_observed * want.len() * max_width {
+        let Pass { rows, want, tokens } = *pass;
+        let is_whole = tokens.is_none_or(|tokens| tokens.len() == rows.len());
+        if out.len() != self.n_observed * want.len() * max_width || !is_whole {
             return Err(TapError::BadArgument);
         }
         let pass = sys::headtap_pass {
@@ -121,6 +148,7 @@ impl Tap {
             n_want: index(want.len()),
             want: want.as_ptr(),
             out: out.as_mut_ptr(),
+            tokens: tokens.map_or(std::ptr::null(), <[i32]>::as_ptr),
         };
         // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
         // the plan of observed layers asks for; C checks every index.
@@ -149,6 +177,21 @@ impl Tap {
         }
     }
 
+    /// What reads this layer's attention output, once a pass went through.
+    pub(crate) fn reader(&self, layer: usize) -> Reader {
+        let tap = self.ptr.as_ptr();
+        // SAFETY: the tap is alive; C checks the layer.
+        match unsafe { sys::headtap_reader_of(tap, index(layer)) } {
+            sys::HEADTAP_PROJECTION => Reader::Projection,
+            sys::HEADTAP_ALTERED => {
+                // SAFETY: as above; an altered layer has a name of ggml's, a constant string.
+                let op = unsafe { CStr::from_ptr(sys::headtap_reader_op(tap, index(layer))) };
+                Reader::Altered(op.to_string_lossy().into_owned())
+            }
+            _ => Reader::Unread,
+        }
+    }
+
     /// The name of the device that held this layer's node when it was last seen.
     pub(crate) fn device(&self, layer: usize) -> Option<&'static str> {
         // SAFETY: the tap is alive; C checks the layer.
@@ -174,6 +217,8 @@ impl Tap {
                 Err(TapError::WrongWidth { layer, got: usize::try_from(width).unwrap_or(0) })
             }
             sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { layer }),
+            sys::HEADTAP_ROTATED => Err(TapError::Rotated { layer }),
+            sys::HEADTAP_MISORDERED => Err(TapError::Misordered),
             sys::HEADTAP_MISCOUNT => Err(TapError::Miscount { layer, got: self.n_seen(layer) }),
             _ => Err(TapError::BadArgument),
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::context::{BatchArrays, Context, DecodeError};
-use super::tap::{Tap, TapError};
+use super::tap::{Pass, Tap, TapError};
 use crate::{Model, ModelParams};
 
 /// Decodes one token of the demo model (5 layers, width 192) through a tap over layers of these
@@ -24,7 +24,8 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
         output: vec![1],
     };
     let mut out = vec![0.0; widths.iter().copied().max().unwrap_or(0)];
-    context.decode(&mut batch, &[0], &[0], &mut out)
+    let pass = Pass { rows: &[0], want: &[0], tokens: None };
+    context.decode(&mut batch, &pass, &mut out)
 }
 
 #[test]

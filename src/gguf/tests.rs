@@ -352,3 +352,27 @@ proptest! {
         let _ = parse(&damaged(at, &[byte]));
     }
 }
+
+#[test]
+fn a_tensor_can_be_written_from_a_stream() {
+    let values = f32_bytes(&[1.0, 2.0, 3.0]);
+    let mut whole = Builder::new();
+    whole.tensor("a", &[3], TensorType::F32, values.clone());
+    whole.tensor("b", &[1], TensorType::F32, f32_bytes(&[4.0]));
+    let mut streamed = Builder::new();
+    streamed.tensor_from("a", &[3], TensorType::F32, |out| out.write_all(&values));
+    streamed.tensor("b", &[1], TensorType::F32, f32_bytes(&[4.0]));
+    assert_eq!(streamed.to_bytes(), whole.to_bytes());
+}
+
+#[test]
+fn a_stream_of_another_length_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    let mut builder = Builder::new();
+    builder.tensor_from("a", &[3], TensorType::F32, |out| out.write_all(&[0; 8]));
+    let error = builder.write(&path).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(source, "tensor a was given 8 bytes and takes 12");
+    assert!(!path.exists());
+}

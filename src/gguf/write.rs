@@ -1,8 +1,10 @@
 //! The writer.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::value::Element;
 use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, VERSION, Value};
@@ -17,7 +19,25 @@ use crate::file::write_atomically;
 #[derive(Debug, Clone, Default)]
 pub struct Builder<'a> {
     entries: Vec<(String, Value)>,
-    tensors: Vec<(TensorInfo, Cow<'a, [u8]>)>,
+    tensors: Vec<(TensorInfo, Content<'a>)>,
+}
+
+/// The elements of a tensor, or what writes them.
+#[derive(Clone)]
+enum Content<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Stream(Arc<WriteElements<'a>>),
+}
+
+type WriteElements<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync + 'a;
+
+impl fmt::Debug for Content<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Stream(_) => f.write_str("a stream"),
+        }
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -58,22 +78,46 @@ impl<'a> Builder<'a> {
         bytes: impl Into<Cow<'a, [u8]>>,
     ) -> &mut Self {
         let bytes = bytes.into();
+        assert_eq!(kind.n_byte(dims), Ok(bytes.len() as u64), "bytes of tensor {name}");
+        self.add(name, dims, kind, Content::Bytes(bytes))
+    }
+
+    /// Adds a tensor whose elements are made while the file is written, so that they need not be in
+    /// memory at once. `write` writes exactly what `dims` of `kind` take, the same each time.
+    ///
+    /// # Panics
+    /// When there is a tensor of that name, or there can be none of these dimensions.
+    pub fn tensor_from(
+        &mut self,
+        name: &str,
+        dims: &[u64],
+        kind: TensorType,
+        write: impl Fn(&mut dyn Write) -> io::Result<()> + Send + Sync + 'a,
+    ) -> &mut Self {
+        self.add(name, dims, kind, Content::Stream(Arc::new(write)))
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        dims: &[u64],
+        kind: TensorType,
+        content: Content<'a>,
+    ) -> &mut Self {
         let is_new = self.tensors.iter().all(|(present, _)| present.name != name);
         assert!(is_new, "tensor {name} is there twice");
-        assert_eq!(kind.n_byte(dims), Ok(bytes.len() as u64), "bytes of tensor {name}");
-        let info = TensorInfo {
-            name: name.to_owned(),
-            dims: dims.to_vec(),
-            kind,
-            // Offsets wait for the alignment, which may still be set.
-            offset: 0,
-            n_byte: bytes.len() as u64,
-        };
-        self.tensors.push((info, bytes));
+        let n_byte = kind.n_byte(dims).unwrap_or_else(|problem| panic!("tensor {name} {problem}"));
+        // Offsets wait for the alignment, which may still be set.
+        let info =
+            TensorInfo { name: name.to_owned(), dims: dims.to_vec(), kind, offset: 0, n_byte };
+        self.tensors.push((info, content));
         self
     }
 
     /// The whole file.
+    ///
+    /// # Panics
+    /// When a tensor of [`tensor_from`](Self::tensor_from) is not written, or not in its length.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -84,7 +128,8 @@ impl<'a> Builder<'a> {
     /// Writes the file beside `path` and renames it, so that `path` is never half written.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when the file cannot be written.
+    /// [`Error::Io`](crate::Error::Io) when the file cannot be written, or a tensor of
+    /// [`tensor_from`](Self::tensor_from) is not written in its length.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_atomically(path, |mut out| self.write_to(&mut out))
     }
@@ -109,7 +154,21 @@ impl<'a> Builder<'a> {
             offset = (offset + info.n_byte).next_multiple_of(alignment);
         }
         write_padded(out, &head, alignment)?;
-        self.tensors.iter().try_for_each(|(_, bytes)| write_padded(out, bytes, alignment))
+        self.tensors.iter().try_for_each(|(info, content)| match content {
+            Content::Bytes(bytes) => write_padded(out, bytes, alignment),
+            Content::Stream(write) => {
+                let mut counted = Counted { out: &mut *out, n_byte: 0 };
+                write(&mut counted)?;
+                if counted.n_byte != info.n_byte {
+                    let problem = format!(
+                        "tensor {} was given {} bytes and takes {}",
+                        info.name, counted.n_byte, info.n_byte
+                    );
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+                }
+                pad(out, info.n_byte, alignment)
+            }
+        })
     }
 
     fn alignment(&self) -> u64 {
@@ -120,8 +179,30 @@ impl<'a> Builder<'a> {
 
 /// Writes the bytes, and zeros up to the next multiple of the alignment.
 fn write_padded(out: &mut impl Write, bytes: &[u8], alignment: u64) -> io::Result<()> {
-    let n_byte = bytes.len() as u64;
     out.write_all(bytes)?;
+    pad(out, bytes.len() as u64, alignment)
+}
+
+/// Writes zeros after `n_byte` bytes up to the next multiple of the alignment.
+fn pad(out: &mut impl Write, n_byte: u64, alignment: u64) -> io::Result<()> {
     io::copy(&mut io::repeat(0).take(n_byte.next_multiple_of(alignment) - n_byte), out)?;
     Ok(())
+}
+
+/// Passes bytes on and counts them.
+struct Counted<'a, W> {
+    out: &'a mut W,
+    n_byte: u64,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.n_byte += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }

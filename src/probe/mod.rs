@@ -7,7 +7,6 @@
 mod activations;
 mod fit;
 mod rank;
-mod store;
 
 use ndarray::{ArrayView1, ArrayView2};
 

@@ -1,5 +1,6 @@
 //! What one decode is asked to do, token by token.
 
+use super::order::{Place, SeqSet};
 use crate::ffi::context::BatchArrays;
 
 /// Tokens for one [`Session::decode`](super::Session::decode), each with its position, the
@@ -82,6 +83,17 @@ impl Batch {
         // Then the list of all sequences repeats itself after the first token's.
         let next = seqs.iter().skip(usize::try_from(n).unwrap_or(0));
         n_seq.iter().all(|&other| other == n) && seqs.iter().zip(next).all(|(a, b)| a == b)
+    }
+
+    /// The sequences of every token; `None` where one is beyond what llama.cpp knows.
+    pub(super) fn places(&self) -> Option<Vec<Place>> {
+        let mut rest = self.arrays.seqs.as_slice();
+        let place = |&n: &i32| {
+            let (ids, next) = rest.split_at_checked(usize::try_from(n).ok()?)?;
+            rest = next;
+            Some(Place { set: SeqSet::new(ids)?, first: *ids.first()? })
+        };
+        self.arrays.n_seq.iter().map(place).collect()
     }
 
     /// The id of token `i`.

@@ -1,80 +1,32 @@
 //! A context with its tap: decoding, steering, observing.
 
 mod batch;
+mod cache;
+mod decode;
+mod fault;
 mod generate;
+mod order;
+mod params;
 mod sampling;
 mod text;
+mod warm_up;
 
 use llama_cpp_sys_2 as llama;
 
 pub use self::batch::Batch;
+pub use self::cache::CacheType;
+use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
+use self::order::Split;
+pub use self::params::SessionParams;
 pub use self::sampling::{Sampler, SamplingParams};
 pub use self::text::TextStream;
-use crate::ffi::context::{Context, DecodeError};
+use crate::ffi::context::Context;
 use crate::ffi::host;
 pub use crate::ffi::tap::Path;
-use crate::ffi::tap::{Tap, TapError};
+use crate::ffi::tap::Tap;
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
-
-/// Storage of the KV cache. Quantized caches are not offered: llama.cpp rotates the attention
-/// output of a quantized V cache, so that a head's values are no longer its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CacheType {
-    /// Half precision, llama.cpp's default.
-    #[default]
-    F16,
-    /// Full precision, for parity tests.
-    F32,
-}
-
-/// How to make a [`Session`].
-#[derive(Debug, Clone)]
-pub struct SessionParams {
-    /// Tokens that the KV cache holds, over all sequences; 0: what the model was trained with.
-    pub n_ctx: usize,
-    /// Most tokens in one decode, at most `n_ctx`; 0: `n_ctx`, at most 2048.
-    pub n_batch: usize,
-    /// Most tokens that llama.cpp computes at once.
-    pub n_ubatch: usize,
-    /// Most sequences at once.
-    pub n_seq_max: usize,
-    /// Threads; `None`: one per core, or one for a model of less than 20 million parameters.
-    pub n_threads: Option<usize>,
-    /// Flash attention on or off; `None`: llama.cpp's choice. Only with it does steering run inside
-    /// the graph.
-    pub flash_attention: Option<bool>,
-    /// Storage of the KV cache.
-    pub cache: CacheType,
-    /// Attach the tap (the default). Without it the context is llama.cpp's own, with no callback:
-    /// nothing can be observed or steered. It is what overhead is measured against.
-    pub tap: bool,
-    /// Steer inside the graph where that is possible (the default), or by read–modify–write only.
-    pub in_graph: bool,
-    /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
-    pub n_row: usize,
-    /// Layers to observe at first, ascending: see [`Session::observe`].
-    pub observe: Vec<usize>,
-}
-
-impl Default for SessionParams {
-    fn default() -> Self {
-        Self {
-            n_ctx: 0,
-            n_batch: 0,
-            n_ubatch: 512,
-            n_seq_max: 1,
-            n_threads: None,
-            flash_attention: None,
-            cache: CacheType::F16,
-            tap: true,
-            in_graph: true,
-            n_row: 2,
-            observe: Vec::new(),
-        }
-    }
-}
 
 /// A model at work: its KV cache, its tap, its steering banks.
 pub struct Session<'m> {
@@ -83,11 +35,15 @@ pub struct Session<'m> {
     n_ctx: usize,
     n_batch: usize,
     n_seq_max: usize,
+    /// How llama.cpp cuts a batch of several sequences.
+    split: Split,
     is_tapped: bool,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
     n_want: usize,
+    /// Where in `observed` the tokens lie that were asked for, where not in that order.
+    want_place: Vec<usize>,
     /// What sequence 0 holds from the last generation that another prompt can begin with, and the
     /// steering it was computed under.
     held: Vec<i32>,
@@ -99,10 +55,12 @@ impl<'m> Session<'m> {
     /// one of them passes through it.
     ///
     /// # Errors
-    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped, [`Error::Invalid`]
-    /// for layers to observe that are not there or not ascending and for a context beyond
-    /// `i32::MAX` tokens, [`Error::Unsupported`] for a model that has no KV cache,
-    /// [`Error::Decode`] where llama.cpp fails.
+    /// [`Error::TapSilent`] or [`Error::Width`] where a layer cannot be tapped,
+    /// [`Error::Unsupported`] for a model that has no KV cache, for one that alters the heads'
+    /// outputs (a gate, a norm) before the output projection reads them, and for heads that a
+    /// quantized cache cannot hold, [`Error::Invalid`] for layers to observe that are not there or
+    /// not ascending, for a context beyond `i32::MAX` tokens and for a quantized cache without
+    /// flash attention, [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { 2048 } else { params.n_batch };
@@ -111,6 +69,7 @@ impl<'m> Session<'m> {
         let n_seq_max = params.n_seq_max.max(1);
         let n_cell = n_ctx.max(n_seq_max);
         let n_batch = n_batch.clamp(n_seq_max, n_cell);
+        let n_ctx_seq = if params.kv_unified { n_ctx } else { n_ctx / n_seq_max };
         if i32::try_from(n_cell).is_err() {
             let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
             return Err(Error::invalid("context size", problem));
@@ -133,18 +92,15 @@ impl<'m> Session<'m> {
             Some(true) => llama::LLAMA_FLASH_ATTN_TYPE_ENABLED,
             Some(false) => llama::LLAMA_FLASH_ATTN_TYPE_DISABLED,
         };
-        let cache = match params.cache {
-            CacheType::F16 => llama::GGML_TYPE_F16,
-            CacheType::F32 => llama::GGML_TYPE_F32,
-        };
-        (host_params.type_k, host_params.type_v) = (cache, cache);
-        // One cache for all sequences keeps a batch's tokens in order, which is what lets the tap
-        // know them, and lets sequences share a prefix.
-        host_params.kv_unified = true;
+        params.cache.check(model, params.flash_attention)?;
+        host_params.type_k = params.cache.host_type();
+        host_params.type_v = host_params.type_k;
+        host_params.kv_unified = params.kv_unified;
 
-        let context = Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
-            Error::Decode { action: "create a context", problem: host::take_complaints() }
-        })?;
+        let context =
+            Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
+                Error::Decode { action: "create a context", problem: host::take_complaints() }
+            })?;
         if !context.has_memory() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -155,13 +111,15 @@ impl<'m> Session<'m> {
         let mut session = Self {
             model,
             context,
-            n_ctx: n_ctx.min(model.n_position().unwrap_or(usize::MAX)),
+            n_ctx: n_ctx_seq.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
             n_seq_max,
+            split: Split::of(model, params.kv_unified || n_seq_max == 1),
             is_tapped: params.tap,
             observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
+            want_place: Vec::new(),
             held: Vec::new(),
             held_under: Steering::Off,
         };
@@ -170,23 +128,6 @@ impl<'m> Session<'m> {
             session.warm_up()?;
         }
         Ok(session)
-    }
-
-    /// Decodes one token and checks that every attention layer passed through the tap.
-    fn warm_up(&mut self) -> Result<()> {
-        let mut batch = Batch::prompt(&[self.model.warmup_token()]);
-        batch.observe(0);
-        self.decode(&mut batch)?;
-        self.clear();
-        let silent: Vec<_> = self
-            .model
-            .attention_layers()
-            .filter(|&layer| self.context.tap().n_seen(layer) == 0)
-            .collect();
-        if silent.is_empty() {
-            return Ok(());
-        }
-        Err(Error::TapSilent { architecture: self.model.architecture().to_owned(), layers: silent })
     }
 
     fn require_tap(&self) -> Result<()> {
@@ -219,6 +160,18 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn n_seq_max(&self) -> usize {
         self.n_seq_max
+    }
+
+    /// Threads that compute.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.context.n_threads()
+    }
+
+    /// What candor took of the last decode before llama.cpp began to compute: banks whose vectors
+    /// changed are uploaded then.
+    pub(crate) fn tap_begin(&self) -> std::time::Duration {
+        self.context.tap_begin()
     }
 
     /// Observes the head outputs of exactly these layers, given in ascending order, from the next
@@ -306,67 +259,6 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Computes a batch.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an empty batch, a token without a sequence or a row that is not there,
-    /// [`Error::Unsupported`] for several sequences in one batch of a recurrent or hybrid model,
-    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache
-    /// and for a position beyond [`Session::n_ctx`],
-    /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
-    pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::invalid("batch", "it holds no tokens"));
-        }
-        // llama.cpp reads the first sequence of every token unasked.
-        if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
-            return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
-        }
-        if self.model.is_recurrent() && !batch.is_one_set() {
-            return Err(Error::Unsupported {
-                architecture: self.model.architecture().to_owned(),
-                problem: "it computes the tokens of several sequences in an order of its own: \
-                          decode one sequence at a time"
-                    .to_owned(),
-            });
-        }
-        if batch.len() > self.n_batch {
-            return Err(Error::PromptTooLong {
-                what: "the batch".to_owned(),
-                n_token: batch.len(),
-                n_ctx: self.n_batch,
-            });
-        }
-        // llama.cpp rounds the context up, and aborts at a position that the model did not learn.
-        let last =
-            batch.arrays.positions.iter().max().map_or(0, |&p| usize::try_from(p).unwrap_or(0));
-        if last >= self.n_ctx {
-            return Err(Error::PromptTooLong {
-                what: "the text so far".to_owned(),
-                n_token: last + 1,
-                n_ctx: self.n_ctx,
-            });
-        }
-        self.held.clear();
-        self.n_want = batch.want.len();
-        let width = self.width();
-        self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
-        self.context
-            .decode(&mut batch.arrays, &batch.rows, &batch.want, &mut self.observed)
-            .map_err(|error| match error {
-                DecodeError::Tap(error) => tap_error(self.model, error),
-                DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
-                    what: "the text of all sequences together".to_owned(),
-                    n_token: self.context.n_cell() + 1,
-                    n_ctx: self.context.n_cell(),
-                },
-                DecodeError::Host(code) => Error::Decode {
-                    action: "decode",
-                    problem: format!("code {code}: {}", host::take_complaints()),
-                },
-            })
-    }
-
     /// Logits of the batch's token `i`, F32 `[n_vocab]`.
     ///
     /// # Errors
@@ -386,7 +278,8 @@ impl<'m> Session<'m> {
     pub fn observed(&self, i_layer: usize, i_want: usize) -> &[f32] {
         assert!(i_want < self.n_want, "the last decode observed {} tokens", self.n_want);
         let width = self.width();
-        let start = (i_layer * self.n_want + i_want) * width;
+        let place = self.want_place.get(i_want).copied().unwrap_or(i_want);
+        let start = (i_layer * self.n_want + place) * width;
         &self.observed[start..start + width]
     }
 
@@ -415,39 +308,6 @@ impl<'m> Session<'m> {
     fn width(&self) -> usize {
         let geometry = self.model.geometry();
         geometry.n_head * geometry.d_head
-    }
-}
-
-/// Gives the tap's complaint a name that users know.
-fn tap_error(model: &Model, error: TapError) -> Error {
-    let architecture = model.architecture().to_owned();
-    match error {
-        TapError::NoMemory => Error::Decode {
-            action: "allocate the steering bank",
-            problem: "the device of a layer is out of memory".to_owned(),
-        },
-        TapError::BadArgument => {
-            Error::invalid("row, layer or batch", "out of the session's range")
-        }
-        TapError::WrongWidth { layer, got } => Error::Width {
-            architecture,
-            layer,
-            expected: model.widths().get(layer).copied().unwrap_or(0),
-            got,
-        },
-        TapError::WrongType { layer } => Error::Unsupported {
-            architecture,
-            problem: format!("the attention output of layer {layer} is not contiguous F32"),
-        },
-        TapError::Miscount { layer, got: 0 } => {
-            Error::TapSilent { architecture, layers: vec![layer] }
-        }
-        TapError::Miscount { layer, got } => Error::Unsupported {
-            architecture,
-            problem: format!(
-                "layer {layer} computed {got} tokens of a batch that has another number"
-            ),
-        },
     }
 }
 

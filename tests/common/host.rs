@@ -97,10 +97,7 @@ fn host_params(params: &SessionParams) -> LlamaContextParams {
         Some(true) => LLAMA_FLASH_ATTN_TYPE_ENABLED,
         Some(false) => LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
-    let cache = match params.cache {
-        CacheType::F16 => KvCacheType::F16,
-        CacheType::F32 => KvCacheType::F32,
-    };
+    let cache = KvCacheType::from(params.cache.tensor_type() as llama_cpp_sys_2::ggml_type);
     let n_threads = params.n_threads.expect("both sides need the same number of threads") as i32;
     LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(params.n_ctx as u32))
@@ -112,5 +109,5 @@ fn host_params(params: &SessionParams) -> LlamaContextParams {
         .with_flash_attention_policy(flash_attention)
         .with_type_k(cache)
         .with_type_v(cache)
-        .with_kv_unified(true)
+        .with_kv_unified(params.kv_unified)
 }

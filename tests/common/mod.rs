@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod fixture;
+pub mod heads;
 pub mod host;
 pub mod oracle;
 pub mod place;

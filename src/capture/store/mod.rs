@@ -20,6 +20,7 @@
 //!
 //! [safetensors]: https://github.com/huggingface/safetensors
 
+mod activations;
 mod journal;
 mod layout;
 mod read;

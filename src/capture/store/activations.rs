@@ -2,10 +2,9 @@
 
 use ndarray::Array2;
 
-use super::Activations;
+use super::{RowSet, Store};
 use crate::Site;
-use crate::capture::Store;
-use crate::capture::store::RowSet;
+use crate::probe::Activations;
 
 impl Activations for Store {
     fn n_layer(&self) -> usize {

@@ -1,0 +1,301 @@
+//! The paths beside the plain model.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::form::{Cell, Form, FormArgs, Record, record, text};
+use crate::bench::{
+    BenchPath, Build, Machine, ModelFacts, Overhead, OverheadParams, Phase, Sample, measure,
+};
+use crate::cli::args::{ModelArgs, finite, positive};
+use crate::cli::output::Output;
+use crate::cli::{interrupt, table};
+use crate::steer::Sidecar;
+use crate::{Model, Result};
+
+#[derive(Debug, Args)]
+pub(super) struct OverheadArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// A sidecar to steer with [default: every head of every layer, in random directions].
+    #[arg(long, value_name = "FILE")]
+    steer: Option<PathBuf>,
+
+    /// With --steer: strength in standard deviations [default: the sidecar's own].
+    #[arg(long, value_name = "X", requires = "steer", allow_negative_numbers = true, value_parser = finite)]
+    alpha: Option<f32>,
+
+    /// Tokens of a prefill, over all sequences; 0 measures none.
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    n_prompt: usize,
+
+    /// Tokens to decode one by one in each sequence; 0 measures none.
+    #[arg(short, long, value_name = "N", default_value_t = 128)]
+    n_predict: usize,
+
+    /// Rounds: each gives one sample of every path.
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    rounds: usize,
+
+    /// Sequences in a batch.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    sequences: usize,
+
+    /// Vectors at once, each with a strength of its own, taken by the sequences by turns.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    vectors: usize,
+
+    /// Paths to measure beside `plain`.
+    #[arg(
+        long,
+        value_name = "PATH,…",
+        value_delimiter = ',',
+        default_value = "observe,in-graph,callback,baked"
+    )]
+    paths: Vec<BenchPath>,
+
+    /// Seed of tokens, vectors and the order of the paths.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    #[command(flatten)]
+    form: FormArgs,
+}
+
+/// What `--json` gives.
+#[derive(Serialize)]
+struct Document<'a> {
+    build: Build,
+    machine: Machine,
+    model: ModelFacts,
+    settings: Settings<'a>,
+    #[serde(flatten)]
+    overhead: &'a Overhead,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    n_prompt: usize,
+    n_predict: usize,
+    n_round: usize,
+    n_sequence: usize,
+    n_vector: usize,
+    seed: u64,
+    /// The sidecar's fingerprint; null for the worst case.
+    steer: Option<&'a str>,
+}
+
+impl OverheadArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let form = self.form.of(output);
+        let start = Instant::now();
+        let model = self.model.load()?;
+        let sidecar = self.sidecar(&model)?;
+        let params = OverheadParams {
+            n_prompt: self.n_prompt,
+            n_generate: self.n_predict,
+            n_round: self.rounds,
+            n_sequence: self.sequences,
+            n_vector: self.vectors,
+            paths: self.paths.clone(),
+            vector: sidecar
+                .as_ref()
+                .map(|sidecar| (sidecar.vector.clone(), self.alpha.unwrap_or(sidecar.about.alpha))),
+            seed: self.seed,
+            session: crate::SessionParams {
+                n_ctx: self.model.ctx_size().unwrap_or(1),
+                ..self.model.session(&model)
+            },
+            model: self.model.params(),
+        };
+        let overhead = measure_with_bar(&model, &params, output)?;
+        let fingerprint = sidecar.map(|sidecar| sidecar.fingerprint());
+        let document = Document {
+            build: Build::this(),
+            machine: Machine::this(),
+            model: ModelFacts::of(&model)?,
+            settings: Settings {
+                n_prompt: params.n_prompt,
+                n_predict: params.n_generate,
+                n_round: params.n_round,
+                n_sequence: params.n_sequence,
+                n_vector: params.n_vector,
+                seed: params.seed,
+                steer: fingerprint.as_deref(),
+            },
+            overhead: &overhead,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        match form {
+            Form::Json => output.json(&document),
+            Form::Csv => output.text(&text::csv(&document.records())),
+            Form::Markdown => {
+                output.text(&text::markdown(HEADER, &rows(&overhead)));
+                output.text(&format!("\n{}\n", document.caption()));
+            }
+            Form::Table => {
+                output.fields(&document.facts());
+                output.text("\n");
+                output.text(&table::table(HEADER, &rows(&overhead)));
+            }
+        }
+        for skipped in &overhead.skipped {
+            output.note(format_args!("{} was not measured: {}", skipped.path, skipped.reason));
+        }
+        Ok(())
+    }
+
+    fn sidecar(&self, model: &Model) -> Result<Option<Sidecar>> {
+        let Some(path) = &self.steer else { return Ok(None) };
+        let sidecar = Sidecar::read(path)?;
+        sidecar.check_model(path, model.fingerprint())?;
+        Ok(Some(sidecar))
+    }
+}
+
+/// Measures with a bar that counts the seconds that the plain model would take.
+fn measure_with_bar(model: &Model, params: &OverheadParams, output: Output) -> Result<Overhead> {
+    interrupt::install();
+    let bar = output.progress("measuring", 0);
+    let overhead = measure(model, params, |progress| {
+        bar.set_length(progress.total.as_secs_f64().ceil() as u64);
+        bar.set_position(progress.done.as_secs());
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.finish_and_clear();
+    overhead
+}
+
+const HEADER: [&str; 6] = ["phase", "path", "tokens/s", "ms", "x plain", "low to high"];
+
+fn rows(overhead: &Overhead) -> Vec<[String; 6]> {
+    let row = |sample: &Sample| {
+        let rate = sample.n_token_per_second().map(|rate| format!("{rate:.1}"));
+        [
+            sample.phase.name().to_owned(),
+            sample.path.name().to_owned(),
+            rate.unwrap_or_default(),
+            milliseconds(sample),
+            sample.ratio.map(|r| format!("{:.4}", r.median)).unwrap_or_default(),
+            sample.ratio.map(|r| format!("{:.4} to {:.4}", r.low, r.high)).unwrap_or_default(),
+        ]
+    };
+    overhead.results.iter().map(row).collect()
+}
+
+/// Of a token that is decoded; of all the work otherwise.
+fn milliseconds(sample: &Sample) -> String {
+    let once = sample.median().as_secs_f64() * 1e3;
+    match sample.phase {
+        Phase::Decode => {
+            format!("{:.3}", once / (sample.n_token / sample.n_sequence).max(1) as f64)
+        }
+        _ => format!("{once:.3}"),
+    }
+}
+
+impl Document<'_> {
+    fn device(&self) -> String {
+        let names: Vec<&str> =
+            self.machine.devices.iter().map(|device| device.description.as_str()).collect();
+        names.join(" + ")
+    }
+
+    fn steering(&self) -> String {
+        let vectors = match self.settings.n_vector {
+            1 => String::new(),
+            n => format!(", {n} vectors"),
+        };
+        let which = self.settings.steer.map_or("random directions", |_| "a sidecar's directions");
+        let n = self.overhead.n_head_steered;
+        format!("{n} heads, {which}{vectors}, alpha {}", self.overhead.alphas[0])
+    }
+
+    fn caption(&self) -> String {
+        let name = self.model.name.as_deref().unwrap_or("no name");
+        format!(
+            "{name} ({}, {} parameters, {}); {}, {} threads; steered: {}; {} rounds; candor {}, \
+             llama-cpp-sys-2 {}.",
+            self.model.architecture,
+            table::count(self.model.n_parameter),
+            table::bytes(self.model.n_byte),
+            self.device(),
+            self.overhead.n_threads,
+            self.steering(),
+            self.settings.n_round,
+            self.build.candor,
+            self.build.llama_cpp_sys_2,
+        )
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let memory = &self.overhead.memory;
+        let largest = memory.contexts.iter().filter_map(|context| context.bytes).max();
+        vec![
+            ("model", self.model.path.display().to_string()),
+            (
+                "size",
+                format!(
+                    "{} parameters, {}",
+                    table::count(self.model.n_parameter),
+                    table::bytes(self.model.n_byte)
+                ),
+            ),
+            ("machine", format!("{}, {} threads", self.device(), self.overhead.n_threads)),
+            ("steered", self.steering()),
+            ("sequences", self.settings.n_sequence.to_string()),
+            ("rounds", format!("{} in {:.0} s", self.settings.n_round, self.seconds)),
+            ("banks", table::bytes(memory.bank)),
+            (
+                "context",
+                largest.map_or("unknown".to_owned(), |n| format!("at most {}", table::bytes(n))),
+            ),
+        ]
+    }
+
+    /// A record per result, with everything that it depends on.
+    fn records(&self) -> Vec<Record> {
+        let samples = |sample: &Sample| {
+            let numbers: Vec<String> = sample.samples_ns.iter().map(u64::to_string).collect();
+            numbers.join(" ")
+        };
+        let alphas: Vec<String> = self.overhead.alphas.iter().map(f32::to_string).collect();
+        let of = |sample: &Sample| {
+            let mut cells = record(&self.build, &self.machine, &self.model);
+            cells.extend::<Vec<Cell>>(vec![
+                ("n_threads", self.overhead.n_threads.to_string()),
+                ("n_prompt", self.settings.n_prompt.to_string()),
+                ("n_predict", self.settings.n_predict.to_string()),
+                ("n_round", self.settings.n_round.to_string()),
+                ("seed", self.settings.seed.to_string()),
+                ("steer", self.settings.steer.unwrap_or_default().to_owned()),
+                ("alphas", alphas.join(" ")),
+                ("n_head_steered", self.overhead.n_head_steered.to_string()),
+                ("phase", sample.phase.name().to_owned()),
+                ("path", sample.path.name().to_owned()),
+                ("n_token", sample.n_token.to_string()),
+                ("n_sequence", sample.n_sequence.to_string()),
+                ("n_vector", sample.n_vector.to_string()),
+                ("n_repeat", sample.n_repeat.to_string()),
+                ("median_ns", sample.median().as_nanos().to_string()),
+                ("n_token_per_second", optional(sample.n_token_per_second())),
+                ("ratio_median", optional(sample.ratio.map(|r| r.median))),
+                ("ratio_low", optional(sample.ratio.map(|r| r.low))),
+                ("ratio_high", optional(sample.ratio.map(|r| r.high))),
+                ("samples_ns", samples(sample)),
+            ]);
+            cells
+        };
+        self.overhead.results.iter().map(of).collect()
+    }
+}
+
+fn optional(number: Option<f64>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}

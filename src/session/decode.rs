@@ -1,0 +1,109 @@
+//! One batch through the model.
+
+use super::fault::tap_error;
+use super::{Batch, Session};
+use crate::ffi::context::DecodeError;
+use crate::ffi::host;
+use crate::ffi::tap::{Pass, TapError};
+use crate::{Error, Result};
+
+impl Session<'_> {
+    /// Computes a batch.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty batch, a token without a sequence, one of several sequences
+    /// that have separate caches, or a row that is not there,
+    /// [`Error::Unsupported`] where llama.cpp does not compute the tokens in the order foreseen,
+    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache
+    /// and for a position beyond [`Session::n_ctx`],
+    /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
+    pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
+        self.check(batch)?;
+        self.held.clear();
+        self.n_want = batch.want.len();
+        let width = self.width();
+        self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
+        let order = if batch.is_one_set() { None } else { self.order(batch) };
+        let Some(order) = order else {
+            self.want_place.clear();
+            // Where all tokens are of the same sequences, no split changes their order.
+            let tokens = (!batch.is_one_set()).then(|| batch.arrays.tokens.clone());
+            let pass = Pass { rows: &batch.rows, want: &batch.want, tokens: tokens.as_deref() };
+            let done = self.context.decode(&mut batch.arrays, &pass, &mut self.observed);
+            return done.map_err(|error| self.decode_error(error));
+        };
+        let rows: Vec<_> = order.iter().map(|&i| batch.rows[i]).collect();
+        let tokens: Vec<_> = order.iter().map(|&i| batch.arrays.tokens[i]).collect();
+        let mut place_of = vec![0i32; order.len()];
+        for (&i, place) in order.iter().zip(0..) {
+            place_of[i] = place;
+        }
+        let places: Option<Vec<_>> =
+            batch.want.iter().map(|&i| place_of.get(usize::try_from(i).ok()?).copied()).collect();
+        let places = places.ok_or_else(|| tap_error(self.model, TapError::BadArgument))?;
+        let mut want = places.clone();
+        want.sort_unstable();
+        self.want_place = places.iter().map(|place| want.partition_point(|w| w < place)).collect();
+        let pass = Pass { rows: &rows, want: &want, tokens: Some(&tokens) };
+        let done = self.context.decode(&mut batch.arrays, &pass, &mut self.observed);
+        done.map_err(|error| self.decode_error(error))
+    }
+
+    /// The batch's indices in the order of their computation; `None`: as they are.
+    fn order(&self, batch: &Batch) -> Option<Vec<usize>> {
+        self.split.order(&batch.places()?, self.context.n_ubatch())
+    }
+
+    /// Refuses what llama.cpp would abort at, or refuse without a word.
+    fn check(&self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Err(Error::invalid("batch", "it holds no tokens"));
+        }
+        // llama.cpp reads the first sequence of every token unasked.
+        if let Some(i) = batch.arrays.n_seq.iter().position(|&n| n < 1) {
+            return Err(Error::invalid(format!("token {i}"), "it belongs to no sequence"));
+        }
+        let shared = batch.arrays.n_seq.iter().position(|&n| n > 1);
+        if let Some(i) = shared.filter(|_| self.split.is_separate()) {
+            let problem = "it belongs to several sequences, which have separate KV caches: give \
+                           each its own token, or make the session with kv_unified";
+            return Err(Error::invalid(format!("token {i}"), problem));
+        }
+        if !batch.want.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid("tokens to observe", "they are not in ascending order"));
+        }
+        if batch.len() > self.n_batch {
+            return Err(Error::PromptTooLong {
+                what: "the batch".to_owned(),
+                n_token: batch.len(),
+                n_ctx: self.n_batch,
+            });
+        }
+        // llama.cpp rounds the context up, and aborts at a position that the model did not learn.
+        let last =
+            batch.arrays.positions.iter().max().map_or(0, |&p| usize::try_from(p).unwrap_or(0));
+        if last >= self.n_ctx {
+            return Err(Error::PromptTooLong {
+                what: "the text so far".to_owned(),
+                n_token: last + 1,
+                n_ctx: self.n_ctx,
+            });
+        }
+        Ok(())
+    }
+
+    fn decode_error(&self, error: DecodeError) -> Error {
+        match error {
+            DecodeError::Tap(error) => tap_error(self.model, error),
+            DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
+                what: "the text of all sequences together".to_owned(),
+                n_token: self.context.n_cell() + 1,
+                n_ctx: self.context.n_cell(),
+            },
+            DecodeError::Host(code) => Error::Decode {
+                action: "decode",
+                problem: format!("code {code}: {}", host::take_complaints()),
+            },
+        }
+    }
+}

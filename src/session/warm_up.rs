@@ -1,0 +1,72 @@
+//! The proof that a tap works: one token, before anything is steered.
+
+use super::{Batch, Session};
+use crate::ffi::tap::Reader;
+use crate::{Error, Result};
+
+impl Session<'_> {
+    /// Decodes one token and checks that every attention layer passed through the tap, and that
+    /// what passed is what the output projection reads.
+    pub(super) fn warm_up(&mut self) -> Result<()> {
+        let mut batch = Batch::prompt(&[self.model.warmup_token()]);
+        batch.observe(0);
+        self.decode(&mut batch)?;
+        self.clear();
+        let architecture = || self.model.architecture().to_owned();
+        let tap = self.context.tap();
+        let layers: Vec<_> = self.model.attention_layers().collect();
+        let silent: Vec<_> = layers.iter().copied().filter(|&il| tap.n_seen(il) == 0).collect();
+        if !silent.is_empty() {
+            return Err(Error::TapSilent { architecture: architecture(), layers: silent });
+        }
+        let readers: Vec<_> = layers.iter().map(|&layer| (layer, tap.reader(layer))).collect();
+        match describe(&readers) {
+            None => Ok(()),
+            Some(problem) => Err(Error::Unsupported { architecture: architecture(), problem }),
+        }
+    }
+}
+
+/// What stands between the heads and the output projection, where anything does.
+fn describe(readers: &[(usize, Reader)]) -> Option<String> {
+    let (_, first) = readers.iter().find(|(_, reader)| *reader != Reader::Projection)?;
+    let is_same = |reader: &Reader| reader == first;
+    let layers: Vec<_> =
+        readers.iter().filter(|(_, reader)| is_same(reader)).map(|(layer, _)| layer).collect();
+    let between = match first {
+        Reader::Altered(op) if op == "MUL" => "a gate (MUL)".to_owned(),
+        Reader::Altered(op) if op.ends_with("NORM") => format!("a normalization ({op})"),
+        Reader::Altered(op) => format!("an operation ({op})"),
+        Reader::Projection | Reader::Unread => {
+            return Some(format!(
+                "in layer(s) {layers:?} nothing was found that reads the heads' outputs, so that \
+                 an offset could be lost: use a model of another architecture"
+            ));
+        }
+    };
+    Some(format!(
+        "in layer(s) {layers:?} {between} stands between the heads' outputs and the output \
+         projection, so that an offset added to a head is not what the projection reads: use a \
+         model of an architecture without it"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_stands_between_and_where() {
+        let projected = Reader::Projection;
+        let altered = |op: &str| Reader::Altered(op.to_owned());
+        assert_eq!(describe(&[(0, projected.clone()), (2, projected.clone())]), None);
+        let gate = describe(&[(0, projected.clone()), (1, altered("MUL")), (3, altered("MUL"))]);
+        assert!(
+            gate.is_some_and(|text| text.starts_with("in layer(s) [1, 3] a gate (MUL) stands"))
+        );
+        let norm = describe(&[(0, altered("RMS_NORM"))]);
+        assert!(norm.is_some_and(|text| text.contains("[0] a normalization (RMS_NORM)")));
+        let unread = describe(&[(0, projected), (1, Reader::Unread)]);
+        assert!(unread.is_some_and(|text| text.contains("[1] nothing was found")));
+    }
+}

@@ -1,0 +1,37 @@
+//! What reads a layer's attention output decides whether a head can be steered there; what can is
+//! shown in `tests/architectures.rs`.
+
+mod common;
+
+use std::path::Path;
+
+use candor::{Error, Model, ModelParams, Session, SessionParams};
+use common::fixture::{Arch, Fixture};
+
+fn load(path: &Path) -> Model {
+    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+        .expect("a fixture loads")
+}
+
+#[test]
+fn refuses_a_norm_between_the_heads_and_their_projection_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&Fixture::new(Arch::Bitnet).write(folder.path()));
+    for flash_attention in [Some(true), Some(false)] {
+        let params = SessionParams {
+            n_ctx: 64,
+            n_threads: Some(1),
+            flash_attention,
+            ..SessionParams::default()
+        };
+        let error = Session::new(&model, &params).map(drop).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+        let text = error.to_string();
+        for part in ["`bitnet`", "[0, 1, 2]", "a normalization (RMS_NORM)", "use a model"] {
+            assert!(text.contains(part), "{text}");
+        }
+        // Without a tap there is nothing to refuse.
+        let params = SessionParams { tap: false, ..params };
+        Session::new(&model, &params).map(drop).unwrap();
+    }
+}
