@@ -57,10 +57,14 @@ impl Place {
         host::load_on(path, devices, self.params.n_gpu_layers.expect("and its layers"))
     }
 
-    /// Every architecture, plain and quantized, with flash attention and without.
+    /// Every architecture, plain and quantized, with flash attention and without. The environment
+    /// variable CANDOR_TEST_ARCHS names fewer, for a slow device.
     fn for_every_case(&self, check: impl Fn(&str, &FilePath, SessionParams)) {
         let folder = tempfile::tempdir().expect("a folder");
-        for arch in Arch::ALL {
+        let chosen = std::env::var("CANDOR_TEST_ARCHS").unwrap_or_default();
+        let is_chosen =
+            |arch: &Arch| chosen.is_empty() || chosen.split(',').any(|name| name == arch.name());
+        for arch in Arch::CORE.into_iter().filter(is_chosen) {
             for kind in [TensorType::F32, TensorType::Q4_0] {
                 let path = Fixture::new(arch).quantized(kind).write(folder.path());
                 for flash_attention in [true, false] {
