@@ -102,7 +102,7 @@ fn refuses_a_worker_that_does_not_answer_by_its_address() {
     // Nobody accepts: the greeting waits in vain.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let error = devices(&[address.clone()]).unwrap_err();
+    let error = devices(std::slice::from_ref(&address)).unwrap_err();
     assert!(matches!(&error, Error::Worker { address: named, .. } if *named == address));
     assert!(error.to_string().contains("another may be connected"), "{error}");
     drop(listener);
