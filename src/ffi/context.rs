@@ -37,6 +37,7 @@ pub(crate) struct Context<'m> {
     tap: Tap,
     n_vocab: usize,
     /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
+    is_tapped: bool,
     tap_begin: Duration,
     model: PhantomData<&'m LlamaModel>,
 }
@@ -64,7 +65,14 @@ impl<'m> Context<'m> {
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
         let ptr = NonNull::new(ptr)?;
-        Some(Self { ptr, tap, n_vocab, tap_begin: Duration::ZERO, model: PhantomData })
+        Some(Self {
+            ptr,
+            tap,
+            n_vocab,
+            is_tapped: attached,
+            tap_begin: Duration::ZERO,
+            model: PhantomData,
+        })
     }
 
     pub(crate) fn tap(&self) -> &Tap {
@@ -136,13 +144,18 @@ impl<'m> Context<'m> {
             logits: batch.output.as_mut_ptr(),
         };
         let ptr = self.ptr.as_ptr();
-        let start = Instant::now();
-        let pass = self.tap.pass(pass, out, || {
-            self.tap_begin = start.elapsed();
-            // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
-            unsafe { llama::llama_decode(ptr, raw) }
-        });
-        let (code, verdict) = pass.map_err(DecodeError::Tap)?;
+        // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
+        let decode = || unsafe { llama::llama_decode(ptr, raw) };
+        let (code, verdict) = if self.is_tapped {
+            let start = Instant::now();
+            let pass = self.tap.pass(pass, out, || {
+                self.tap_begin = start.elapsed();
+                decode()
+            });
+            pass.map_err(DecodeError::Tap)?
+        } else {
+            (decode(), Ok(()))
+        };
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
         match NonZeroI32::new(code) {
             Some(code) => Err(DecodeError::Host(code)),
