@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::Path as FilePath;
+use std::process::Stdio;
 
 use candor::device::devices;
 use candor::gguf::Gguf;
@@ -196,6 +198,36 @@ fn the_program_lists_devices_and_workers() {
 
     let error = refusal(candor(folder.path()).args(["devices", "--rpc", "localhost"]));
     assert!(error.contains("expected host:port"), "{error}");
+}
+
+/// llama.cpp ends the program. What it wrote by then stays, and stdout holds nothing else.
+#[test]
+fn a_worker_that_dies_takes_the_program_with_it_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Fixture::new(Arch::Llama).write(folder.path());
+    let mut workers = Workers::start(1);
+    let mut program = std::process::Command::new(assert_cmd::cargo::cargo_bin!("candor"))
+        .args(["run", "-p", "the rain", "-n", "500", "-t", "1", "--steer", "none", "--rpc"])
+        .arg(&workers[0].address)
+        .arg("-m")
+        .arg(&model)
+        .env("CANDOR_CACHE", folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = program.stdout.take().unwrap();
+    let mut first = [0];
+    stdout.read_exact(&mut first).expect("it writes as it goes");
+    workers.kill();
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    let output = program.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("error: llama.cpp ends the program"), "{stderr}");
+    assert!(stderr.contains("RPC server crashed"), "{stderr}");
+    assert!(!String::from_utf8_lossy(&rest).contains("ggml"), "{rest:?}");
 }
 
 #[test]

@@ -21,6 +21,11 @@ impl Workers {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Self { workers: (0..n).map(|_| Worker::start()).collect(), _alone: alone }
     }
+
+    /// Ends them at once.
+    pub fn kill(&mut self) {
+        self.workers.clear();
+    }
 }
 
 impl Deref for Workers {
