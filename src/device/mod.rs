@@ -4,9 +4,10 @@
 //! A **worker** is a process that lends its machine's devices over the network: `candor worker`,
 //! [`serve`], or llama.cpp's own `rpc-server` of the same release. To llama.cpp its devices are GPUs
 //! like any other: they hold weights, caches and steering banks, and steering runs inside their
-//! graphs. Three limits are llama.cpp's own. A worker serves one program at a time. A worker that
-//! dies while it computes takes the program with it (a capture keeps what it wrote, and resumes).
-//! And the protocol has neither authentication nor encryption.
+//! graphs. Some limits are llama.cpp's own. A worker serves one program at a time; a process that
+//! is started meanwhile inherits the connection and keeps it open. A worker that dies takes the
+//! program with it (a capture keeps what it wrote, and resumes). And the protocol has neither
+//! authentication nor encryption.
 
 mod endpoint;
 mod placement;

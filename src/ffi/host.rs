@@ -25,6 +25,8 @@ pub(crate) fn backend() -> ManuallyDrop<LlamaBackend> {
     START.call_once(|| {
         // SAFETY: `sink` has the declared signature, never unwinds and uses no user data.
         unsafe { llama::llama_log_set(Some(sink), std::ptr::null_mut()) };
+        // SAFETY: `last_words` has the declared signature and never unwinds.
+        unsafe { llama::ggml_set_abort_callback(Some(last_words)) };
         // The backend lives as long as the process: its handle is never dropped.
         std::mem::forget(LlamaBackend::init());
     });
@@ -93,6 +95,17 @@ pub(crate) fn divert_stdout(_: bool) -> std::io::Result<std::fs::File> {
     use std::os::windows::io::AsHandle as _;
 
     Ok(std::io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+/// Says why ggml ends the process, in place of its backtrace, for which it calls a debugger that
+/// writes to stdout. A worker that dies comes here.
+unsafe extern "C" fn last_words(text: *const c_char) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: ggml passes a NUL-terminated string that lives for the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let _ = writeln!(std::io::stderr(), "error: llama.cpp ends the program: {text}");
 }
 
 /// The pointer inside a [`LlamaModel`], which its crate keeps to itself.

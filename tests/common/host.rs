@@ -33,6 +33,35 @@ pub fn load(path: &Path) -> LlamaModel {
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Loads a model with layers on these devices of ggml's registry, by name.
+pub fn load_on(path: &Path, devices: &[String], n_gpu_layers: u32) -> LlamaModel {
+    let indices: Vec<usize> = devices.iter().map(|name| index_of(name)).collect();
+    let params = LlamaModelParams::default()
+        .with_n_gpu_layers(n_gpu_layers)
+        .with_devices(&indices)
+        .expect("the devices are there");
+    LlamaModel::load_from_file(backend(), path, &params)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A device's place in ggml's registry. llama-cpp-2's own list asks every device for its memory,
+/// workers that are gone included, and ggml ends the process where none answers.
+fn index_of(name: &str) -> usize {
+    use llama_cpp_sys_2 as llama;
+
+    let name_of = |index| {
+        // SAFETY: the index is below the count; devices and their names are never freed.
+        unsafe {
+            std::ffi::CStr::from_ptr(llama::ggml_backend_dev_name(llama::ggml_backend_dev_get(
+                index,
+            )))
+        }
+    };
+    // SAFETY: reads the registry, which exists since a model was loaded.
+    let n = unsafe { llama::ggml_backend_dev_count() };
+    (0..n).find(|&index| name_of(index).to_str() == Ok(name)).expect("the device is known")
+}
+
 /// Logits of all tokens of one sequence, decoded as one batch with F32 caches: `[n_token, n_vocab]`.
 pub fn logits(model: &LlamaModel, tokens: &[i32], flash_attention: bool) -> Array2<f32> {
     let params = SessionParams {

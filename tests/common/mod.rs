@@ -8,11 +8,14 @@ pub mod fixture;
 pub mod heads;
 pub mod host;
 pub mod oracle;
+pub mod place;
 #[cfg(feature = "cli")]
 pub mod program;
 pub mod quantize;
 pub mod script;
 pub mod steering;
+#[cfg(feature = "cli")]
+pub mod worker;
 
 use std::path::PathBuf;
 
