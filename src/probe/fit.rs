@@ -14,6 +14,7 @@ use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, Array2, ArrayView2, Axis, ShapeBuilder};
 
 use super::Probe;
+use super::start::start;
 use crate::{Error, Result};
 
 /// The gradient's norm per row at which the minimum counts as found: ten times stricter than
@@ -41,9 +42,7 @@ pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
     }
     let log_odds = log_odds(labels)?;
 
-    // Column-major: the gradient runs down the columns.
-    let mut z = Array2::zeros(x.raw_dim().f());
-    z.zip_mut_with(&x, |z, x| *z = f64::from(*x));
+    let mut z = column_major(x);
     let mean = z.sum_axis(Axis(0)) / z.nrows() as f64;
     z -= &mean;
     let scale = (z.iter().map(|z| z * z).sum::<f64>() / z.len() as f64).sqrt();
@@ -52,18 +51,19 @@ pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
     }
     z /= scale;
 
-    // The log-odds are the minimum for w = 0, so the search starts there.
     let n_row = labels.len() as f64;
-    let dataset = DatasetBase::new(z, Array1::from_vec(labels.to_vec()));
-    let mut start = Array1::zeros(x.ncols() + 1);
+    let penalty = 1.0 / (scale * scale);
+    let tolerance = GRADIENT_PER_ROW * n_row;
     // linfa calls the more frequent class positive, and of two equal ones the first that it meets.
-    start[x.ncols()] = log_odds.abs();
+    let positive = if log_odds == 0.0 { labels[0] } else { log_odds > 0.0 };
+    let is_positive = labels.iter().map(|&label| label == positive);
+    let start = start(&z, is_positive, log_odds.abs(), penalty, 0.5 * tolerance);
     let fitted = LogisticRegression::default()
-        .alpha(1.0 / (scale * scale))
+        .alpha(penalty)
         .max_iterations(MAX_ITERATIONS)
-        .gradient_tolerance(GRADIENT_PER_ROW * n_row)
+        .gradient_tolerance(tolerance)
         .initial_params(start)
-        .fit(&dataset)
+        .fit(&DatasetBase::new(z, Array1::from_vec(labels.to_vec())))
         .map_err(|error| invalid(error.to_string()))?;
 
     let sign = if fitted.labels().pos.class { 1.0 } else { -1.0 };
@@ -74,6 +74,20 @@ pub fn fit_probe(x: ArrayView2<f32>, labels: &[bool]) -> Result<Probe> {
         return Err(invalid("the minimization ran out of range".into()));
     }
     Ok(probe)
+}
+
+/// The same in F64 and column by column, as the gradient runs. Some rows at a time, which a cache
+/// holds.
+fn column_major(x: ArrayView2<f32>) -> Array2<f64> {
+    const N_ROW: usize = 64;
+    let mut z = Array2::zeros(x.raw_dim().f());
+    for (mut z, x) in z.axis_chunks_iter_mut(Axis(0), N_ROW).zip(x.axis_chunks_iter(Axis(0), N_ROW))
+    {
+        for (mut z, x) in z.columns_mut().into_iter().zip(x.columns()) {
+            z.zip_mut_with(&x, |z, x| *z = f64::from(*x));
+        }
+    }
+    z
 }
 
 /// ln(true / false) of the labels.

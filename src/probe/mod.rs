@@ -7,6 +7,7 @@
 mod activations;
 mod fit;
 mod rank;
+mod start;
 
 use ndarray::{ArrayView1, ArrayView2};
 
