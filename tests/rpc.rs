@@ -14,7 +14,7 @@ use candor::gguf::Gguf;
 use candor::steer::{About, DirectionKind, Positions, Sidecar};
 use candor::{Error, Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
-use common::place::Place;
+use common::place::{Place, TOLERANCE};
 use common::program::{candor, json, refusal};
 use common::steering::vector;
 use common::worker::Workers;
@@ -38,6 +38,7 @@ fn for_every_place(check: impl Fn(&Place)) {
         },
         // llama.cpp shares the layers out by free memory.
         layers: [vec![both[0].clone()], both.to_vec(), both.to_vec()],
+        tolerance: TOLERANCE,
     });
 }
 
