@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path as FilePath;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use candor::gguf::Gguf;
 use candor::steer::{About, DirectionKind, Positions, Sidecar};
 use candor::{Error, Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
-use common::place::Place;
+use common::place::{Place, TOLERANCE};
 use common::program::{candor, json, refusal};
 use common::steering::vector;
 use common::worker::Workers;
@@ -38,6 +38,7 @@ fn for_every_place(check: impl Fn(&Place)) {
         },
         // llama.cpp shares the layers out by free memory.
         layers: [vec![both[0].clone()], both.to_vec(), both.to_vec()],
+        tolerance: TOLERANCE,
     });
 }
 
@@ -207,19 +208,25 @@ fn a_worker_that_dies_takes_the_program_with_it_and_says_so() {
     let model = Fixture::new(Arch::Llama).write(folder.path());
     let mut workers = Workers::start(1);
     let mut program = std::process::Command::new(assert_cmd::cargo::cargo_bin!("candor"))
-        .args(["run", "-p", "the rain", "-n", "500", "-t", "1", "--steer", "none", "--rpc"])
+        .args(["chat", "--temp", "0", "-n", "4", "-t", "1", "--steer", "none", "--rpc"])
         .arg(&workers[0].address)
         .arg("-m")
         .arg(&model)
         .env("CANDOR_CACHE", folder.path())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut stdin = program.stdin.take().unwrap();
     let mut stdout = program.stdout.take().unwrap();
+    stdin.write_all(b"the rain\n").unwrap();
     let mut first = [0];
     stdout.read_exact(&mut first).expect("it writes as it goes");
     workers.kill();
+    // A second answer cannot be computed; it may have died in the first.
+    let _ = stdin.write_all(b"again\n");
+    drop(stdin);
     let mut rest = Vec::new();
     stdout.read_to_end(&mut rest).unwrap();
     let output = program.wait_with_output().unwrap();

@@ -12,8 +12,12 @@ use super::host;
 use super::script::{Script, decode};
 use super::steering::{bits, distance, distance_of, vector};
 
-/// What F16 roundings and another order of sums explain, as a part of the largest logit.
-const TOLERANCE: f64 = 2e-3;
+/// What F16 roundings and another order of sums explain, as a part of the largest logit: on a
+/// processor.
+pub const TOLERANCE: f64 = 2e-3;
+/// The same on a GPU, which multiplies matrices in F16, in another way for other batch sizes.
+/// Mesa's llvmpipe moves unsteered logits of an F32 model by up to 3.7e-3.
+pub const GPU_TOLERANCE: f64 = 2e-2;
 /// The same between two devices where the weights are quantized: each has kernels of its own for
 /// them, which round the activations, too.
 const QUANTIZED_TOLERANCE: f64 = 2e-2;
@@ -30,6 +34,8 @@ pub struct Place {
     pub params: ModelParams,
     /// The devices that may compute a layer, by name.
     pub layers: [Vec<String>; N_LAYER],
+    /// Largest difference of logits that batches of other sizes, or the processor, may make.
+    pub tolerance: f64,
 }
 
 impl Place {
@@ -44,6 +50,7 @@ impl Place {
                 rpc: rpc.iter().map(|&address| address.to_owned()).collect(),
             },
             layers: [0, 1, 2].map(|layer| vec![on(layer).to_owned()]),
+            tolerance: if rpc.is_empty() { GPU_TOLERANCE } else { TOLERANCE },
         }
     }
 
@@ -155,10 +162,13 @@ impl Place {
                 .each_ref()
                 .map(|model| plain.play(&mut Session::new(model, &params).unwrap()).unwrap());
             assert!(distance_of(&plain, &there) > 0.05, "{name}: nothing was steered");
-            let tolerance = if name.contains("q4_0") { QUANTIZED_TOLERANCE } else { TOLERANCE };
             let unsteered = distance_of(&plain, &plain_here);
             let logits = distance_of(&there, &here);
             let observed = distance(seen_there.into_iter().map(f64::from), &seen_here);
+            // Where the devices differ without steering, they may differ as much again with it.
+            let quantized = name.contains("q4_0");
+            let tolerance = if quantized { QUANTIZED_TOLERANCE } else { self.tolerance };
+            let tolerance = tolerance.max(2.0 * unsteered);
             println!(
                 "{name}: plain {unsteered:.1e}, steered {logits:.1e}, observed {observed:.1e}"
             );
@@ -188,7 +198,7 @@ impl Place {
                 .fold(Script::new(), |script, seq| script.sequence(seq, tokens(seq), seq + 1));
             let steered = together.play(&mut session).unwrap();
             let distance = distance_of(&[alone], &steered);
-            assert!(distance < TOLERANCE, "{name}: {distance:e}");
+            assert!(distance < self.tolerance, "{name}: {distance:e}");
 
             // One of them on row 0 is not touched by the others.
             let mixed = together.steered(|_, token| if token.seqs == [2] { 0 } else { token.row });
@@ -254,7 +264,7 @@ impl Place {
                 script.play(&mut session).unwrap()
             });
             let distance = distance_of(&large, &small);
-            assert!(distance < TOLERANCE, "{name}: {distance:e}");
+            assert!(distance < self.tolerance, "{name}: {distance:e}");
         });
     }
 }
