@@ -7,7 +7,8 @@
 //! minimize as it stands. So it is minimized in other coordinates, z = (x - mean) / scale with *one*
 //! scale for all values, and u = scale w: the intercept is free to absorb the mean, and the penalty
 //! becomes `u·u / (2 scale²)`. That is the same objective with the same minimum, not a scaling of
-//! features, which would have weighed the penalty anew.
+//! features, which would have weighed the penalty anew. The search starts where a few Newton steps
+//! end (`start.rs`).
 
 use linfa::{DatasetBase, traits::Fit};
 use linfa_logistic::LogisticRegression;
