@@ -97,7 +97,6 @@ pub(super) fn start(
         }
         if factor.is_none() {
             factor = objective.curvature(&point.p);
-            println!("  chord {}", point.slope);
         }
         let Some(step) = factor.as_ref().and_then(|l| solve(l, point.gradient.view())) else {
             break;
