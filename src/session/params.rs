@@ -2,7 +2,7 @@
 
 use super::CacheType;
 
-/// How to make a [`Session`].
+/// How to make a [`Session`](super::Session).
 #[derive(Debug, Clone)]
 pub struct SessionParams {
     /// Tokens that the KV cache holds, over all sequences; 0: what the model was trained with.
@@ -31,7 +31,7 @@ pub struct SessionParams {
     pub in_graph: bool,
     /// Rows of the banks, row 0 (nothing) included: one more than vectors in use at once.
     pub n_row: usize,
-    /// Layers to observe at first, ascending: see [`Session::observe`].
+    /// Layers to observe at first, ascending: see [`Session::observe`](super::Session::observe).
     pub observe: Vec<usize>,
 }
 
