@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod bench;
@@ -12,6 +12,7 @@ pub mod device;
 mod error;
 pub mod eval;
 pub mod export;
+#[allow(unsafe_code)]
 mod ffi;
 mod file;
 mod fingerprint;
