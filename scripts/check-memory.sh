@@ -9,7 +9,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # What the tap is tested by: its own tests, and those that steer and observe through it.
-TAP=(--lib --test steering --test steering_errors --test capture)
+TAP=(--lib --test steering --test steering_errors --test sequences --test sequence_changes --test cache --test readers --test capture)
+# What asks for the memory of the process: here that is the tool's, too.
+SKIP=(--skip sees_memory_that_is_used)
 
 need() {
     command -v "$1" >/dev/null || {
@@ -30,7 +32,8 @@ address() {
     export CFLAGS="-fsanitize=address -fno-omit-frame-pointer" CXXFLAGS="-fsanitize=address -fno-omit-frame-pointer"
     # A read of one byte too many stops the run; so does memory that nothing points to at the end.
     export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
-    cargo test --release --locked --no-fail-fast --target "$(triple)" --target-dir target/address "${TAP[@]}" "$@"
+    cargo test --release --locked --no-fail-fast --target "$(triple)" --target-dir target/address "${TAP[@]}" "$@" \
+        -- "${SKIP[@]}"
 }
 
 valgrind() {
@@ -39,8 +42,7 @@ valgrind() {
     local runner
     runner=CARGO_TARGET_$(triple | tr 'a-z-' 'A-Z_')_RUNNER
     export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite --fair-sched=yes"
-    # Some tests are about time or run for minutes here; these are about memory.
-    cargo test --release --locked --no-fail-fast --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1
+    cargo test --release --locked --no-fail-fast --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1 "${SKIP[@]}"
 }
 
 miri() {
