@@ -41,7 +41,7 @@ valgrind() {
     export RUSTFLAGS="-Ctarget-cpu=x86-64-v3"
     local runner
     runner=CARGO_TARGET_$(triple | tr 'a-z-' 'A-Z_')_RUNNER
-    export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite --fair-sched=yes"
+    export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes"
     cargo test --release --locked --no-fail-fast --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1 "${SKIP[@]}"
 }
 
