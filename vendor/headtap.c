@@ -23,7 +23,7 @@ struct layer {
     float  * host;   /* [n_row, width], NULL until a row is set                            */
     bool   * loaded; /* [n_row] the row adds something                                     */
     int32_t  n_loaded;
-    bool     stale;  /* host was rewritten since the bank was                              */
+    int32_t  stale_from, stale_to; /* rows of host that were rewritten since the bank was  */
 
     ggml_backend_buffer_type_t buft;  /* of the node, as last seen                         */
     ggml_backend_buffer_type_t home;  /* of the bank: the node's when it was allocated     */
@@ -38,8 +38,7 @@ struct layer {
     /* What reads the node, learned in the first pass. */
     enum headtap_reader reader;
     const char        * reader_op; /* ggml's name of the operation that alters it, else NULL */
-    int32_t             found;     /* size of the rotation on the way to the projection      */
-    int32_t             rotation;  /* the same, once the first pass is over                  */
+    int32_t             rotation;  /* its size on the way to the projection, 0: none         */
     char carrier[GGML_MAX_NAME];   /* the last node that only carries the values on          */
 
     int32_t seen_width;
@@ -161,6 +160,19 @@ static void negate_zeros(float * values, int32_t width) {
 
 /* ---- the plan --------------------------------------------------------------------------- */
 
+/* Rows `from` to `to` - 1 are to be uploaded, too. */
+static void mark_stale(struct layer * layer, int32_t from, int32_t to) {
+    const bool any = layer->stale_from < layer->stale_to;
+    layer->stale_from = any && layer->stale_from < from ? layer->stale_from : from;
+    layer->stale_to   = any && layer->stale_to > to ? layer->stale_to : to;
+}
+
+/* The size of the layer's rotation. Nothing is rotated before the first pass is over, which finds
+ * out. */
+static int32_t rotation_of(const struct headtap * tap, const struct layer * layer) {
+    return tap->learned ? layer->rotation : 0;
+}
+
 static struct layer * layer_at(const struct headtap * tap, int32_t il) {
     return il >= 0 && il < tap->n_layer && tap->layers[il].width > 0 ? &tap->layers[il] : NULL;
 }
@@ -201,12 +213,12 @@ enum headtap_status headtap_set_row(struct headtap * tap, int32_t il, int32_t ro
     memset(dst, 0, width * sizeof(float));
     if (offset) {
         memcpy(dst, offset, width * sizeof(float));
-        rotate(dst, layer->width, layer->rotation);
+        rotate(dst, layer->width, rotation_of(tap, layer));
     }
     negate_zeros(dst, layer->width);
     layer->n_loaded += (offset != NULL) - (int32_t) layer->loaded[row];
     layer->loaded[row] = offset != NULL;
-    layer->stale       = true;
+    mark_stale(layer, row, row + 1);
     return HEADTAP_OK;
 }
 
@@ -260,7 +272,7 @@ static enum headtap_status add_pool(struct headtap * tap, ggml_backend_buffer_ty
         if (supported) {
             layer->bank  = bank;
             layer->pool  = tap->n_pool;
-            layer->stale = true;
+            mark_stale(layer, 0, tap->n_row);
         }
     }
     ggml_free(scratch);
@@ -291,9 +303,11 @@ static enum headtap_status upload(struct headtap * tap, bool same_rows) {
                 return status;
             }
         }
-        if (layer->bank && layer->stale) {
-            ggml_backend_tensor_set(layer->bank, layer->host, 0, ggml_nbytes(layer->bank));
-            layer->stale = false;
+        if (layer->bank && layer->stale_from < layer->stale_to) {
+            const size_t first = (size_t) layer->stale_from * (size_t) layer->width;
+            const size_t last  = (size_t) layer->stale_to * (size_t) layer->width;
+            ggml_backend_tensor_set(layer->bank, layer->host + first, first * sizeof(float), (last - first) * sizeof(float));
+            layer->stale_from = layer->stale_to = 0;
         }
     }
     for (int32_t i = same_rows ? tap->n_fresh : 0; i < tap->n_pool; ++i) {
@@ -359,7 +373,6 @@ static void settle(struct headtap * tap) {
     tap->learned = true;
     for (int32_t il = 0; il < tap->n_layer; ++il) {
         struct layer * layer = &tap->layers[il];
-        layer->rotation = layer->found;
         for (int32_t i = 0; layer->observed && i < pass->n_want; ++i, out += tap->max_width) {
             rotate(out, layer->width, layer->rotation);
         }
@@ -367,7 +380,7 @@ static void settle(struct headtap * tap) {
             float * offset = layer->host + (size_t) layer->width * (size_t) row;
             rotate(offset, layer->width, layer->rotation);
             negate_zeros(offset, layer->width);
-            layer->stale = true;
+            mark_stale(layer, row, row + 1);
         }
         for (int32_t i = 0; layer->rotation && layer->n_loaded > 0 && i < pass->n_token; ++i) {
             if (layer->loaded[tap->rows[i]]) {
@@ -478,7 +491,7 @@ static void learn(struct headtap * tap, const struct ggml_tensor * t) {
         struct layer * layer = origin(tap, t);
         if (layer) {
             memcpy(layer->carrier, t->name, sizeof(layer->carrier));
-            layer->found = is_rotation(t) ? (int32_t) t->src[0]->ne[0] : layer->found;
+            layer->rotation = is_rotation(t) ? (int32_t) t->src[0]->ne[0] : layer->rotation;
         }
         return;
     }
@@ -599,7 +612,7 @@ static void read_wanted(struct headtap * tap, struct layer * layer, struct ggml_
         }
         float * dst = pass->out + (slab + (size_t) layer->i_want) * (size_t) tap->max_width;
         ggml_backend_tensor_get(t, dst, (size_t) i * t->nb[1], (size_t) layer->width * sizeof(float));
-        rotate(dst, layer->width, layer->rotation);
+        rotate(dst, layer->width, rotation_of(tap, layer));
     }
 }
 
@@ -690,7 +703,7 @@ const char * headtap_reader_op(const struct headtap * tap, int32_t il) {
 
 int32_t headtap_rotation(const struct headtap * tap, int32_t il) {
     const struct layer * layer = layer_at(tap, il);
-    return layer ? layer->rotation : 0;
+    return layer ? rotation_of(tap, layer) : 0;
 }
 
 int32_t headtap_failed_layer(const struct headtap * tap) {
