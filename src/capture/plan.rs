@@ -29,6 +29,16 @@ impl Text {
         Self { tokens, row: 0, steer_from: 0 }
     }
 
+    /// The text without its first `n` tokens.
+    #[must_use]
+    pub fn after(&self, n: usize) -> Self {
+        Self {
+            tokens: self.tokens.get(n..).unwrap_or_default().to_vec(),
+            row: self.row,
+            steer_from: self.steer_from.saturating_sub(n),
+        }
+    }
+
     /// The key of one token in the tree.
     fn key(&self, position: usize) -> (i32, usize) {
         (self.tokens[position], if position >= self.steer_from { self.row } else { 0 })
@@ -68,6 +78,16 @@ impl PlannedBatch {
     /// If the list is shorter than the one that was planned.
     #[must_use]
     pub fn to_batch(&self, texts: &[Text]) -> (Batch, Vec<Vec<usize>>) {
+        self.to_batch_at(texts, 0)
+    }
+
+    /// The same for texts that continue what their sequences hold already: their first tokens stand
+    /// at position `start`.
+    ///
+    /// # Panics
+    /// If the list is shorter than the one that was planned.
+    #[must_use]
+    pub fn to_batch_at(&self, texts: &[Text], start: usize) -> (Batch, Vec<Vec<usize>>) {
         let mut tree = Tree::default();
         for (seq, text) in texts[self.texts.clone()].iter().enumerate() {
             tree.insert(text, seq);
@@ -77,7 +97,7 @@ impl PlannedBatch {
         let mut stack: Vec<usize> = tree.roots.iter().rev().copied().collect();
         while let Some(n) = stack.pop() {
             let node = &tree.nodes[n];
-            let i = batch.push(node.key.0, node.position, &node.seqs);
+            let i = batch.push(node.key.0, start + node.position, &node.seqs);
             batch.steer(i, node.key.1);
             for &seq in &node.seqs {
                 paths[seq].push(i);

@@ -42,7 +42,7 @@ impl Evaluator<'_> {
                 for &i in paths.iter().flat_map(|path| &path[..path.len() - 1]) {
                     batch.output(i);
                 }
-                self.session.clear();
+                self.empty_sequences(paths.len(), 0)?;
                 self.session.decode(&mut batch)?;
                 for (pair, first) in paths.chunks_exact(2).zip(planned.texts.clone().step_by(2)) {
                     let tokens = &texts[first].tokens;

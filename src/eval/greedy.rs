@@ -31,6 +31,7 @@ impl Evaluator<'_> {
         let mut sampler = Sampler::new(&SamplingParams::greedy());
         let mut stream = TextStream::until(&["Q:", "\n"]);
         let steering = if self.row == 0 { Steering::Off } else { Steering::Generated(self.row) };
+        self.held.clear();
         let mut generation = self.session.generate(&tokens, steering)?;
         for _ in 0..n_predict {
             let Some(token) = generation.next(&mut sampler)? else { break };

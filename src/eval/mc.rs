@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Evaluator, log_sum_exp};
-use crate::capture::plan::{Text, plan};
+use super::Evaluator;
+use crate::capture::plan::Text;
 use crate::data::{PromptForm, Question};
 use crate::{Error, Result, Special};
 
@@ -68,7 +68,7 @@ impl Evaluator<'_> {
     ///
     /// The text is `preamble` and the prompt form; answers get a final full stop. Every position
     /// whose output predicts an answer token is steered, from the last prompt token on. What texts
-    /// have in common is computed once.
+    /// have in common is computed once, the preamble once for all calls with the same.
     ///
     /// # Errors
     /// [`Error::Invalid`] where no question has both, and what planning and decoding give.
@@ -107,27 +107,14 @@ impl Evaluator<'_> {
                 n_prompts.push(n_prompt);
             }
         }
-        let mut scores = Vec::with_capacity(texts.len());
-        let name = |i: usize| format!("answer {i} with its prompt");
-        for planned in plan(&texts, self.limits, name)? {
-            let (mut batch, paths) = planned.to_batch(&texts);
-            for (path, text) in paths.iter().zip(planned.texts.clone()) {
-                for &i in &path[n_prompts[text] - 1..path.len() - 1] {
-                    batch.output(i);
-                }
-            }
-            self.session.clear();
-            self.session.decode(&mut batch)?;
-            for (path, text) in paths.iter().zip(planned.texts.clone()) {
-                let mut sum = 0.0;
-                for position in n_prompts[text]..path.len() {
-                    let logits = self.session.logits(path[position - 1])?;
-                    let token = usize::try_from(texts[text].tokens[position]).unwrap_or(0);
-                    sum += f64::from(logits[token]) - log_sum_exp(logits);
-                }
-                scores.push(sum);
-            }
+        let mut preamble = self.model().tokenize(preamble, Special::Start);
+        for text in &texts {
+            let n_shared = preamble.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
+            preamble.truncate(n_shared.min(text.steer_from));
         }
+        self.hold(&preamble)?;
+        let name = |i: usize| format!("answer {i} with its prompt");
+        let scores = self.log_probabilities(&texts, &n_prompts, name)?;
         let mut scores = scores.into_iter();
         Ok(questions
             .iter()

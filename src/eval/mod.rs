@@ -8,6 +8,7 @@ pub mod cross_validation;
 mod divergence;
 mod greedy;
 mod mc;
+mod read;
 
 use crate::capture::plan::Limits;
 use crate::session::{Session, SessionParams};
@@ -17,11 +18,14 @@ use crate::{Error, Model, Result};
 pub use self::divergence::Divergence;
 pub use self::greedy::{Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
+pub use self::read::TokenCount;
 
 /// The bank row that evaluations steer with.
 const ROW: usize = 1;
 /// Texts scored in one batch.
 const N_SEQ: usize = 64;
+/// The sequence that holds what all texts begin with.
+const HOLDER: usize = N_SEQ;
 /// Most memory for the logits of a batch, in bytes.
 const LOGITS_BYTES: usize = 256 << 20;
 
@@ -30,6 +34,9 @@ pub struct Evaluator<'m> {
     session: Session<'m>,
     limits: Limits,
     row: usize,
+    /// What sequence [`HOLDER`] holds.
+    held: Vec<i32>,
+    n_token: TokenCount,
 }
 
 impl<'m> Evaluator<'m> {
@@ -59,15 +66,17 @@ impl<'m> Evaluator<'m> {
         // Every token of a batch may want its logits.
         let n_logits = LOGITS_BYTES / (4 * model.n_vocab().max(1));
         let limits = Limits { n_token: n_logits.clamp(64, 512), longest, n_seq: N_SEQ };
-        let n_token = limits.n_token.max(longest);
         let params = SessionParams {
-            n_ctx: n_token,
-            n_batch: n_token,
-            n_seq_max: N_SEQ,
+            // Room for what is held beside a batch.
+            n_ctx: longest + limits.n_token,
+            n_batch: limits.n_token.max(longest),
+            n_seq_max: N_SEQ + 1,
             kv_unified: true,
             ..params
         };
-        Ok(Self { session: Session::new(model, &params)?, limits, row: 0 })
+        let session = Session::new(model, &params)?;
+        let (held, n_token) = (Vec::new(), TokenCount::default());
+        Ok(Self { session, limits, row: 0, held, n_token })
     }
 
     /// Steers what is measured from now on by `alpha * sigma * theta` of a vector's heads, or by
