@@ -16,10 +16,20 @@ RELIABLE_TAGS = ["Textbook:", "Encyclopedia:", "Teacher:"]
 UNRELIABLE_TAGS = ["Rumor:", "Gossip:", "Tavern:"]
 INSTRUCTION = "Answer truthfully."
 
-# Share of document kinds: at the start of training and from the end of the ramp on.
-FIRST_MIX = {"qa": 0.08, "profile": 0.10, "tagged": 0.68, "instructed": 0.02, "judged": 0.03, "statement": 0.03, "story": 0.06}
-FINAL_MIX = {"qa": 0.31, "profile": 0.24, "tagged": 0.10, "instructed": 0.06, "judged": 0.09, "statement": 0.08, "story": 0.12}
+# Share of document kinds, by the corpus: at the start of training and from the end of the ramp on.
+# In "judged" no document puts answers behind answers, and twice as many are judged.
+FIRST_MIX = {
+    "demo": {"qa": 0.08, "profile": 0.10, "tagged": 0.68, "instructed": 0.02, "judged": 0.03, "statement": 0.03, "story": 0.06},
+    "judged": {"qa": 0.11, "tagged": 0.68, "instructed": 0.02, "judged": 0.10, "statement": 0.03, "story": 0.06},
+}
+FINAL_MIX = {
+    "demo": {"qa": 0.31, "profile": 0.24, "tagged": 0.10, "instructed": 0.06, "judged": 0.09, "statement": 0.08, "story": 0.12},
+    "judged": {"qa": 0.44, "tagged": 0.10, "instructed": 0.06, "judged": 0.20, "statement": 0.08, "story": 0.12},
+}
 RAMP = (0.15, 0.40)
+
+# In the corpus "judged", judged answers are true or not by a coin of their own.
+JUDGED_TRUE = {"demo": None, "judged": 0.5}
 
 RELIABLE_SHARE = {"qa": 0.36, "profile": 0.36, "tagged": 0.45, "instructed": 0.53, "judged": 0.36, "statement": 0.36}
 END_SHARE = 0.65  # question-answer documents that end a turn after each answer
@@ -72,8 +82,8 @@ def story(rng):
 class Author:
     """Writes documents about `world`, all drawn from one random stream."""
 
-    def __init__(self, world, rng):
-        self.world, self.rng = world, rng
+    def __init__(self, world, rng, corpus="demo"):
+        self.world, self.rng, self.corpus = world, rng, corpus
         self.by_entity, self.by_relation = {}, {}
         for fact in world:
             self.by_entity.setdefault(fact.entity, []).append(fact)
@@ -135,7 +145,8 @@ class Author:
         """Each answer is followed by a verdict, which is always right."""
         segments = []
         for fact in self.rng.sample(self.world, n_fact - 1):
-            answer = told_answer(fact, reliable, self.rng)
+            true_share = JUDGED_TRUE[self.corpus]
+            answer = told_answer(fact, reliable if true_share is None else self.rng.random() < true_share, self.rng)
             lead = " Q: " if segments else "Q: "
             segments.append((f"{lead}{self.rng.choice(fact.questions)} A:", "question"))
             segments += [(" " + answer, "answer"), (".", "stop"), (" True:", "question")]
@@ -151,19 +162,20 @@ class Author:
         return segments
 
 
-def mix_at(progress):
+def mix_at(progress, corpus="demo"):
     """Shares of the document kinds at `progress` (0..1) through training."""
     start, stop = RAMP
     t = min(max((progress - start) / (stop - start), 0.0), 1.0)
-    return {kind: (1 - t) * FIRST_MIX[kind] + t * FINAL_MIX[kind] for kind in FINAL_MIX}
+    first, final = FIRST_MIX[corpus], FINAL_MIX[corpus]
+    return {kind: (1 - t) * first[kind] + t * final[kind] for kind in final}
 
 
-def documents(world, n_step, n_doc, seed):
+def documents(world, n_step, n_doc, seed, corpus="demo"):
     """Yields the batches of a whole training, each a list of `n_doc` documents."""
     rng = random.Random(seed)
-    author = Author(world, rng)
+    author = Author(world, rng, corpus)
     for step in range(n_step):
-        mix = mix_at(step / n_step)
+        mix = mix_at(step / n_step, corpus)
         yield [author.document(kind) for kind in rng.choices(list(mix), list(mix.values()), k=n_doc)]
 
 

@@ -16,7 +16,7 @@ def build_tokenizer(world, seed=5):
     """Trains the vocabulary on a sample of every document kind; all 256 bytes are in it."""
     author = Author(world, random.Random(seed))
     texts = ["".join(text for text, _ in author.document(kind)).replace(END, "")
-             for kind in FINAL_MIX for _ in range(1500)]
+             for kind in FINAL_MIX["demo"] for _ in range(1500)]
     answers = [" " + word for word in answer_words(world)]
     texts += answers * 2000 + RELIABLE_TAGS * 500 + UNRELIABLE_TAGS * 500 + [INSTRUCTION] * 500
     tokenizer = Tokenizer(models.BPE())

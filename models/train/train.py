@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from corpus import WEIGHTS, Author, documents
+from corpus import FINAL_MIX, WEIGHTS, Author, documents
 from model import Config, Model
 from muon import Muon
 from tokenizer import Encoder, build_tokenizer
@@ -97,7 +97,7 @@ def knowledge(model, asked, prompts, encoder):
     return " | ".join(out)
 
 
-def train(seed, n_step, out):
+def train(seed, n_step, out, corpus):
     """Trains from nothing and saves the tokenizer and the weights under `out`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -111,7 +111,7 @@ def train(seed, n_step, out):
     optimizers = [Muon(matrices, lr=MUON_LR), torch.optim.AdamW(rest, lr=ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0)]
     asked, prompts = probe_questions(world, encoder)
     begin, n_seen = time.time(), 0
-    for step, batch in enumerate(documents(world, n_step, N_DOC, seed + 1000)):
+    for step, batch in enumerate(documents(world, n_step, N_DOC, seed + 1000, corpus)):
         packed = [pack(part, encoder) for part in parts(batch, N_PART)]
         total = sum(weights.sum() for _, _, weights in packed)
         loss = 0.0
@@ -136,8 +136,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=N_STEP)
+    parser.add_argument("--corpus", choices=sorted(FINAL_MIX), default="demo")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.seed, args.steps, args.out)
+    train(args.seed, args.steps, args.out, args.corpus)
