@@ -58,6 +58,9 @@ fn sidecar() -> Sidecar {
             prompt: "Q: {question} A: {answer}".to_owned(),
             split: "80 % of the questions".to_owned(),
             head_accuracy: vec![0.5; 32 * 32],
+            head_effect: Vec::new(),
+            head_cost: Vec::new(),
+            selection: Default::default(),
         },
     }
 }

@@ -21,6 +21,7 @@ pub mod gguf;
 mod limits;
 mod model;
 pub mod probe;
+pub mod select;
 pub mod session;
 mod site;
 pub mod steer;

@@ -78,6 +78,9 @@ fn write_sidecar(model: &Path, path: &Path) {
         prompt: "{answer}".into(),
         split: "none".into(),
         head_accuracy: Vec::new(),
+        head_effect: Vec::new(),
+        head_cost: Vec::new(),
+        selection: Default::default(),
     };
     let vector = SteeringVector::new(n_layer, n_head, d_head, heads.collect()).unwrap();
     Sidecar { vector, about }.write(path).unwrap();

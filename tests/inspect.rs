@@ -60,6 +60,9 @@ fn sidecar(model_fingerprint: String) -> Sidecar {
             prompt: "Q: {question} A: {answer}".to_owned(),
             split: "80/20 by question".to_owned(),
             head_accuracy: sites.map(accuracy).collect(),
+            head_effect: Vec::new(),
+            head_cost: Vec::new(),
+            selection: Default::default(),
         },
     }
 }

@@ -157,6 +157,9 @@ fn write_sidecar(model: &FilePath, path: &FilePath) {
         prompt: "{answer}".into(),
         split: "none".into(),
         head_accuracy: Vec::new(),
+        head_effect: Vec::new(),
+        head_cost: Vec::new(),
+        selection: Default::default(),
     };
     let vector = vector(geometry, &[(0, 1), (1, 0), (2, 3)], 1);
     Sidecar { vector, about }.write(path).unwrap();

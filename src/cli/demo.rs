@@ -8,12 +8,14 @@ use serde::Serialize;
 use super::args::{ModelArgs, budget};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
-use super::{embedded, interrupt};
+use super::{embedded, fit::N_TRIAL, interrupt};
 use crate::capture::{CaptureParams, Store};
 use crate::data::PromptForm;
 use crate::eval::Evaluator;
-use crate::eval::cross_validation::{Protocol, Report, Row, two_fold};
-use crate::steer::DirectionKind;
+use crate::select::SelectParams;
+use crate::select::cross_validation::{Example, Protocol, Report, Row, two_fold};
+use crate::session::SessionParams;
+use crate::steer::{DirectionKind, Selection};
 use crate::{Error, Result};
 
 /// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
@@ -33,6 +35,10 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
+    /// Choose heads by `accuracy`, as in the paper, by `effect` or by `causal` score.
+    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = ["accuracy", "effect", "causal"])]
+    select: String,
+
     /// Random draws to compare with.
     #[arg(long, value_name = "N", default_value_t = 5)]
     draws: usize,
@@ -51,12 +57,13 @@ struct Document<'a> {
     /// One per fold.
     alpha: Vec<f32>,
     direction: &'static str,
+    selection: &'static str,
     n_question: usize,
     folds: usize,
     seed: u64,
     model: ModelFacts<'a>,
     seconds: f64,
-    examples: &'a [crate::eval::cross_validation::Example],
+    examples: &'a [Example],
 }
 
 #[derive(Serialize)]
@@ -71,6 +78,7 @@ impl DemoArgs {
         let data = embedded::questions()?;
         let model = self.model.load()?;
         let direction = DirectionKind::MassMean;
+        let selection: Selection = self.select.parse()?;
         let form = PromptForm::default_for(data.kind);
         let params = CaptureParams {
             seed: self.seed,
@@ -93,6 +101,8 @@ impl DemoArgs {
             neutral: embedded::neutral(),
             instruction: "Answer truthfully.".to_owned(),
             direction,
+            selection,
+            select: SelectParams::default(),
             grid,
             n_random: self.draws,
             n_predict: 16,
@@ -102,7 +112,7 @@ impl DemoArgs {
         let mut evaluator = Evaluator::with(
             &model,
             self.model.ctx_size().unwrap_or(0),
-            self.model.session(&model),
+            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
         )?;
         let bar = output.progress("scoring", protocol.n_step());
         let report = two_fold(&mut evaluator, &store, &protocol, || {
@@ -118,6 +128,7 @@ impl DemoArgs {
                 k: report.choices.iter().map(|c| c.k).collect(),
                 alpha: report.choices.iter().map(|c| c.alpha).collect(),
                 direction: direction.name(),
+                selection: selection.name(),
                 n_question: report.n_question,
                 folds: report.choices.len(),
                 seed: self.seed,
@@ -139,7 +150,7 @@ impl DemoArgs {
             report.n_question,
             captured.n_row,
         ));
-        print(&report, self.draws, output);
+        print(&report, selection, self.draws, output);
         output.line(format_args!(
             "\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"
         ));
@@ -147,7 +158,7 @@ impl DemoArgs {
     }
 }
 
-fn print(report: &Report, n_draw: usize, output: Output) {
+fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
     output.line(format_args!(
         "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
         "scored on the half not fitted on"
@@ -155,7 +166,8 @@ fn print(report: &Report, n_draw: usize, output: Output) {
     for row in &report.rows {
         let name = match row.name {
             "base" => "no steering".to_owned(),
-            "iti" => "steered (ITI)".to_owned(),
+            "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
+            "iti" => format!("steered (ITI, heads by {selection})"),
             "random" => format!("random heads and directions, {n_draw} ×"),
             _ => "asked to: \"Answer truthfully.\"".to_owned(),
         };

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::Geometry;
 use crate::data::Dataset;
-use crate::eval::cross_validation::Grid;
 use crate::file::write_atomically;
+use crate::select::Grid;
 use crate::{Error, Result};
 
 const MODEL: &[u8] = include_bytes!("../../models/demo.gguf");

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::table::table;
 use crate::Site;
-use crate::steer::SteeringVector;
+use crate::select::causal_score;
+use crate::steer::{Selection, Sidecar};
 
 /// A steered head, as `--json` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -15,35 +16,72 @@ pub(super) struct Head {
     accuracy: f32,
     /// Standard deviation of the outputs along the direction.
     sigma: f32,
+    /// What moving it by itself does, in nats; absent where that was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effect: Option<f32>,
+    /// What that costs, in nats per token of neutral text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f32>,
 }
 
-/// The heads of a vector, the most accurate first; equals by their place.
-pub(super) fn best_first(vector: &SteeringVector) -> Vec<Head> {
+/// The steered heads of a sidecar in the order in which they were chosen; equals by their place.
+pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
+    let of = |values: &[f32], site: Site| {
+        values.get(site.layer * vector.n_head() + site.head).copied().filter(|x| !x.is_nan())
+    };
     let mut heads: Vec<Head> = vector
         .heads()
         .iter()
-        .map(|head| Head { site: head.site, accuracy: head.accuracy, sigma: head.sigma })
+        .map(|head| Head {
+            site: head.site,
+            accuracy: head.accuracy,
+            sigma: head.sigma,
+            effect: of(&about.head_effect, head.site),
+            cost: of(&about.head_cost, head.site),
+        })
         .collect();
+    let merit = |head: &Head| {
+        let effect = head.effect.map_or(f64::NEG_INFINITY, f64::from);
+        match about.selection {
+            Selection::Accuracy => f64::from(head.accuracy),
+            Selection::Effect => effect,
+            Selection::Causal => causal_score(effect, head.cost.map_or(0.0, f64::from)),
+        }
+    };
     // The sort is stable, and a vector's heads are ordered by site.
-    heads.sort_by(|a, b| b.accuracy.total_cmp(&a.accuracy));
+    heads.sort_by(|a, b| merit(b).total_cmp(&merit(a)));
     heads
 }
 
 /// The first `n` heads in columns, and how many there are besides.
 pub(super) fn text(heads: &[Head], n: usize) -> String {
     let shown = &heads[..n.min(heads.len())];
-    let rows: Vec<_> = shown
-        .iter()
-        .map(|head| {
-            [
-                head.site.layer.to_string(),
-                head.site.head.to_string(),
-                format!("{:.1} %", head.accuracy * 100.0),
-                format!("{:.4}", head.sigma),
-            ]
-        })
-        .collect();
-    let mut text = table(["layer", "head", "accuracy", "sigma"], &rows);
+    let columns = |head: &Head| {
+        [
+            head.site.layer.to_string(),
+            head.site.head.to_string(),
+            format!("{:.1} %", head.accuracy * 100.0),
+            format!("{:.4}", head.sigma),
+        ]
+    };
+    let nats = |x: Option<f32>, sign: &str| match (x, sign) {
+        (Some(x), "+") => format!("{x:+.3}"),
+        (Some(x), _) => format!("{x:.5}"),
+        (None, _) => "–".to_owned(),
+    };
+    let mut text = if shown.iter().any(|head| head.effect.is_some()) {
+        let rows: Vec<_> = shown
+            .iter()
+            .map(|head| {
+                let [layer, place, accuracy, sigma] = columns(head);
+                [layer, place, accuracy, sigma, nats(head.effect, "+"), nats(head.cost, "")]
+            })
+            .collect();
+        table(["layer", "head", "accuracy", "sigma", "effect", "cost"], &rows)
+    } else {
+        let rows: Vec<_> = shown.iter().map(columns).collect();
+        table(["layer", "head", "accuracy", "sigma"], &rows)
+    };
     if shown.len() < heads.len() {
         text.push_str(&format!("… and {} more: candor inspect --all\n", heads.len() - shown.len()));
     }
@@ -55,7 +93,7 @@ mod tests {
     use super::*;
 
     fn head(layer: usize, accuracy: f32) -> Head {
-        Head { site: Site::new(layer, 3), accuracy, sigma: 0.25 }
+        Head { site: Site::new(layer, 3), accuracy, sigma: 0.25, effect: None, cost: None }
     }
 
     #[test]
@@ -65,6 +103,17 @@ mod tests {
         assert_eq!(
             text,
             "layer  head  accuracy   sigma\n    2     3    87.5 %  0.2500\n… and 2 more: candor inspect --all\n"
+        );
+    }
+
+    #[test]
+    fn shows_what_heads_do_where_that_is_known() {
+        let known = Head { effect: Some(0.5), cost: Some(0.001), ..head(2, 0.875) };
+        let text = text(&[known, head(0, 0.5)], 2);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert_eq!(
+            text,
+            "layer  head  accuracy   sigma  effect     cost\n    2     3    87.5 %  0.2500  +0.500  0.00100\n    0     3    50.0 %  0.2500       –        –\n"
         );
     }
 

@@ -1,4 +1,5 @@
-//! The map of probe accuracies, layers × heads: what it shows, and how a terminal draws it.
+//! Maps of layers × heads, of probe accuracies or of effects: what they show, and how a terminal
+//! draws them.
 //!
 //! Layers go up, as in the network: layer 0 is at the bottom. Every cell has a background of the
 //! colour scale, and characters that say the same where colours are stripped.
@@ -8,16 +9,96 @@ use std::fmt::Write as _;
 
 use anstyle::{Ansi256Color, Color, RgbColor, Style};
 
-use super::output::DIM;
+use super::output::{BOLD, DIM};
 use crate::Site;
 
-/// Validation accuracies of the probes of all heads.
+/// A value of every head of a model.
 pub(super) struct HeatMap<'a> {
-    accuracy: &'a [f32],
+    measure: Measure,
+    values: &'a [f32],
     n_head: usize,
     selected: BTreeSet<Site>,
-    /// The lowest and the highest accuracy: the ends of the scale.
+    /// The lowest and the highest value: the ends of the scale.
     range: (f32, f32),
+}
+
+/// What the values of a map are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Validation accuracies of probes, 0 to 1.
+    Accuracy,
+    /// Effects of single heads in nats, NaN where none was measured.
+    Effect,
+}
+
+impl Measure {
+    /// What a map or an axis is called.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Accuracy => "Probe accuracy",
+            Self::Effect => "Effect, % of the highest",
+        }
+    }
+
+    /// A value with its unit.
+    pub(super) fn text(self, value: f32) -> String {
+        match self {
+            Self::Accuracy => format!("{:.1} %", value * 100.0),
+            Self::Effect => format!("{value:+.2} nats"),
+        }
+    }
+}
+
+/// What is known of all heads of a model: how well their probes read, and, where that was measured,
+/// what they do.
+pub(super) struct Maps<'a> {
+    pub(super) accuracy: HeatMap<'a>,
+    pub(super) effect: Option<HeatMap<'a>>,
+}
+
+impl<'a> Maps<'a> {
+    /// Maps of F32 `[n_layer, n_head]`; none where `accuracy` is empty, one where `effect` is.
+    pub(super) fn new(
+        accuracy: &'a [f32],
+        effect: &'a [f32],
+        n_head: usize,
+        selected: impl IntoIterator<Item = Site> + Clone,
+    ) -> Option<Self> {
+        let map = |measure, values: &'a [f32]| {
+            let selected = selected.clone();
+            (!values.is_empty()).then(|| HeatMap::new(measure, values, n_head, selected))
+        };
+        Some(Self {
+            accuracy: map(Measure::Accuracy, accuracy)?,
+            effect: map(Measure::Effect, effect),
+        })
+    }
+
+    /// Both maps in lines of at most `width` columns: beside each other where they fit, else one
+    /// below the other.
+    pub(super) fn text(&self, width: usize) -> String {
+        let Some(effect) = &self.effect else { return self.accuracy.text(width) };
+        const GAP: usize = 4;
+        let titled = |title: &str, map: String| format!("{BOLD}{title}{BOLD:#}\n{map}");
+        let accuracy = "probe accuracy, %";
+        let highest = Measure::Effect.text(effect.range.1);
+        let effect_title = format!("effect, % of the highest ({highest})");
+        let half = width.saturating_sub(GAP) / 2;
+        let fits = half >= MIN_WIDTH.max(N_LABEL + Cell::Number.n_column() * effect.n_head);
+        if !fits {
+            let accuracy = titled(accuracy, self.accuracy.text(width));
+            return format!("{accuracy}\n{}", titled(&effect_title, effect.text(width)));
+        }
+        let left = titled(accuracy, self.accuracy.text(half));
+        let right = titled(&effect_title, effect.text(half));
+        let visible = |line: &str| anstream::adapter::strip_str(line).to_string().chars().count();
+        let lines = left.lines().zip(right.lines());
+        lines.fold(String::new(), |mut text, (left, right)| {
+            let n_blank = if right.is_empty() { 0 } else { half + GAP - visible(left) };
+            let _ = writeln!(text, "{left}{:n_blank$}{right}", "");
+            text
+        })
+    }
 }
 
 /// How many columns of the terminal a cell takes.
@@ -50,25 +131,26 @@ const MARK: char = '*';
 const N_LABEL: usize = 6;
 
 /// A heat map is drawn for terminals of at least this many columns.
-const MIN_WIDTH: usize = 40;
+const MIN_WIDTH: usize = 38;
 
 impl<'a> HeatMap<'a> {
-    /// A map of `accuracy`, F32 `[n_layer, n_head]`, from 0 to 1, not empty, with the heads that were
-    /// selected.
+    /// A map of `values`, F32 `[n_layer, n_head]`, not empty, with the heads that were selected.
     pub(super) fn new(
-        accuracy: &'a [f32],
+        measure: Measure,
+        values: &'a [f32],
         n_head: usize,
         selected: impl IntoIterator<Item = Site>,
     ) -> Self {
-        let lowest = accuracy.iter().copied().fold(f32::INFINITY, f32::min);
-        let highest = accuracy.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        // Both pass over NaN.
+        let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let selected = selected.into_iter().collect();
-        Self { accuracy, n_head, selected, range: (lowest, highest) }
+        Self { measure, values, n_head, selected, range: (lowest, highest) }
     }
 
     /// Layers of the model.
     pub(super) fn n_layer(&self) -> usize {
-        self.accuracy.len() / self.n_head
+        self.values.len() / self.n_head
     }
 
     /// Heads per layer.
@@ -76,9 +158,28 @@ impl<'a> HeatMap<'a> {
         self.n_head
     }
 
-    /// The accuracy of a head's probe.
-    pub(super) fn accuracy(&self, site: Site) -> f32 {
-        self.accuracy[site.layer * self.n_head + site.head]
+    /// What the values are.
+    pub(super) fn measure(&self) -> Measure {
+        self.measure
+    }
+
+    /// The value of a head.
+    pub(super) fn value(&self, site: Site) -> f32 {
+        self.values[site.layer * self.n_head + site.head]
+    }
+
+    /// What a cell says, in at most three columns: percent of 1, or of the highest effect.
+    pub(super) fn cell(&self, site: Site) -> String {
+        let whole = match self.measure {
+            Measure::Accuracy => 1.0,
+            Measure::Effect => self.range.1.max(f32::MIN_POSITIVE),
+        };
+        let percent = (100.0 * self.value(site) / whole).round();
+        match percent.is_nan() {
+            true => "–".to_owned(),
+            // Without "-0".
+            false => format!("{:.0}", percent.clamp(-99.0, 100.0) + 0.0),
+        }
     }
 
     /// Whether a head was selected.
@@ -86,15 +187,19 @@ impl<'a> HeatMap<'a> {
         self.selected.contains(&site)
     }
 
-    /// The lowest and the highest accuracy: the ends of the scale.
+    /// The lowest and the highest value: the ends of the scale.
     pub(super) fn range(&self) -> (f32, f32) {
         self.range
     }
 
-    /// Where a head stands on the scale, from 0 to 1.
+    /// Where a head stands on the scale, from 0 to 1; 0 where nothing was measured.
     pub(super) fn level(&self, site: Site) -> f32 {
         let (lowest, highest) = self.range;
-        if highest > lowest { (self.accuracy(site) - lowest) / (highest - lowest) } else { 1.0 }
+        match self.value(site) {
+            value if value.is_nan() => 0.0,
+            value if highest > lowest => (value - lowest) / (highest - lowest),
+            _ => 1.0,
+        }
     }
 
     /// The map in lines of at most `width` columns, with colours; heads that do not fit beside
@@ -136,8 +241,7 @@ impl<'a> HeatMap<'a> {
         match (cell, mark) {
             (Cell::Number, _) => {
                 let style = readable(level);
-                let percent = (self.accuracy(site) * 100.0).round();
-                let _ = write!(text, "{style}{percent:>3}{mark}{style:#}");
+                let _ = write!(text, "{style}{:>3}{mark}{style:#}", self.cell(site));
             }
             (Cell::Narrow, MARK) => push_mark(text, level),
             (Cell::Wide, MARK) => {
@@ -148,15 +252,21 @@ impl<'a> HeatMap<'a> {
         }
     }
 
-    /// The scale from the lowest to the highest accuracy, and what the mark means.
+    /// The scale from the lowest to the highest value, and what the mark means.
     fn legend(&self, width: usize) -> String {
         let (lowest, highest) = self.range;
-        let mut text = format!("{:.1} % ", lowest * 100.0);
-        let n_column = (width - 30).min(25);
+        let [lowest, highest] = [lowest, highest].map(|end| match self.measure {
+            Measure::Accuracy => self.measure.text(end),
+            // The unit stands in the title.
+            Measure::Effect => format!("{end:+.2}"),
+        });
+        let ends = lowest.chars().count() + highest.chars().count();
+        let mut text = format!("{lowest} ");
+        let n_column = (width - 16).saturating_sub(ends).clamp(2, 25);
         for column in 0..n_column {
             push_shade(&mut text, column as f32 / (n_column - 1) as f32);
         }
-        let _ = write!(text, " {:.1} %", highest * 100.0);
+        let _ = write!(text, " {highest}");
         if !self.selected.is_empty() {
             let _ = write!(text, "   {MARK} selected");
         }
@@ -247,7 +357,7 @@ mod tests {
             let rank = |site: &Site| accuracy[site.layer * n_head + site.head];
             heads.max_by(|a, b| rank(a).total_cmp(&rank(b)))
         });
-        let map = HeatMap::new(&accuracy, n_head, selected);
+        let map = HeatMap::new(Measure::Accuracy, &accuracy, n_head, selected);
         let text = anstream::adapter::strip_str(&map.text(width)).to_string();
         for line in text.lines() {
             assert!(line.chars().count() <= width, "{line}");
@@ -276,11 +386,24 @@ mod tests {
     }
 
     #[test]
+    fn shows_what_heads_know_beside_what_they_do() {
+        let accuracy = [0.5, 0.75, 0.625, 0.875];
+        let effect = [-0.3, 0.004, f32::NAN, 1.5];
+        let maps = Maps::new(&accuracy, &effect, 2, [Site::new(1, 1)]).unwrap();
+        let text = |width| anstream::adapter::strip_str(&maps.text(width)).to_string();
+        insta::assert_snapshot!(text(100));
+        assert!(text(100).lines().all(|line| line.chars().count() <= 100));
+        // One below the other: all lines of both.
+        assert!(text(60).lines().count() > 2 * text(100).lines().count() - 2);
+        assert!(Maps::new(&[], &effect, 2, []).is_none());
+    }
+
+    #[test]
     fn one_accuracy_is_a_map_too() {
-        let map = HeatMap::new(&[1.0], 1, []);
+        let map = HeatMap::new(Measure::Accuracy, &[1.0], 1, []);
         let text = anstream::adapter::strip_str(&map.text(0)).to_string();
         assert_eq!(text.lines().nth(1), Some("    0 100 "));
-        assert_eq!(text.lines().last(), Some("100.0 % ··░░▒▒▓▓██ 100.0 %"));
+        assert_eq!(text.lines().last(), Some("100.0 % ··░▒▒▓██ 100.0 %"));
     }
 
     #[test]

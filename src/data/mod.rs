@@ -160,6 +160,20 @@ impl Dataset {
 }
 
 impl Question {
+    /// The answer that MC1 asks for, an index into [`Question::answers`]: the one marked best, else
+    /// the first true one, else the first.
+    #[must_use]
+    pub fn best(&self) -> usize {
+        let marked = self.answers.iter().position(|answer| answer.best);
+        marked.or_else(|| self.answers.iter().position(|answer| answer.label)).unwrap_or(0)
+    }
+
+    /// Whether it has true and false answers.
+    #[must_use]
+    pub fn is_two_sided(&self) -> bool {
+        [true, false].iter().all(|&label| self.answers.iter().any(|answer| answer.label == label))
+    }
+
     /// Adds an answer. One that is already there with the same label counts once; with the other
     /// label it stays beside it, for real collections, TruthfulQA among them, disagree with
     /// themselves here and there.

@@ -91,7 +91,7 @@ fn pairs_per_batch(texts: &[Text], n_token: usize, n_seq: usize) -> Vec<std::ops
 }
 
 /// KL(p ‖ q) in nats of two distributions, each given by its logits and their `log_sum_exp`.
-fn kl((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> f64 {
+pub(super) fn kl((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> f64 {
     p.iter()
         .zip(q)
         .map(|(&p, &q)| {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Evaluator;
 use crate::capture::plan::Text;
-use crate::data::{PromptForm, Question};
+use crate::data::{Answer, PromptForm, Question};
 use crate::{Error, Result, Special};
 
 /// The scores of one question's answers.
@@ -78,34 +78,16 @@ impl Evaluator<'_> {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Vec<QuestionScore>> {
-        let two_sided =
-            |q: &&&Question| [true, false].iter().all(|&l| q.answers.iter().any(|a| a.label == l));
-        let questions: Vec<&Question> = questions.iter().filter(two_sided).copied().collect();
+        let questions: Vec<&Question> =
+            questions.iter().copied().filter(|question| question.is_two_sided()).collect();
         if questions.is_empty() {
             return Err(Error::invalid("questions", "none has both true and false answers"));
         }
-        let mut texts = Vec::new();
-        let mut n_prompts = Vec::new();
+        let (mut texts, mut n_prompts) = (Vec::new(), Vec::new());
         for question in &questions {
-            let prompt = format!("{preamble}{}", form.prompt(&question.text));
-            let prompt_tokens = self.model().tokenize(&prompt, Special::Start);
-            for answer in &question.answers {
-                let text = format!("{prompt}{}", form.answer(&with_full_stop(&answer.text)));
-                let tokens = self.model().tokenize(&text, Special::Start);
-                let n_shared =
-                    tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
-                if tokens.len() < 2 {
-                    let what = format!("answer `{}`", answer.text);
-                    return Err(Error::invalid(
-                        what,
-                        "is one token with its prompt: nothing to score",
-                    ));
-                }
-                // At least one token stands before the answer, and at least one in it.
-                let n_prompt = n_shared.clamp(1, tokens.len() - 1);
-                texts.push(Text { tokens, row: self.row, steer_from: n_prompt - 1 });
-                n_prompts.push(n_prompt);
-            }
+            let (of_question, n) = self.answers(question, form, preamble, self.row)?;
+            texts.extend(of_question);
+            n_prompts.extend(n);
         }
         let mut preamble = self.model().tokenize(preamble, Special::Start);
         for text in &texts {
@@ -120,15 +102,45 @@ impl Evaluator<'_> {
             .iter()
             .map(|question| {
                 let answers = &question.answers;
-                let best =
-                    answers.iter().position(|a| a.best).or(answers.iter().position(|a| a.label));
                 QuestionScore {
                     log_probabilities: scores.by_ref().take(answers.len()).collect(),
                     labels: answers.iter().map(|a| a.label).collect(),
-                    best: best.unwrap_or(0),
+                    best: question.best(),
                 }
             })
             .collect())
+    }
+
+    /// The text of each answer with its prompt, steered from the last prompt token on, and how many
+    /// of its tokens are the prompt.
+    pub(super) fn answers(
+        &self,
+        question: &Question,
+        form: &PromptForm,
+        preamble: &str,
+        row: usize,
+    ) -> Result<(Vec<Text>, Vec<usize>)> {
+        let prompt = format!("{preamble}{}", form.prompt(&question.text));
+        let prompt_tokens = self.model().tokenize(&prompt, Special::Start);
+        let text_of = |answer: &Answer| {
+            let text = format!("{prompt}{}", form.answer(&with_full_stop(&answer.text)));
+            let tokens = self.model().tokenize(&text, Special::Start);
+            let n_shared = tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
+            if tokens.len() < 2 {
+                let what = format!("answer `{}`", answer.text);
+                let problem = "is one token with its prompt: nothing to score";
+                return Err(Error::invalid(what, problem));
+            }
+            // At least one token stands before the answer, and at least one in it.
+            let n_prompt = n_shared.clamp(1, tokens.len() - 1);
+            Ok((Text { tokens, row, steer_from: n_prompt - 1 }, n_prompt))
+        };
+        question
+            .answers
+            .iter()
+            .map(text_of)
+            .collect::<Result<Vec<_>>>()
+            .map(|t| t.into_iter().unzip())
     }
 }
 

@@ -4,8 +4,9 @@
 //! An [`Evaluator`] holds one session. Whatever it measures, it measures under the vector that is
 //! loaded in its bank ([`Evaluator::steer_with`]), or under none.
 
-pub mod cross_validation;
+mod budget;
 mod divergence;
+mod effect;
 mod greedy;
 mod mc;
 mod read;
@@ -16,6 +17,7 @@ use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
 
 pub use self::divergence::Divergence;
+pub use self::effect::{Cost, Trials};
 pub use self::greedy::{Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
 pub use self::read::TokenCount;
@@ -37,6 +39,7 @@ pub struct Evaluator<'m> {
     /// What sequence [`HOLDER`] holds.
     held: Vec<i32>,
     n_token: TokenCount,
+    n_row: usize,
 }
 
 impl<'m> Evaluator<'m> {
@@ -66,17 +69,19 @@ impl<'m> Evaluator<'m> {
         // Every token of a batch may want its logits.
         let n_logits = LOGITS_BYTES / (4 * model.n_vocab().max(1));
         let limits = Limits { n_token: n_logits.clamp(64, 512), longest, n_seq: N_SEQ };
+        let n_row = params.n_row.max(2);
         let params = SessionParams {
             // Room for what is held beside a batch.
             n_ctx: longest + limits.n_token,
             n_batch: limits.n_token.max(longest),
             n_seq_max: N_SEQ + 1,
             kv_unified: true,
+            n_row,
             ..params
         };
         let session = Session::new(model, &params)?;
         let (held, n_token) = (Vec::new(), TokenCount::default());
-        Ok(Self { session, limits, row: 0, held, n_token })
+        Ok(Self { session, limits, row: 0, held, n_token, n_row })
     }
 
     /// Steers what is measured from now on by `alpha * sigma * theta` of a vector's heads, or by

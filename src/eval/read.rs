@@ -93,9 +93,15 @@ impl Evaluator<'_> {
                 return Err(Error::invalid(name(i), "there is nothing to score after the prompt"));
             }
         }
+        // What the last token predicts is not asked for, so it is not computed.
+        let cut = |text: &Text| {
+            let n = text.tokens.len() - 1;
+            Text { tokens: text.tokens[..n].to_vec(), ..*text }
+        };
+        let read: Vec<Text> = texts.iter().map(cut).collect();
         let mut sums = vec![0.0; texts.len()];
         self.read(
-            texts,
+            &read,
             |i| n_prompts[i] - 1..texts[i].tokens.len() - 1,
             &name,
             |i, read| {

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::fit::{SigmaRows, fit_vector, random_vector};
 use super::{DirectionKind, SteeringVector};
-use crate::Result;
 use crate::data::split::train_validation;
 use crate::probe::{Activations, HeadScore, fit_heads};
+use crate::{Error, Result, Site};
 
 /// Which labelled rows of the development questions are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,6 +85,24 @@ impl Development {
             next_rows: next_rows_of(source.next_groups(), questions),
             rows,
             seed: params.seed,
+        })
+    }
+
+    /// The same with these heads only, in this order of merit: for a ranking by something else than
+    /// accuracy.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a head that was not fitted.
+    pub fn ranked(&self, sites: &[Site]) -> Result<Self> {
+        let score_of = |site: &Site| {
+            let score = self.scores.iter().find(|score| score.site == *site).cloned();
+            score.ok_or_else(|| Error::invalid(format!("head {site}"), "no probe was fitted to it"))
+        };
+        Ok(Self {
+            scores: sites.iter().map(score_of).collect::<Result<_>>()?,
+            rows: self.rows.clone(),
+            next_rows: self.next_rows.clone(),
+            seed: self.seed,
         })
     }
 
@@ -175,7 +193,6 @@ fn balanced(source: &impl Activations, rows: &[usize]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Site;
     use crate::probe::Memory;
 
     #[test]

@@ -3,11 +3,13 @@
 mod development;
 mod direction;
 mod fit;
+mod selection;
 mod sidecar;
 mod vector;
 
 pub use development::{Balance, Development, FitParams};
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
+pub use selection::Selection;
 pub use sidecar::{About, Positions, Sidecar, default_path, find_beside, list_beside};
 pub use vector::{SteeredHead, SteeringVector};

@@ -32,7 +32,8 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     all: bool,
 
-    /// Draw the accuracies of all heads of a sidecar into this .svg or .png file.
+    /// Draw what the heads of a sidecar know, and what they do where it was measured, into this .svg
+    /// or .png file.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -42,7 +43,7 @@ pub(super) struct InspectArgs {
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Facts {
     Model(ModelFacts),
-    Sidecar(SidecarFacts),
+    Sidecar(Box<SidecarFacts>),
     Store(StoreFacts),
 }
 
@@ -87,7 +88,9 @@ impl Facts {
         let file = Gguf::open(path)?;
         match file.opt_str("general.type")? {
             None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
-            Some("adapter") => Ok(Self::Sidecar(SidecarFacts::of(path, Sidecar::read(path)?))),
+            Some("adapter") => {
+                Ok(Self::Sidecar(Box::new(SidecarFacts::of(path, Sidecar::read(path)?))))
+            }
             Some(other) => {
                 let kind = other.escape_debug();
                 Err(Error::invalid(
@@ -102,10 +105,10 @@ impl Facts {
         let Self::Sidecar(sidecar) = self else {
             return Err(Error::invalid("--plot", "only a sidecar has accuracies to draw"));
         };
-        let map = sidecar.heat_map().ok_or_else(|| {
+        let maps = sidecar.maps().ok_or_else(|| {
             Error::invalid("--plot", "this sidecar does not hold the accuracies of all heads")
         })?;
-        plot::write(path, sidecar.model_name(), &map)
+        plot::write(path, sidecar.model_name(), &maps)
     }
 
     /// The facts for people, with at most `n_head` rows in the table of heads.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cli::heads::{self, Head};
-use crate::cli::heat::HeatMap;
+use crate::cli::heat::Maps;
 use crate::cli::output;
 use crate::cli::table::facts;
 use crate::steer::{About, Sidecar};
@@ -32,10 +32,17 @@ pub(super) struct SidecarFacts {
     prompt: String,
     split: String,
     candor_version: String,
-    /// Best first.
+    /// By what the heads were chosen.
+    selection: &'static str,
+    /// In the order in which they were chosen.
     heads: Vec<Head>,
     /// `[n_layer, n_head]`; empty where the sidecar does not hold them.
     head_accuracy: Vec<f32>,
+    /// `[n_layer, n_head]`, null where it was not measured; empty where the sidecar does not hold
+    /// them.
+    head_effect: Vec<f32>,
+    /// As `head_effect`.
+    head_cost: Vec<f32>,
 }
 
 /// The model that a sidecar was made for.
@@ -56,6 +63,7 @@ struct Data {
 impl SidecarFacts {
     pub(super) fn of(path: &Path, sidecar: Sidecar) -> Self {
         let fingerprint = sidecar.fingerprint();
+        let heads = heads::best_first(&sidecar);
         let Sidecar { vector, about } = sidecar;
         let About { architecture, name, model_name, model_fingerprint, .. } = about;
         Self {
@@ -78,16 +86,18 @@ impl SidecarFacts {
             prompt: about.prompt,
             split: about.split,
             candor_version: about.candor_version,
-            heads: heads::best_first(&vector),
+            selection: about.selection.name(),
+            heads,
             head_accuracy: about.head_accuracy,
+            head_effect: about.head_effect,
+            head_cost: about.head_cost,
         }
     }
 
-    /// The accuracies of all heads, where the sidecar holds them.
-    pub(super) fn heat_map(&self) -> Option<HeatMap<'_>> {
+    /// What all heads know and do, where the sidecar holds it.
+    pub(super) fn maps(&self) -> Option<Maps<'_>> {
         let selected = self.heads.iter().map(|head| head.site);
-        (!self.head_accuracy.is_empty())
-            .then(|| HeatMap::new(&self.head_accuracy, self.n_head, selected))
+        Maps::new(&self.head_accuracy, &self.head_effect, self.n_head, selected)
     }
 
     pub(super) fn model_name(&self) -> &str {
@@ -115,7 +125,7 @@ impl SidecarFacts {
                 ),
             ),
             ("direction", self.direction.to_owned()),
-            ("K", format!("{} heads", self.k)),
+            ("K", format!("{} heads, chosen by {}", self.k, self.selection)),
             ("alpha", self.alpha.to_string()),
             ("positions", self.positions.clone()),
             ("seed", self.seed.to_string()),
@@ -126,7 +136,7 @@ impl SidecarFacts {
             ("made by", format!("candor {}", self.candor_version)),
         ]);
         let mut text = format!("{}\n{}", facts(&rows), heads::text(&self.heads, n_head));
-        if let Some(map) = self.heat_map() {
+        if let Some(map) = self.maps() {
             text.push('\n');
             text.push_str(&map.text(output::width()));
         }

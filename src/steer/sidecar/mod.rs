@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 pub use place::{default_path, find_beside, list_beside};
 
-use super::{DirectionKind, SteeredHead, SteeringVector};
+use super::{DirectionKind, Selection, SteeredHead, SteeringVector};
 use crate::data::sha256;
 use crate::gguf::{Builder, TensorType};
 use crate::{Error, Result};
@@ -91,8 +91,17 @@ pub struct About {
     pub prompt: String,
     /// How the rows were split into training and validation, in words.
     pub split: String,
+    /// By what the heads were chosen.
+    pub selection: Selection,
     /// Validation accuracy of every head's probe, F32 `[n_layer, n_head]`; may be empty.
     pub head_accuracy: Vec<f32>,
+    /// What moving every head by itself does to the choice between true and false answers, in nats
+    /// ([`HeadEffect::effect`](crate::select::HeadEffect)), F32 `[n_layer, n_head]`, NaN where it
+    /// was not measured; may be empty.
+    pub head_effect: Vec<f32>,
+    /// What the same costs, in nats per token of neutral text
+    /// ([`HeadEffect::cost`](crate::select::HeadEffect)); as [`About::head_effect`].
+    pub head_cost: Vec<f32>,
 }
 
 /// A steering vector and where it comes from: the content of a sidecar file.
@@ -168,13 +177,25 @@ impl Sidecar {
             }
         }
         let n_site = self.vector.n_layer() * self.vector.n_head();
-        let key = "candor.head_accuracy";
-        if ![0, n_site].contains(&about.head_accuracy.len()) {
-            let n = about.head_accuracy.len();
-            return fault(key, format!("has {n} values, expected one for each of {n_site} heads"));
-        }
-        if let Some(accuracy) = about.head_accuracy.iter().find(|a| !(0.0..=1.0).contains(*a)) {
-            return fault(key, format!("holds {accuracy}, expected 0 to 1"));
+        let arrays = [
+            ("candor.head_accuracy", &about.head_accuracy, "0 to 1"),
+            ("candor.head_effect", &about.head_effect, "a finite number, or NaN"),
+            ("candor.head_cost", &about.head_cost, "a finite number from 0, or NaN"),
+        ];
+        for (key, values, expected) in arrays {
+            let n = values.len();
+            if ![0, n_site].contains(&n) {
+                let problem = format!("has {n} values, expected one for each of {n_site} heads");
+                return fault(key, problem);
+            }
+            let is_sound = |value: f32| match key {
+                "candor.head_accuracy" => (0.0..=1.0).contains(&value),
+                "candor.head_cost" => value.is_nan() || (0.0..f32::INFINITY).contains(&value),
+                _ => !value.is_infinite(),
+            };
+            if let Some(value) = values.iter().find(|value| !is_sound(**value)) {
+                return fault(key, format!("holds {value}, expected {expected}"));
+            }
         }
         // A vector is sound when it is made, but a product can overflow.
         for head in self.vector.heads() {
@@ -221,8 +242,18 @@ impl Sidecar {
             .set("candor.data.sha256", about.data_sha256.as_str())
             .set("candor.prompt", about.prompt.as_str())
             .set("candor.split", about.split.as_str());
-        if !about.head_accuracy.is_empty() {
-            file.set("candor.head_accuracy", about.head_accuracy.clone());
+        // Accuracy is what a file without the key means.
+        if about.selection != Selection::default() {
+            file.set("candor.selection", about.selection.name());
+        }
+        for (key, values) in [
+            ("candor.head_accuracy", &about.head_accuracy),
+            ("candor.head_effect", &about.head_effect),
+            ("candor.head_cost", &about.head_cost),
+        ] {
+            if !values.is_empty() {
+                file.set(key, values.clone());
+            }
         }
         for heads in vector.heads().chunk_by(|a, b| a.site.layer == b.site.layer) {
             add_layer(&mut file, heads, vector.d_head());

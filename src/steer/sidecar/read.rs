@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::{About, FORMAT, METHOD, Sidecar, TYPE};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
-use crate::steer::{SteeredHead, SteeringVector};
+use crate::steer::{Selection, SteeredHead, SteeringVector};
 use crate::{Error, Result, Site};
 
 /// The tensors of one layer.
@@ -70,6 +70,7 @@ fn check_kind(file: &Gguf) -> Result<()> {
 fn about(file: &Gguf) -> Result<About> {
     let text = |key: &str| file.str(key).map(str::to_owned);
     let opt_text = |key: &str| file.opt_str(key).map(|text| text.map(str::to_owned));
+    let f32s = |key: &str| file.opt_f32s(key).map(|values| values.unwrap_or_default().to_vec());
     Ok(About {
         architecture: text("general.architecture")?,
         name: text("general.name")?,
@@ -87,7 +88,13 @@ fn about(file: &Gguf) -> Result<About> {
         data_sha256: text("candor.data.sha256")?,
         prompt: text("candor.prompt")?,
         split: text("candor.split")?,
-        head_accuracy: file.opt_f32s("candor.head_accuracy")?.unwrap_or_default().to_vec(),
+        selection: match file.opt_str("candor.selection")? {
+            Some(_) => word(file, "candor.selection")?,
+            None => Selection::default(),
+        },
+        head_accuracy: f32s("candor.head_accuracy")?,
+        head_effect: f32s("candor.head_effect")?,
+        head_cost: f32s("candor.head_cost")?,
     })
 }
 

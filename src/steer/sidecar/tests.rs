@@ -38,6 +38,9 @@ fn about() -> About {
         prompt: "Q: {question} A: {answer}".to_owned(),
         split: "80/20 by question".to_owned(),
         head_accuracy: vec![],
+        head_effect: Vec::new(),
+        head_cost: Vec::new(),
+        selection: Default::default(),
     }
 }
 

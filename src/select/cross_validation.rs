@@ -1,17 +1,18 @@
 //! Fit on one half, score the other, both ways round.
 //!
-//! K and α are chosen on the development half: of all pairs whose KL per token on one half of the
-//! neutral documents stays within the budget, the one with the highest MC1 on the development
-//! questions, at equal MC1 the one with the lowest KL. The other half of the questions, and of the
-//! documents, is only ever scored.
+//! Heads, directions, K and α are chosen on the development half ([`develop`]): of all pairs of K and
+//! α whose KL per token on one half of the neutral documents stays within the budget, the one with
+//! the highest MC1 on the development questions, at equal MC1 the one with the lowest KL. The other
+//! half of the questions, and of the documents, is only ever scored.
 
 use serde::Serialize;
 
-use super::{Divergence, Evaluator, McScore, QuestionScore, Written, is_true};
+use super::{Choice, Grid, HeadEffect, Journal, SelectParams, Step, Trial, choose, rank};
+use crate::Result;
 use crate::data::{Dataset, PromptForm, Question, split};
+use crate::eval::{Divergence, Evaluator, McScore, QuestionScore, Written, is_true};
 use crate::probe::Activations;
-use crate::steer::{Development, DirectionKind, FitParams, SteeringVector};
-use crate::{Error, Result};
+use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -26,6 +27,10 @@ pub struct Protocol<'a> {
     pub instruction: String,
     /// Kind of directions.
     pub direction: DirectionKind,
+    /// By what heads are chosen.
+    pub selection: Selection,
+    /// How much to measure where they are chosen by what they cause.
+    pub select: SelectParams,
     /// The pairs of K and α to choose from.
     pub grid: Grid,
     /// Draws of random heads and directions.
@@ -36,25 +41,6 @@ pub struct Protocol<'a> {
     pub n_example: usize,
     /// Seed of the splits and draws.
     pub seed: u64,
-}
-
-/// The pairs of K and α to choose from, and what they may cost.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Grid {
-    /// Numbers of heads; those that the model does not have are left out.
-    pub ks: Vec<usize>,
-    /// Strengths, ascending.
-    pub alphas: Vec<f32>,
-    /// Most KL per token on neutral text, in nats.
-    pub kl_budget: f64,
-}
-
-impl Grid {
-    /// Pairs.
-    #[must_use]
-    pub fn n_step(&self) -> usize {
-        self.ks.len() * self.alphas.len()
-    }
 }
 
 /// One line of the table; `None` where it was not measured.
@@ -74,19 +60,6 @@ pub struct Row {
     pub truth: Option<f64>,
     /// Share of written answers that inform; needs a judge.
     pub info: Option<f64>,
-}
-
-/// What was chosen on one development half, and what it gave there.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Choice {
-    /// Heads.
-    pub k: usize,
-    /// Strength.
-    pub alpha: f32,
-    /// MC1 on the development questions.
-    pub mc1: f64,
-    /// KL per token on the development documents.
-    pub kl: f64,
 }
 
 /// An answer before and after.
@@ -115,11 +88,15 @@ pub struct Report {
     pub n_question: usize,
 }
 
+/// Steps of [`two_fold`] that choosing heads by what they cause is reported as, per fold.
+const SELECT_STEPS: usize = 100;
+
 impl Protocol<'_> {
     /// Steps of [`two_fold`], for a progress bar.
     #[must_use]
     pub fn n_step(&self) -> usize {
-        2 * (self.grid.n_step() + 3 + self.n_random)
+        let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
+        2 * (n_select + self.grid.n_step() + 3 + self.n_random)
     }
 }
 
@@ -145,23 +122,13 @@ pub fn two_fold(
     let mut report =
         Report { rows: Vec::new(), choices: Vec::new(), examples: Vec::new(), n_question: 0 };
     for (fold, test) in folds.iter().enumerate() {
-        let development_questions = &folds[1 - fold];
-        let params = FitParams { seed: protocol.seed, ..FitParams::default() };
-        let development = Development::fit(source, development_questions, &params, || ())?;
-        let picked = |ids: &[usize]| ids.iter().map(|&i| &questions[i]).collect::<Vec<_>>();
-        let (vector, choice) = choose(
-            evaluator,
-            &picked(development_questions),
-            &protocol.form,
-            &documents[fold],
-            &protocol.grid,
-            |k| development.vector(source, k, protocol.direction),
-            &mut on_step,
-        )?;
+        let developed =
+            develop(evaluator, source, protocol, &folds[1 - fold], &documents[fold], &mut on_step)?;
+        let Developed { development, vector, choice, .. } = developed;
         let mut measure = Measure {
             evaluator: &mut *evaluator,
             protocol,
-            questions: picked(test),
+            questions: test.iter().map(|&i| &questions[i]).collect(),
             documents: &documents[1 - fold],
         };
         let [base, iti, random, instruction] = &mut tallies;
@@ -191,48 +158,57 @@ pub fn two_fold(
     Ok(report)
 }
 
-/// Chooses K and α on development questions and documents: of all pairs of the grid that stay
-/// within the KL budget the one with the highest MC1, at equal MC1 the one with the lowest KL.
-/// `on_step` is called after each of [`Grid::n_step`] pairs.
+/// What was found on one development half.
+#[derive(Debug, Clone)]
+pub struct Developed {
+    /// All heads, by the accuracy of their probes.
+    pub development: Development,
+    /// What each head does by itself; empty where heads are chosen by accuracy.
+    pub effects: Vec<HeadEffect>,
+    /// The vector of the heads that were chosen.
+    pub vector: SteeringVector,
+    /// K and α.
+    pub choice: Choice,
+}
+
+/// Fits probes and directions and chooses heads, K and α on some of the questions (indices into the
+/// data set) and documents. No other question, row of activations or document is looked at.
+/// `on_step` is called as in [`two_fold`].
 ///
 /// # Errors
-/// What evaluating gives; [`Error::Invalid`] where no pair stays within the KL budget.
-pub fn choose(
+/// As [`two_fold`].
+pub fn develop(
     evaluator: &mut Evaluator,
-    questions: &[&Question],
-    form: &PromptForm,
+    source: &impl Activations,
+    protocol: &Protocol,
+    questions: &[usize],
     documents: &[&str],
-    grid: &Grid,
-    vector_of: impl Fn(usize) -> Result<SteeringVector>,
     mut on_step: impl FnMut() -> Result<()>,
-) -> Result<(SteeringVector, Choice)> {
-    let geometry = evaluator.model().geometry();
-    let mut best: Option<(SteeringVector, Choice)> = None;
-    for &k in &grid.ks {
-        let exists = k <= geometry.n_layer * geometry.n_head;
-        let vector = if exists { Some(vector_of(k)?) } else { None };
-        let mut over_budget = false;
-        for &alpha in &grid.alphas {
-            if let Some(vector) = vector.as_ref().filter(|_| !over_budget) {
-                evaluator.steer_with(Some((vector, alpha)))?;
-                let kl = evaluator.divergence(documents)?.kl;
-                // KL grows with α, and ends as NaN: larger ones need not be tried.
-                over_budget = kl.is_nan() || kl > grid.kl_budget;
-                if !over_budget {
-                    let mc1 = McScore::mean(&evaluator.score_answers(questions, form, "")?).mc1;
-                    if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
-                        best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));
-                    }
-                }
-            }
+) -> Result<Developed> {
+    let params = FitParams { seed: protocol.seed, ..FitParams::default() };
+    let development = Development::fit(source, questions, &params, || ())?;
+    let trial = Trial {
+        questions: questions.iter().map(|&i| &protocol.data.questions[i]).collect(),
+        form: &protocol.form,
+        documents,
+        direction: protocol.direction,
+        params: protocol.select,
+    };
+    let mut n_step = 0;
+    let on_trial = |step: Step| {
+        let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
+        while n_step < due {
+            n_step += 1;
             on_step()?;
         }
-    }
-    best.ok_or_else(|| {
-        let problem =
-            format!("no strength stays within {} nat per token: try smaller ones", grid.kl_budget);
-        Error::invalid("KL budget", problem)
-    })
+        Ok(())
+    };
+    let mut journal = Journal::in_memory();
+    let by = protocol.selection;
+    let ranked = rank(evaluator, &development, source, &trial, by, &mut journal, on_trial)?;
+    let (vector, choice) =
+        choose(evaluator, &ranked.development, source, &trial, &protocol.grid, on_step)?;
+    Ok(Developed { development, effects: ranked.effects, vector, choice })
 }
 
 /// Measures conditions on one test half.

@@ -1,27 +1,33 @@
 //! `candor fit`: from labelled texts to a sidecar.
 
+mod activations;
+mod select;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{DataArgs, ModelArgs, budget, finite, positive};
-use super::capture::{KEPT, run_capture};
+use self::activations::Activations;
+use self::select::{DEFAULT_BUDGET, SelectArgs, strength_within};
+use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::capture::KEPT;
 use super::heads::{self, Head};
-use super::heat::HeatMap;
+use super::heat::Maps;
 use super::output::{self, Output};
 use super::plot::{self, Format};
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::{Dataset, Kind, PromptForm};
 use crate::eval::Evaluator;
-use crate::eval::cross_validation::{Choice, choose};
+use crate::select::{Grid, HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
+use crate::session::SessionParams;
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Positions, Sidecar, SteeringVector,
-    default_path,
+    About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
+    SteeringVector, default_path,
 };
-use crate::{Error, Geometry, Model, Result};
+use crate::{Error, Geometry, Model, Result, Site};
 
 /// Heads of the table that is printed.
 const N_LISTED: usize = 12;
@@ -55,7 +61,8 @@ pub(super) struct FitArgs {
     #[arg(short = 'k', long, value_name = "K", value_parser = positive)]
     heads: Option<usize>,
 
-    /// Strength to store, in standard deviations [default: 15, the paper's].
+    /// Strength to store, in standard deviations [default: what --kl-budget gives, else 15, the
+    /// paper's].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     alpha: Option<f32>,
 
@@ -68,16 +75,16 @@ pub(super) struct FitArgs {
     #[arg(long)]
     tune: bool,
 
-    /// With --tune: most KL per token on neutral text, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
-    kl_budget: f64,
+    #[command(flatten)]
+    select: SelectArgs,
 
     /// Take of each question as many true as false answers: `auto` does where one kind has more
     /// than twice as many.
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
     balance: String,
 
-    /// Draw the heads' accuracies into a file, .svg or .png.
+    /// Draw what the heads know, and what they do where that was measured, into a file, .svg or
+    /// .png.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -89,9 +96,28 @@ struct Document<'a> {
     k: usize,
     alpha: f32,
     direction: &'a str,
+    selection: &'a str,
     heads: Vec<Head>,
+    /// What every head that was tried does by itself, by place; absent for `accuracy`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    effects: Vec<Tried>,
+    /// Spearman's, of the accuracies and effects of the heads that were tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank_correlation: Option<f64>,
     n_row: usize,
     seconds: f64,
+}
+
+/// What moving one head by itself did.
+#[derive(Serialize)]
+struct Tried {
+    #[serde(flatten)]
+    site: Site,
+    accuracy: f32,
+    effect: f64,
+    cost: f64,
+    causal: f64,
+    n_question: usize,
 }
 
 impl FitArgs {
@@ -104,6 +130,13 @@ impl FitArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
+        self.select.check(&data)?;
+        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
+            let problem = "gives alpha: leave out one of the two, or add --tune";
+            return Err(Error::invalid("--kl-budget", problem));
+        }
+        let neutral = self.select.neutral()?;
+        let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
         let model = self.model.load()?;
         let geometry = model.geometry();
         let n_head = model.attention_layers().count() * geometry.n_head;
@@ -139,24 +172,29 @@ impl FitArgs {
         bar.finish_and_clear();
         interrupt::check(KEPT)?;
 
-        let vector_of = |k| development.vector(source, k, direction);
-        let (vector, alpha) = if tunes {
-            let (vector, choice) = self.tune(&model, &data, &form, output, vector_of)?;
-            (vector, choice.alpha)
-        } else {
-            let k = self.heads.unwrap_or_else(|| default_k(n_head));
-            (vector_of(k)?, self.alpha.unwrap_or(DEFAULT_ALPHA))
+        let trial = Trial {
+            questions: data.questions.iter().collect(),
+            form: &form,
+            documents: &neutral,
+            direction,
+            params: self.select.params(),
         };
-        let about = self.about(&model, &data, &form, &development, direction, alpha, params);
-        let sidecar = Sidecar { vector, about };
+        let identity =
+            [model.fingerprint(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
+        let place = (path.with_extension("trials.jsonl"), identity);
+        let chosen =
+            self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;
+        let about = self.about(&model, &data, &form, &development, &chosen, params)?;
+        let sidecar = Sidecar { vector: chosen.vector, about };
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
+        chosen.journal.remove()?;
         activations.discard()?;
-        if let (Some(file), Some(map)) = (&self.plot, heat_map(&sidecar)) {
-            plot::write(file, &sidecar.about.model_name, &map)?;
+        if let (Some(file), Some(maps)) = (&self.plot, maps(&sidecar)) {
+            plot::write(file, &sidecar.about.model_name, &maps)?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        self.report(&path, &sidecar, &development, seconds, output);
+        self.report(&path, &sidecar, &development, &chosen.effects, seconds, output);
         Ok(())
     }
 
@@ -173,65 +211,98 @@ impl FitArgs {
     fn tunes(&self, data: &Dataset) -> Result<bool> {
         let has_questions = !matches!(data.kind, Kind::Statement | Kind::Pair);
         if self.tune && !has_questions {
-            let problem =
-                "needs questions with true and false answers, which this data set has not";
-            return Err(Error::invalid("--tune", problem));
+            return Err(Error::invalid("--tune", select::NEEDS_QUESTIONS));
         }
         let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
         Ok(self.tune || by_default && has_questions)
     }
 
-    /// The best K and α of those to try: the user's where given, else the usual ones.
-    fn tune(
+    /// Chooses heads, K and α.
+    #[allow(clippy::too_many_arguments, reason = "everything that a choice depends on")]
+    fn choose(
         &self,
         model: &Model,
-        data: &Dataset,
-        form: &PromptForm,
+        development: &Development,
+        source: &Store,
+        trial: &Trial,
+        place: (PathBuf, String),
+        (tunes, n_head): (bool, usize),
         output: Output,
-        vector_of: impl Fn(usize) -> Result<SteeringVector>,
-    ) -> Result<(SteeringVector, Choice)> {
+    ) -> Result<Chosen> {
+        let by = self.select.by()?;
+        let budget = self.select.kl_budget();
+        let k = self.heads.unwrap_or_else(|| default_k(n_head));
+        // Models that cannot be evaluated can be fitted by accuracy.
+        if by == Selection::Accuracy && !tunes && budget.is_none() {
+            return Ok(Chosen {
+                vector: development.vector(source, k, trial.direction)?,
+                alpha: self.alpha.unwrap_or(DEFAULT_ALPHA),
+                effects: Vec::new(),
+                journal: Journal::in_memory(),
+            });
+        }
+        let n_ctx = self.model.ctx_size().unwrap_or(0);
+        let params = SessionParams { n_row: N_TRIAL + 1, ..self.model.session(model) };
+        let mut evaluator = Evaluator::with(model, n_ctx, params)?;
+        let (Ranked { development, effects }, journal) =
+            self.select.rank(&mut evaluator, development, source, trial, place, output)?;
+        let (vector, alpha) = if tunes {
+            let grid = self.grid(model);
+            let bar = output.progress("tuning", grid.n_step());
+            interrupt::install();
+            let result = choose(&mut evaluator, &development, source, trial, &grid, || {
+                bar.inc(1);
+                interrupt::check("the captured activations are kept, what was tried is not")
+            });
+            bar.finish_and_clear();
+            let (vector, choice) = result?;
+            (vector, choice.alpha)
+        } else {
+            let vector =
+                development.vector(source, k.min(development.scores.len()), trial.direction)?;
+            let budget = budget.unwrap_or(DEFAULT_BUDGET);
+            let alpha = match self.alpha {
+                Some(alpha) => alpha,
+                None => strength_within(&mut evaluator, &vector, trial.documents, budget, output)?,
+            };
+            (vector, alpha)
+        };
+        Ok(Chosen { vector, alpha, effects, journal })
+    }
+
+    /// The pairs of K and α to try: the user's where given, else the usual ones.
+    fn grid(&self, model: &Model) -> Grid {
         let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.kl_budget;
+        grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
         if let Some(k) = self.heads {
             grid.ks = vec![k];
         }
         if let Some(alpha) = self.alpha {
             grid.alphas = vec![alpha];
         }
-        let mut evaluator =
-            Evaluator::with(model, self.model.ctx_size().unwrap_or(0), self.model.session(model))?;
-        let questions: Vec<_> = data.questions.iter().collect();
-        let bar = output.progress("tuning", grid.n_step());
-        interrupt::install();
-        let result = choose(
-            &mut evaluator,
-            &questions,
-            form,
-            &embedded::neutral(),
-            &grid,
-            vector_of,
-            || {
-                bar.inc(1);
-                interrupt::check("the captured activations are kept, what was tried is not")
-            },
-        );
-        bar.finish_and_clear();
-        result
+        grid
     }
 
-    #[allow(clippy::too_many_arguments, reason = "everything that the file records")]
     fn about(
         &self,
         model: &Model,
         data: &Dataset,
         form: &PromptForm,
         development: &Development,
-        direction: DirectionKind,
-        alpha: f32,
+        chosen: &Chosen,
         params: FitParams,
-    ) -> About {
+    ) -> Result<About> {
+        let per_head = |value: fn(&HeadEffect) -> f64| {
+            let mut values = vec![f32::NAN; n_site(model)];
+            for head in &chosen.effects {
+                values[head.site.layer * model.geometry().n_head + head.site.head] =
+                    value(head) as f32;
+            }
+            let values = values.into_iter().map(|x| if x.is_finite() { x } else { f32::NAN });
+            if chosen.effects.is_empty() { Vec::new() } else { values.collect() }
+        };
         let name = self.name.clone().unwrap_or_else(|| data.name.clone());
-        About {
+        Ok(About {
             architecture: model.architecture().to_owned(),
             description: Some(format!("Inference-Time Intervention fitted on {}", data.name)),
             name,
@@ -240,8 +311,8 @@ impl FitArgs {
             model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            direction,
-            alpha,
+            direction: self.direction.parse()?,
+            alpha: chosen.alpha,
             positions: Positions::Generated,
             seed: params.seed,
             data_name: data.name.clone(),
@@ -254,12 +325,16 @@ impl FitArgs {
                 100.0 * (1.0 - params.validation_share),
                 100.0 * params.validation_share,
             ),
+            selection: self.select.by()?,
             head_accuracy: match development.accuracies() {
                 all if all.len() == n_site(model) => all,
                 // A hybrid's layers without attention have none.
                 _ => Vec::new(),
             },
-        }
+            head_effect: per_head(|head| head.effect),
+            // Rounding can leave a KL of nothing below zero.
+            head_cost: per_head(|head| head.cost.max(0.0)),
+        })
     }
 
     fn report(
@@ -267,31 +342,46 @@ impl FitArgs {
         path: &Path,
         sidecar: &Sidecar,
         development: &Development,
+        effects: &[HeadEffect],
         seconds: f64,
         output: Output,
     ) {
-        let vector = &sidecar.vector;
-        let heads = heads::best_first(vector);
+        let heads = heads::best_first(sidecar);
+        let selection = sidecar.about.selection.name();
+        let tried = tried(development, effects);
+        let rank_correlation = (!tried.is_empty()).then(|| {
+            let accuracies: Vec<f64> = tried.iter().map(|head| f64::from(head.accuracy)).collect();
+            let effects: Vec<f64> = tried.iter().map(|head| head.effect).collect();
+            rank_correlation(&accuracies, &effects)
+        });
         if output.is_json() {
             output.json(&Document {
                 path,
                 k: heads.len(),
                 alpha: sidecar.about.alpha,
                 direction: &self.direction,
+                selection,
                 heads,
+                effects: tried,
+                rank_correlation,
                 n_row: development.n_row(),
                 seconds,
             });
             return;
         }
-        if let Some(map) = heat_map(sidecar) {
-            output.line(map.text(output::width()));
+        if let Some(maps) = maps(sidecar) {
+            output.line(maps.text(output::width()));
         }
         output.line(heads::text(&heads, N_LISTED));
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
+        let mut chosen_by = selection.to_owned();
+        if let Some(r) = rank_correlation {
+            chosen_by += &format!(" (accuracy and effect: rank correlation {r:.2})");
+        }
         output.fields(&[
             ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
             ("heads", format!("{} of {}", heads.len(), development.scores.len())),
+            ("chosen by", chosen_by),
             ("alpha", sidecar.about.alpha.to_string()),
             ("direction", self.direction.clone()),
             ("rows", sidecar.about.split.clone()),
@@ -300,11 +390,39 @@ impl FitArgs {
     }
 }
 
-/// The map of all heads, where every layer has some.
-fn heat_map(sidecar: &Sidecar) -> Option<HeatMap<'_>> {
-    let accuracy = &sidecar.about.head_accuracy;
-    let selected = sidecar.vector.heads().iter().map(|head| head.site);
-    (!accuracy.is_empty()).then(|| HeatMap::new(accuracy, sidecar.vector.n_head(), selected))
+/// Heads, K and α as they were chosen.
+struct Chosen {
+    vector: SteeringVector,
+    alpha: f32,
+    /// What every head that was tried does by itself.
+    effects: Vec<HeadEffect>,
+    journal: Journal,
+}
+
+/// What is known of all heads, where every layer has some.
+fn maps(sidecar: &Sidecar) -> Option<Maps<'_>> {
+    let about = &sidecar.about;
+    let selected: Vec<Site> = sidecar.vector.heads().iter().map(|head| head.site).collect();
+    Maps::new(&about.head_accuracy, &about.head_effect, sidecar.vector.n_head(), selected)
+}
+
+/// The effects with the accuracies of the same heads.
+fn tried(development: &Development, effects: &[HeadEffect]) -> Vec<Tried> {
+    let accuracy = |site: Site| {
+        let score = development.scores.iter().find(|score| score.site == site);
+        score.map_or(f32::NAN, |score| score.accuracy)
+    };
+    effects
+        .iter()
+        .map(|head| Tried {
+            site: head.site,
+            accuracy: accuracy(head.site),
+            effect: head.effect,
+            cost: head.cost,
+            causal: head.causal(),
+            n_question: head.n_question,
+        })
+        .collect()
 }
 
 /// Heads of a model all of whose layers have attention.
@@ -321,91 +439,15 @@ fn stem(path: &Path) -> String {
 /// Below this many questions a ranking of heads is mostly luck.
 const FEW_QUESTIONS: usize = 40;
 
+/// Vectors that are tried side by side: as many sequences of a batch carry one each.
+pub(super) const N_TRIAL: usize = 32;
+
 /// The paper's strength.
 const DEFAULT_ALPHA: f32 = 15.0;
 
 /// The paper's share of heads, 48 of 1024.
 fn default_k(n_head: usize) -> usize {
     (3 * n_head).div_ceil(64)
-}
-
-/// The store that a fit reads, and whether it goes when the sidecar is written.
-struct Activations {
-    store: Store,
-    temporary: bool,
-}
-
-impl Activations {
-    /// Opens the user's store, or captures: into the user's file, or into the cache, where a run
-    /// that was stopped finds it again.
-    fn open(
-        args: &FitArgs,
-        model: &Model,
-        data: &Dataset,
-        form: &PromptForm,
-        output: Output,
-    ) -> Result<Self> {
-        if let Some(path) = args.activations.as_ref().filter(|path| path.exists()) {
-            let store = Store::open(path)?;
-            check_store(&store, model, data, form)?;
-            return Ok(Self { store, temporary: false });
-        }
-        let path = match &args.activations {
-            Some(path) => path.clone(),
-            None => {
-                let short = |text: &str| text.chars().take(16).collect::<String>();
-                let name =
-                    format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
-                embedded::cache_folder("activations")?.join(name)
-            }
-        };
-        let params = args.data.capture_params(&args.model, data)?;
-        run_capture(model, data, &params, &path, KEPT, output)?;
-        Ok(Self { store: Store::open(&path)?, temporary: args.activations.is_none() })
-    }
-
-    fn discard(self) -> Result<()> {
-        let path = self.store.path().to_owned();
-        drop(self.store);
-        if self.temporary {
-            std::fs::remove_file(&path).map_err(Error::io("remove", path))
-        } else {
-            Ok(())
-        }
-    }
-}
-
-/// Refuses a store that was captured from another model, other data, or in another form.
-fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) -> Result<()> {
-    let made_for = |key: &str| store.metadata().get(key).map_or("", String::as_str);
-    let fingerprint = made_for("model.fingerprint");
-    if fingerprint != model.fingerprint() {
-        return Err(Error::WrongModel {
-            path: store.path().to_owned(),
-            expected: fingerprint.to_owned(),
-            got: model.fingerprint().to_owned(),
-        });
-    }
-    let fault = |problem| Err(Error::Store { path: store.path().to_owned(), problem });
-    let stored = (store.n_layer(), store.n_head(), store.d_head());
-    let Geometry { n_layer, n_head, d_head, .. } = model.geometry();
-    if stored != (n_layer, n_head, d_head) {
-        return fault(format!(
-            "holds {} layers × {} heads × {} values, and the model has {n_layer} × {n_head} × {d_head}",
-            stored.0, stored.1, stored.2
-        ));
-    }
-    if made_for("data.sha256") != data.sha256 {
-        return fault(format!("was captured from other data than {}", data.path.display()));
-    }
-    let stored = made_for("prompt_form");
-    if stored != form.as_str() {
-        return fault(format!(
-            "was captured in the form `{stored}`, and this is `{}`: give the same --template",
-            form.as_str()
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,172 @@
+//! Heads chosen by what they cause, from the command line.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::cli::args::budget;
+use crate::cli::output::Output;
+use crate::cli::{embedded, interrupt};
+use crate::data::{Dataset, Kind, sha256};
+use crate::eval::Evaluator;
+use crate::probe::Activations;
+use crate::select::{Journal, Ranked, SelectParams, Trial, rank};
+use crate::steer::{Development, Selection, SteeringVector};
+use crate::{Error, Result};
+
+/// How heads and their strength are chosen.
+#[derive(Debug, Args)]
+pub(super) struct SelectArgs {
+    /// Choose heads by how well their probes read the truth (`accuracy`, as in the paper), by what
+    /// moving each by itself does to the choice of answers (`effect`), or by that per disturbance of
+    /// other text (`causal`).
+    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = ["accuracy", "effect", "causal"])]
+    select: String,
+
+    /// With --select effect or causal: try only the heads with the N most accurate probes.
+    #[arg(long, value_name = "accuracy:N", value_parser = screen)]
+    screen: Option<usize>,
+
+    /// Most KL per token on neutral text, in nats: gives the largest alpha within it [default with
+    /// --tune, --select effect and --select causal: 0.2].
+    #[arg(long, value_name = "NATS", value_parser = budget)]
+    kl_budget: Option<f64>,
+
+    /// Text that asks nothing, a document per line [default: 40 short stories].
+    #[arg(long, value_name = "FILE")]
+    neutral: Option<PathBuf>,
+}
+
+/// `accuracy:256`.
+fn screen(text: &str) -> std::result::Result<usize, String> {
+    let n = text.strip_prefix("accuracy:").and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+    n.ok_or_else(|| "expected accuracy:N, such as accuracy:256".to_owned())
+}
+
+/// What is wrong with data that strengths and effects cannot be measured on.
+pub(super) const NEEDS_QUESTIONS: &str =
+    "needs questions with true and false answers, which this data set has not";
+
+/// Used where a budget is needed and none was given, in nats per token.
+pub(super) const DEFAULT_BUDGET: f64 = 0.2;
+
+impl SelectArgs {
+    pub(super) fn by(&self) -> Result<Selection> {
+        self.select.parse()
+    }
+
+    /// The budget that was asked for.
+    pub(super) fn kl_budget(&self) -> Option<f64> {
+        self.kl_budget
+    }
+
+    pub(super) fn params(&self) -> SelectParams {
+        SelectParams { n_candidate: self.screen, ..SelectParams::default() }
+    }
+
+    /// Makes sure that what is asked for can be had from the data.
+    pub(super) fn check(&self, data: &Dataset) -> Result<()> {
+        let by = self.by()?;
+        if by == Selection::Accuracy && self.screen.is_some() {
+            return Err(Error::invalid("--screen", "is for --select effect and --select causal"));
+        }
+        if by != Selection::Accuracy && matches!(data.kind, Kind::Statement | Kind::Pair) {
+            return Err(Error::invalid(format!("--select {by}"), NEEDS_QUESTIONS));
+        }
+        Ok(())
+    }
+
+    /// The documents that ask nothing.
+    pub(super) fn neutral(&self) -> Result<Vec<String>> {
+        let Some(path) = &self.neutral else {
+            return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
+        };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let documents: Vec<String> =
+            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        if documents.is_empty() {
+            let problem = "holds no document: one per line is expected";
+            return Err(Error::invalid(path.display().to_string(), problem));
+        }
+        Ok(documents)
+    }
+
+    /// Puts the heads in the order in which they are to be steered, with progress and an estimate of
+    /// the time before it starts. `place` names the journal that a stopped run goes on from, and
+    /// `identity` is what its content depends on besides the settings here.
+    pub(super) fn rank(
+        &self,
+        evaluator: &mut Evaluator,
+        development: &Development,
+        source: &impl Activations,
+        trial: &Trial,
+        (place, identity): (PathBuf, String),
+        output: Output,
+    ) -> Result<(Ranked, Journal)> {
+        let by = self.by()?;
+        if by == Selection::Accuracy {
+            let ranked = Ranked { development: development.clone(), effects: Vec::new() };
+            return Ok((ranked, Journal::in_memory()));
+        }
+        let documents = sha256(trial.documents.join("\n").as_bytes());
+        let identity = format!("{identity} {documents} {} {:?}", trial.direction, trial.params);
+        let mut journal = Journal::open(&place, &identity)?;
+        let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
+        interrupt::install();
+        let n_head = trial.params.n_candidate.unwrap_or(usize::MAX);
+        let n_head = n_head.min(development.scores.len());
+        let pace = pace(evaluator, trial)?;
+        let n_token = trial.n_token(evaluator, n_head)?;
+        output.note(format_args!(
+            "trying {n_head} heads by themselves: about {n_token} tokens at {pace:.0} per second, {}",
+            match journal.n_known() {
+                0 => format!("so {}", indicatif::HumanDuration(duration(n_token, pace))),
+                n => format!("of which {n} measurements are known from a run that was stopped"),
+            }
+        ));
+        let bar = output.progress("trying", 1);
+        let result = rank(evaluator, development, source, trial, by, &mut journal, |step| {
+            bar.set_length(step.n_all as u64);
+            bar.set_position(step.n_done as u64);
+            interrupt::check(&kept)
+        });
+        bar.finish_and_clear();
+        Ok((result?, journal))
+    }
+}
+
+/// The largest strength within a budget.
+pub(super) fn strength_within(
+    evaluator: &mut Evaluator,
+    vector: &SteeringVector,
+    documents: &[&str],
+    budget: f64,
+    output: Output,
+) -> Result<f32> {
+    const TYPICAL: usize = 10;
+    let bar = output.progress("strength", TYPICAL);
+    interrupt::install();
+    let found = evaluator.strength_within(vector, documents, budget, |_, _| {
+        bar.inc(1);
+        interrupt::check("the captured activations are kept, what was tried is not")
+    });
+    bar.finish_and_clear();
+    let (alpha, kl) = found?;
+    output.note(format_args!("alpha {alpha:.3} costs {kl:.4} nats per token of neutral text"));
+    Ok(alpha)
+}
+
+/// Tokens per second, read in batches.
+fn pace(evaluator: &mut Evaluator, trial: &Trial) -> Result<f64> {
+    let few = &trial.documents[..trial.documents.len().min(4)];
+    evaluator.steer_with(None)?;
+    evaluator.divergence(&few[..1])?;
+    let start = Instant::now();
+    let n_token = evaluator.divergence(few)?.n_token;
+    Ok(n_token as f64 / start.elapsed().as_secs_f64().max(1e-6))
+}
+
+fn duration(n_token: usize, pace: f64) -> std::time::Duration {
+    std::time::Duration::from_secs_f64((n_token as f64 / pace).min(1e9))
+}

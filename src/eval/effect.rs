@@ -1,0 +1,195 @@
+//! What a head causes: how far moving it alone shifts the choice between true and false answers,
+//! and what that does to text that asks nothing.
+//!
+//! Every sequence of a batch carries another vector, in a bank row of its own. A question's prompt
+//! is computed once, unsteered, and held; what each vector adds is the last prompt token and the
+//! answers. A neutral document is steered at every token, so only its unsteered reading is shared.
+
+use super::divergence::kl;
+use super::{Evaluator, log_sum_exp};
+use crate::capture::plan::Text;
+use crate::data::{PromptForm, Question};
+use crate::steer::SteeringVector;
+use crate::{Error, Result, Special};
+
+/// Vectors that are tried on one model, each by itself.
+pub struct Trials<'e, 'm, 'v> {
+    evaluator: &'e mut Evaluator<'m>,
+    vectors: &'v [SteeringVector],
+    alpha: f32,
+    /// Which vector each bank row holds; row 0 holds none.
+    rows: Vec<Option<usize>>,
+}
+
+/// KL(steered ‖ base) over the tokens of one document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// Σ KL over the tokens, in nats, for each vector tried.
+    pub sums: Vec<f64>,
+    /// Tokens predicted.
+    pub n_token: usize,
+}
+
+impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
+    /// Trials of `vectors` at strength `alpha`. As many of them share a batch as the evaluator's
+    /// session has rows ([`SessionParams::n_row`](crate::SessionParams), less one); what the
+    /// evaluator was steered with is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the session has no row for vectors; what emptying a row gives.
+    pub fn new(
+        evaluator: &'e mut Evaluator<'m>,
+        vectors: &'v [SteeringVector],
+        alpha: f32,
+    ) -> Result<Self> {
+        evaluator.steer_with(None)?;
+        let n_row = evaluator.n_row;
+        if n_row < 2 {
+            return Err(Error::invalid("session", "it has no bank row for a vector"));
+        }
+        Ok(Self { evaluator, vectors, alpha, rows: vec![None; n_row] })
+    }
+
+    /// How far each of the vectors `which` shifts ln p(best answer) − ln Σ p(false answers) of a
+    /// question, in nats, steered from the last prompt token on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a question without true and false answers, what tokenizing, planning
+    /// and decoding give.
+    pub fn effects(
+        &mut self,
+        which: &[usize],
+        question: &Question,
+        form: &PromptForm,
+    ) -> Result<Vec<f64>> {
+        if !question.is_two_sided() {
+            let what = format!("question `{}`", question.text);
+            return Err(Error::invalid(what, "it needs true and false answers"));
+        }
+        let (plain, n_prompts) = self.evaluator.answers(question, form, "", 0)?;
+        let mut prefix = plain[0].tokens[..n_prompts.iter().min().map_or(0, |n| n - 1)].to_vec();
+        for text in &plain {
+            let n_shared = prefix.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
+            prefix.truncate(n_shared);
+        }
+        self.evaluator.hold(&prefix)?;
+        let mut effects = Vec::with_capacity(which.len());
+        let mut base = None;
+        for chunk in which.chunks(self.rows.len() - 1) {
+            let mut rows = self.load(chunk)?;
+            if base.is_none() {
+                rows.insert(0, 0);
+            }
+            let texts: Vec<Text> = rows
+                .iter()
+                .flat_map(|&row| plain.iter().map(move |text| Text { row, ..text.clone() }))
+                .collect();
+            let n_prompts: Vec<usize> =
+                n_prompts.iter().copied().cycle().take(texts.len()).collect();
+            let name =
+                |i: usize| format!("answer {} of question `{}`", i % plain.len(), question.text);
+            let sums = self.evaluator.log_probabilities(&texts, &n_prompts, name)?;
+            let mut odds = sums.chunks_exact(plain.len()).map(|sums| question.log_odds(sums));
+            let base = match base {
+                Some(base) => base,
+                None => *base.insert(odds.next().unwrap_or(f64::NAN)),
+            };
+            effects.extend(odds.map(|odds| odds - base));
+        }
+        Ok(effects)
+    }
+
+    /// KL(steered ‖ base) of the next token of a document, under each of the vectors `which`, every
+    /// token steered.
+    ///
+    /// # Errors
+    /// What planning and decoding give.
+    pub fn costs(&mut self, which: &[usize], document: &str) -> Result<Cost> {
+        let mut tokens = self.evaluator.model().tokenize(document, Special::Start);
+        tokens.truncate(self.evaluator.limits.n_token.min(self.evaluator.limits.longest));
+        // What the last token predicts is not in the document.
+        tokens.pop();
+        let n_token = tokens.len();
+        if n_token == 0 {
+            return Ok(Cost { sums: vec![0.0; which.len()], n_token });
+        }
+        let name = |_| "a neutral document".to_owned();
+        let mut base: Vec<(Vec<f32>, f64)> = Vec::with_capacity(n_token);
+        self.evaluator.read(
+            &[Text::plain(tokens.clone())],
+            |_| 0..n_token,
+            name,
+            |_, read| {
+                for position in 0..n_token {
+                    let logits = read.logits(position)?;
+                    base.push((logits.to_vec(), log_sum_exp(logits)));
+                }
+                Ok(())
+            },
+        )?;
+        let mut sums = Vec::with_capacity(which.len());
+        for chunk in which.chunks(self.rows.len() - 1) {
+            let texts: Vec<Text> = self
+                .load(chunk)?
+                .into_iter()
+                .map(|row| Text { tokens: tokens.clone(), row, steer_from: 0 })
+                .collect();
+            self.evaluator.read(
+                &texts,
+                |_| 0..n_token,
+                name,
+                |_, read| {
+                    let mut sum = 0.0;
+                    for (position, (base, base_total)) in base.iter().enumerate() {
+                        let steered = read.logits(position)?;
+                        sum += kl((steered, log_sum_exp(steered)), (base, *base_total));
+                    }
+                    sums.push(sum);
+                    Ok(())
+                },
+            )?;
+        }
+        Ok(Cost { sums, n_token })
+    }
+
+    /// The rows of these vectors, loaded where they are not yet. A vector keeps its row where all
+    /// fit at once.
+    fn load(&mut self, which: &[usize]) -> Result<Vec<usize>> {
+        let all_fit = self.vectors.len() < self.rows.len();
+        let mut rows = Vec::with_capacity(which.len());
+        for (i, &vector) in which.iter().enumerate() {
+            let row = 1 + if all_fit { vector } else { i };
+            if self.rows[row] != Some(vector) {
+                let loaded = Some((&self.vectors[vector], self.alpha));
+                self.evaluator.session.set_vector(row, loaded)?;
+                self.rows[row] = Some(vector);
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+impl Evaluator<'_> {
+    /// Tokens that a vector adds to a question that is held: the last of the prompt and those of
+    /// the answers, save the last of each.
+    pub(crate) fn n_answer_token(&self, question: &Question, form: &PromptForm) -> Result<usize> {
+        let (texts, n_prompts) = self.answers(question, form, "", 0)?;
+        let n =
+            texts.iter().zip(n_prompts).map(|(text, n_prompt)| text.tokens.len() - n_prompt - 1);
+        Ok(1 + n.sum::<usize>())
+    }
+}
+
+impl Question {
+    /// ln p(best answer) − ln Σ p(false answers), from each answer's log-probability.
+    fn log_odds(&self, log_probabilities: &[f64]) -> f64 {
+        let of_false = || {
+            let answers = self.answers.iter().zip(log_probabilities);
+            answers.filter(|(answer, _)| !answer.label).map(|(_, &p)| p)
+        };
+        let max = of_false().fold(f64::NEG_INFINITY, f64::max);
+        let all_false = max + of_false().map(|p| (p - max).exp()).sum::<f64>().ln();
+        log_probabilities[self.best()] - all_false
+    }
+}

@@ -1,0 +1,247 @@
+//! Every head moved by itself, on development questions and documents.
+
+use std::collections::BTreeSet;
+
+use super::journal::{Item, Line};
+use super::{HeadEffect, Journal, SelectParams};
+use crate::data::{PromptForm, Question};
+use crate::eval::{Evaluator, Trials};
+use crate::probe::Activations;
+use crate::steer::{Development, DirectionKind, SteeringVector};
+use crate::{Error, Result, Site, Special};
+
+/// What to try heads on. Nothing else of the data is looked at: give development questions and
+/// documents only.
+#[derive(Debug, Clone)]
+pub struct Trial<'a> {
+    /// Questions with true and false answers; those without both are passed over.
+    pub questions: Vec<&'a Question>,
+    /// How they are asked.
+    pub form: &'a PromptForm,
+    /// Documents that ask nothing.
+    pub documents: &'a [&'a str],
+    /// Kind of directions.
+    pub direction: DirectionKind,
+    /// How much to measure.
+    pub params: SelectParams,
+}
+
+/// Work done and to do, in heads tried on a question or document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Tried so far.
+    pub n_done: usize,
+    /// To be tried in all.
+    pub n_all: usize,
+}
+
+/// Measures what the heads of a model cause. The result has one entry for each candidate, ordered
+/// by site. `on_step` is called as the work goes on and may end it by an error: what the journal
+/// holds then is not measured again.
+///
+/// # Errors
+/// [`Error::Invalid`] where no question has true and false answers or there is no document; what
+/// making directions, and what [`Trials`] give.
+pub fn measure(
+    evaluator: &mut Evaluator,
+    development: &Development,
+    source: &impl Activations,
+    trial: &Trial,
+    journal: &mut Journal,
+    mut on_step: impl FnMut(Step) -> Result<()>,
+) -> Result<Vec<HeadEffect>> {
+    let SelectParams { alpha, n_candidate, n_screen, n_leader, n_full } = trial.params;
+    let questions: Vec<&Question> =
+        trial.questions.iter().copied().filter(|question| question.is_two_sided()).collect();
+    if questions.is_empty() {
+        return Err(Error::invalid("questions", "none has both true and false answers"));
+    }
+    if trial.documents.is_empty() {
+        return Err(Error::invalid("neutral documents", "there are none"));
+    }
+    let n_candidate = n_candidate.unwrap_or(usize::MAX).min(development.scores.len());
+    let mut sites: Vec<Site> = development.scores[..n_candidate].iter().map(|s| s.site).collect();
+    sites.sort_unstable();
+    let vectors = sites
+        .iter()
+        .map(|&site| development.ranked(&[site])?.vector(source, 1, trial.direction))
+        .collect::<Result<Vec<SteeringVector>>>()?;
+    let mut work = Work {
+        trials: Trials::new(evaluator, &vectors, alpha)?,
+        sites: &sites,
+        trial,
+        questions: &questions,
+        journal,
+    };
+    let full = [spread(questions.len(), n_full[0]), spread(trial.documents.len(), n_full[1])];
+    // The screen is a part of the full measurement, so that none of it is measured twice.
+    let screen = [thin(&full[0], n_screen[0]), thin(&full[1], n_screen[1])];
+    let items = |[questions, documents]: &[Vec<usize>; 2]| -> Vec<Item> {
+        let questions = questions.iter().map(|&i| Item::Question(i));
+        questions.chain(documents.iter().map(|&i| Item::Document(i))).collect()
+    };
+    let (screen, full) = (items(&screen), items(&full));
+    let all: Vec<usize> = (0..sites.len()).collect();
+    let n_more = full.len().saturating_sub(screen.len());
+    let mut step =
+        Step { n_done: 0, n_all: all.len() * screen.len() + all.len().min(2 * n_leader) * n_more };
+    for &item in &screen {
+        work.run(item, &all, &mut step, &mut on_step)?;
+    }
+    let screened = work.results(&all, &screen);
+    let leaders = leaders(&screened, n_leader);
+    step.n_all = all.len() * screen.len() + leaders.len() * n_more;
+    for &item in full.iter().filter(|item| !screen.contains(item)) {
+        work.run(item, &leaders, &mut step, &mut on_step)?;
+    }
+    let mut results = screened;
+    for (&i, result) in leaders.iter().zip(work.results(&leaders, &full)) {
+        results[i] = result;
+    }
+    Ok(results)
+}
+
+impl Trial<'_> {
+    /// About how many tokens [`measure`] computes for `n_head` heads.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an answer without tokens.
+    pub fn n_token(&self, evaluator: &Evaluator, n_head: usize) -> Result<usize> {
+        let SelectParams { n_screen, n_full, n_leader, .. } = self.params;
+        let mut per_question = 0;
+        for question in &self.questions {
+            per_question += evaluator.n_answer_token(question, self.form)?;
+        }
+        let per_document = |d: &&str| evaluator.model().tokenize(d, Special::Start).len();
+        let per_document: usize = self.documents.iter().map(per_document).sum();
+        // A sum over all of them, to that over some.
+        let part = |sum: usize, n_all: usize, n: usize| sum * n.min(n_all) / n_all.max(1);
+        let n_token = |[questions, documents]: [usize; 2]| {
+            part(per_question, self.questions.len(), questions)
+                + part(per_document, self.documents.len(), documents)
+        };
+        let (screen, full) = (n_token(n_screen), n_token(n_full));
+        Ok(n_head * screen + n_head.min(2 * n_leader) * full.saturating_sub(screen))
+    }
+}
+
+struct Work<'a, 'e, 'm, 'v> {
+    trials: Trials<'e, 'm, 'v>,
+    sites: &'a [Site],
+    trial: &'a Trial<'a>,
+    questions: &'a [&'a Question],
+    journal: &'a mut Journal,
+}
+
+impl Work<'_, '_, '_, '_> {
+    /// Tries the heads `which` on one item, those that the journal knows left out.
+    fn run(
+        &mut self,
+        item: Item,
+        which: &[usize],
+        step: &mut Step,
+        on_step: &mut impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        let unknown: Vec<usize> = which
+            .iter()
+            .copied()
+            .filter(|&i| self.journal.value(item, self.sites[i]).is_none())
+            .collect();
+        // A line for every few dozen heads: a large model takes minutes for one question.
+        for part in unknown.chunks(64) {
+            let (values, n) = match item {
+                Item::Question(i) => {
+                    (self.trials.effects(part, self.questions[i], self.trial.form)?, 1)
+                }
+                Item::Document(i) => {
+                    let cost = self.trials.costs(part, self.trial.documents[i])?;
+                    (cost.sums, cost.n_token)
+                }
+            };
+            let heads = part.iter().map(|&i| self.sites[i]).collect();
+            let values = values.into_iter().map(|v| v.is_finite().then_some(v)).collect();
+            self.journal.push(Line { item, heads, values, n })?;
+            step.n_done += part.len();
+            on_step(*step)?;
+        }
+        step.n_done += which.len() - unknown.len();
+        on_step(*step)
+    }
+
+    /// What was measured of these heads on these items.
+    fn results(&self, which: &[usize], items: &[Item]) -> Vec<HeadEffect> {
+        let result = |&i: &usize| {
+            let site = self.sites[i];
+            // Sum and number: of questions, and of tokens.
+            let (mut effect, mut cost) = ((0.0, 0), (0.0, 0));
+            for &item in items {
+                let Some((value, n)) = self.journal.value(item, site) else { continue };
+                let sum = match item {
+                    Item::Question(_) => &mut effect,
+                    Item::Document(_) => &mut cost,
+                };
+                *sum = (sum.0 + value, sum.1 + n);
+            }
+            HeadEffect {
+                site,
+                effect: effect.0 / effect.1 as f64,
+                cost: cost.0 / cost.1 as f64,
+                n_question: effect.1,
+            }
+        };
+        which.iter().map(result).collect()
+    }
+}
+
+/// The `n` best by effect and the `n` best by causal score, as indices in ascending order.
+fn leaders(heads: &[HeadEffect], n: usize) -> Vec<usize> {
+    let mut leaders = BTreeSet::new();
+    let scores: [fn(&HeadEffect) -> f64; 2] = [
+        |head| if head.effect.is_nan() { f64::NEG_INFINITY } else { head.effect },
+        HeadEffect::causal,
+    ];
+    for score in scores {
+        let mut order: Vec<usize> = (0..heads.len()).collect();
+        order.sort_by(|&a, &b| score(&heads[b]).total_cmp(&score(&heads[a])));
+        leaders.extend(order.into_iter().take(n));
+    }
+    leaders.into_iter().collect()
+}
+
+/// `n` of `0..n_all`, evenly spaced, or all.
+fn spread(n_all: usize, n: usize) -> Vec<usize> {
+    let n = n.clamp(1, n_all);
+    (0..n).map(|i| (2 * i + 1) * n_all / (2 * n)).collect()
+}
+
+fn thin(of: &[usize], n: usize) -> Vec<usize> {
+    spread(of.len(), n).into_iter().map(|i| of[i]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_evenly_and_without_repeats() {
+        assert_eq!(spread(10, 2), [2, 7]);
+        assert_eq!(spread(3, 80), [0, 1, 2]);
+        assert_eq!(thin(&spread(161, 80), 12).len(), 12);
+        for n in 1..=161 {
+            let picked = spread(161, n);
+            assert!(picked.len() == n && picked.is_sorted_by(|a, b| a < b) && picked[n - 1] < 161);
+        }
+    }
+
+    #[test]
+    fn leads_by_either_score() {
+        let head = |head, effect, cost| HeadEffect {
+            site: Site::new(0, head),
+            effect,
+            cost,
+            n_question: 12,
+        };
+        let heads = [head(0, 9.0, 100.0), head(1, 0.1, 0.0), head(2, 0.2, 9.0), head(3, -1.0, 0.0)];
+        assert_eq!(leaders(&heads, 1), [0, 1]);
+    }
+}

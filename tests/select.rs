@@ -1,0 +1,364 @@
+//! Heads chosen by what they cause: measured right, resumed, and from development data only.
+
+mod common;
+
+use std::cell::Cell;
+
+use candor::data::{Dataset, PromptForm, Question};
+use candor::eval::{Evaluator, Trials};
+use candor::probe::Activations;
+use candor::select::cross_validation::{Developed, Protocol, develop};
+use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, measure, ranking};
+use candor::session::{CacheType, SessionParams};
+use candor::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use candor::{Error, Geometry, Model, ModelParams, Site};
+use common::fixture::{Arch, Fixture};
+use common::steering::vector;
+use ndarray::{Array2, Array4, Axis};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const ALPHA: f32 = 4.0;
+const DOCUMENTS: [&str; 4] = [
+    "the rain is on the hill and no one sees it",
+    "all is well in the desert",
+    "it is so often raining, we think",
+    "I have no comment on the hill",
+];
+
+struct Room {
+    model: Model,
+    data: Dataset,
+    source: Leaning,
+    _folder: tempfile::TempDir,
+}
+
+impl Room {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = Fixture::new(Arch::Llama).write(folder.path());
+        let params = ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() };
+        let model = Model::load(&path, &params).expect("a fixture loads");
+        let data = data(|_, text| text.to_owned());
+        Self { source: source(&data, model.geometry(), 0..0), data, model, _folder: folder }
+    }
+
+    /// An evaluator that tries three vectors at once, so that heads need several batches. It is as
+    /// exact as llama.cpp can be.
+    fn evaluator(&self) -> Evaluator<'_> {
+        let params = SessionParams {
+            n_threads: Some(1),
+            n_row: 4,
+            flash_attention: Some(false),
+            cache: CacheType::F32,
+            ..SessionParams::default()
+        };
+        Evaluator::with(&self.model, 0, params).expect("an evaluator")
+    }
+
+    fn questions(&self) -> Vec<&Question> {
+        self.data.questions.iter().collect()
+    }
+
+    fn development(&self) -> Development {
+        let all: Vec<usize> = (0..self.data.questions.len()).collect();
+        Development::fit(&self.source, &all, &FitParams::default(), || ()).expect("heads to fit")
+    }
+
+    fn trial<'a>(&'a self, form: &'a PromptForm) -> Trial<'a> {
+        Trial {
+            questions: self.questions(),
+            form,
+            documents: &DOCUMENTS,
+            direction: DirectionKind::MassMean,
+            params: SelectParams {
+                alpha: ALPHA,
+                n_candidate: None,
+                n_screen: [3, 2],
+                n_leader: 2,
+                n_full: [8, 4],
+            },
+        }
+    }
+}
+
+fn form() -> PromptForm {
+    PromptForm::parse("Q: {question} A: {answer}").expect("a sound form")
+}
+
+/// Twelve questions, their texts as `change` gives them.
+fn data(change: impl Fn(usize, &str) -> String) -> Dataset {
+    let mut text = "Question,Best Answer,Correct Answers,Incorrect Answers\n".to_owned();
+    for (i, name) in
+        "rain snow hail fog sun wind dew ice mist sleet dust heat".split(' ').enumerate()
+    {
+        let question = change(i, &format!("is there {name} on the hill?"));
+        let yes = change(i, "it is so");
+        text += &format!("{question},{yes},{yes}; yes,no; not at all; never {name}\n");
+    }
+    Dataset::from_bytes("q.csv".as_ref(), text.as_bytes()).expect("sound data")
+}
+
+/// Head outputs in memory: `[n_row, n_layer, n_head, d_head]`.
+struct Leaning {
+    values: Array4<f32>,
+    next: Array4<f32>,
+    labels: Vec<bool>,
+    groups: Vec<usize>,
+    next_groups: Vec<[usize; 2]>,
+}
+
+impl Activations for Leaning {
+    fn n_layer(&self) -> usize {
+        self.values.dim().1
+    }
+
+    fn n_head(&self) -> usize {
+        self.values.dim().2
+    }
+
+    fn d_head(&self) -> usize {
+        self.values.dim().3
+    }
+
+    fn labels(&self) -> &[bool] {
+        &self.labels
+    }
+
+    fn groups(&self) -> &[usize] {
+        &self.groups
+    }
+
+    fn head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        let of_layer = self.values.index_axis(Axis(1), site.layer);
+        of_layer.index_axis(Axis(1), site.head).select(Axis(0), rows)
+    }
+
+    fn next_groups(&self) -> &[[usize; 2]] {
+        &self.next_groups
+    }
+
+    fn next_head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        let of_layer = self.next.index_axis(Axis(1), site.layer);
+        of_layer.index_axis(Axis(1), site.head).select(Axis(0), rows)
+    }
+}
+
+/// Head outputs that lean along the label; those of the questions `spoilt` are something else.
+fn source(data: &Dataset, geometry: Geometry, spoilt: std::ops::Range<usize>) -> Leaning {
+    let Geometry { n_layer, n_head, d_head, .. } = geometry;
+    let rows: Vec<_> = data.rows().collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut values = Array4::zeros((rows.len(), n_layer, n_head, d_head));
+    for ((row, layer, head, i), value) in values.indexed_iter_mut() {
+        let noise: f32 = rng.random_range(-1.0..1.0);
+        let lean = 0.3 * (layer + head) as f32 * if i % 2 == 0 { 1.0 } else { -1.0 };
+        *value = if rows[row].label { noise + lean } else { noise - lean };
+        if spoilt.contains(&rows[row].group) {
+            *value = 1e3 * noise - 7.0;
+        }
+    }
+    let n_question = data.questions.len();
+    let next_groups: Vec<_> = (0..n_question).map(|i| [i, (i + 1) % n_question]).collect();
+    let mut next = Array4::zeros((n_question, n_layer, n_head, d_head));
+    for ((row, ..), value) in next.indexed_iter_mut() {
+        let noise: f32 = rng.random_range(-1.0..1.0);
+        let is_spoilt = next_groups[row].iter().any(|question| spoilt.contains(question));
+        *value = if is_spoilt { 1e3 * noise } else { noise };
+    }
+    let labels = rows.iter().map(|row| row.label).collect();
+    let groups = rows.iter().map(|row| row.group).collect();
+    Leaning { values, next, labels, groups, next_groups }
+}
+
+fn log_odds(question: &Question, log_probabilities: &[f64]) -> f64 {
+    let sum: f64 = question
+        .answers
+        .iter()
+        .zip(log_probabilities)
+        .filter(|(answer, _)| !answer.label)
+        .map(|(_, p)| p.exp())
+        .sum();
+    log_probabilities[question.best()] - sum.ln()
+}
+
+#[test]
+fn heads_tried_side_by_side_do_what_each_does_alone() {
+    let room = Room::new();
+    let form = form();
+    let sites: Vec<Site> =
+        (0..7).map(|i| Site::new(i % room.model.geometry().n_layer, i / 3)).collect();
+    let vectors: Vec<SteeringVector> = sites
+        .iter()
+        .map(|site| vector(room.model.geometry(), &[(site.layer, site.head)], 1))
+        .collect();
+    let mut evaluator = room.evaluator();
+    let alone = |evaluator: &mut Evaluator, steered: Option<(&SteeringVector, f32)>, question| {
+        evaluator.steer_with(steered).unwrap();
+        let scores = evaluator.score_answers(&[question], &form, "").unwrap();
+        (
+            log_odds(question, &scores[0].log_probabilities),
+            evaluator.divergence(&DOCUMENTS[..1]).unwrap(),
+        )
+    };
+    let question = &room.data.questions[2];
+    let (base, _) = alone(&mut evaluator, None, question);
+    let expected: Vec<_> =
+        vectors.iter().map(|v| alone(&mut evaluator, Some((v, ALPHA)), question)).collect();
+
+    let which: Vec<usize> = (0..vectors.len()).collect();
+    let mut trials = Trials::new(&mut evaluator, &vectors, ALPHA).unwrap();
+    let effects = trials.effects(&which, question, &form).unwrap();
+    let costs = trials.costs(&which, DOCUMENTS[0]).unwrap();
+    for (i, (odds, divergence)) in expected.iter().enumerate() {
+        let effect = odds - base;
+        assert!((effects[i] - effect).abs() < 1e-4, "{}: {} and {effect}", sites[i], effects[i]);
+        let cost = costs.sums[i] / costs.n_token as f64;
+        assert_eq!(costs.n_token, divergence.n_token);
+        assert!((cost - divergence.kl).abs() < 1e-4 * divergence.kl.max(0.01), "{}", sites[i]);
+    }
+    let largest = effects.iter().map(|effect| effect.abs()).fold(0.0, f64::max);
+    assert!(largest > 0.05, "the vectors do nothing: {effects:?}");
+    // Any selection, in any order, is measured the same.
+    let some = trials.effects(&[5, 0], question, &form).unwrap();
+    assert!((some[0] - effects[5]).abs() < 1e-4 && (some[1] - effects[0]).abs() < 1e-4);
+}
+
+#[test]
+fn leaders_are_measured_on_more_and_a_stopped_run_goes_on() {
+    let room = Room::new();
+    let (form, development) = (form(), room.development());
+    let trial = room.trial(&form);
+    let path = room._folder.path().join("trials.jsonl");
+    let run = |journal: &mut Journal, stop_after: usize| {
+        let n_step = Cell::new(0);
+        let mut last = None;
+        let result =
+            measure(&mut room.evaluator(), &development, &room.source, &trial, journal, |step| {
+                n_step.set(n_step.get() + 1);
+                last = Some(step);
+                match n_step.get() > stop_after {
+                    true => Err(Error::Interrupted { kept: String::new() }),
+                    false => Ok(()),
+                }
+            });
+        (result, last.expect("a step"))
+    };
+    let (whole, last) = run(&mut Journal::in_memory(), usize::MAX);
+    let whole = whole.unwrap();
+    assert_eq!(last.n_done, last.n_all);
+
+    let mut journal = Journal::open(&path, "same").unwrap();
+    assert!(run(&mut journal, 3).0.is_err());
+    drop(journal);
+    let mut journal = Journal::open(&path, "same").unwrap();
+    let n_known = journal.n_known();
+    assert!(n_known > 0, "nothing was kept");
+    let (resumed, last) = run(&mut journal, usize::MAX);
+    assert_eq!(resumed.unwrap(), whole);
+    assert!(journal.n_known() > n_known && last.n_done == last.n_all);
+    journal.remove().unwrap();
+    assert!(!path.exists());
+
+    let n_full = whole.iter().filter(|head| head.n_question == 8).count();
+    let n_screened = whole.iter().filter(|head| head.n_question == 3).count();
+    assert!((2..=4).contains(&n_full), "{n_full} leaders");
+    assert_eq!(n_full + n_screened, development.scores.len());
+    let best = |by| ranking(&whole, by).unwrap()[0];
+    let effect = |site| whole.iter().find(|head| head.site == site).unwrap();
+    let top: &HeadEffect = effect(best(Selection::Effect));
+    assert!(whole.iter().filter(|h| h.n_question == 8).all(|head| head.effect <= top.effect));
+}
+
+#[test]
+fn only_the_screened_heads_are_tried() {
+    let room = Room::new();
+    let (form, development) = (form(), room.development());
+    let mut trial = room.trial(&form);
+    trial.params.n_candidate = Some(5);
+    let heads = measure(
+        &mut room.evaluator(),
+        &development,
+        &room.source,
+        &trial,
+        &mut Journal::in_memory(),
+        |_| Ok(()),
+    );
+    let mut best: Vec<Site> = development.scores[..5].iter().map(|score| score.site).collect();
+    best.sort_unstable();
+    let tried: Vec<Site> = heads.unwrap().iter().map(|head| head.site).collect();
+    assert_eq!(tried, best);
+}
+
+#[test]
+fn the_strength_within_a_budget_is_the_largest() {
+    let room = Room::new();
+    let vector = vector(room.model.geometry(), &[(0, 1), (2, 3)], 1);
+    let mut evaluator = room.evaluator();
+    let kl_at = |evaluator: &mut Evaluator, alpha| {
+        evaluator.steer_with(Some((&vector, alpha))).unwrap();
+        evaluator.divergence(&DOCUMENTS).unwrap().kl
+    };
+    // Found upwards of 1 and downwards.
+    let budgets = [4.0, 0.25].map(|alpha| kl_at(&mut evaluator, alpha));
+    for (budget, expected) in budgets.into_iter().zip([4.0, 0.25]) {
+        let mut tried = 0;
+        let found = evaluator.strength_within(&vector, &DOCUMENTS, budget, |_, _| {
+            tried += 1;
+            Ok(())
+        });
+        let (alpha, kl) = found.unwrap();
+        assert!(kl <= budget && (0.98..=1.0001).contains(&(alpha / expected)), "{alpha}: {kl}");
+        assert!(kl_at(&mut evaluator, 1.02 * alpha) > budget);
+        assert!(tried < 20, "{tried} tries");
+    }
+    let error = evaluator.strength_within(&vector, &DOCUMENTS, 1e-12, |_, _| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("even 0.015625 standard deviations cost"), "{error}");
+}
+
+/// What is found on questions 6 to 11 and two documents.
+fn developed(room: &Room, data: &Dataset, source: &Leaning, neutral: [&str; 4]) -> Developed {
+    let protocol = Protocol {
+        data,
+        form: form(),
+        neutral: neutral.to_vec(),
+        instruction: String::new(),
+        direction: DirectionKind::MassMean,
+        selection: Selection::Causal,
+        select: room.trial(&form()).params,
+        grid: Grid { ks: vec![1, 3], alphas: vec![0.5, 2.0], kl_budget: 10.0 },
+        n_random: 0,
+        n_predict: 1,
+        n_example: 0,
+        seed: 3,
+    };
+    let questions: Vec<usize> = (6..12).collect();
+    let documents = [protocol.neutral[0], protocol.neutral[2]];
+    develop(&mut room.evaluator(), source, &protocol, &questions, &documents, || Ok(())).unwrap()
+}
+
+#[test]
+fn nothing_of_the_test_fold_reaches_what_is_chosen() {
+    let room = Room::new();
+    let found = developed(&room, &room.data, &room.source, DOCUMENTS);
+    // Other texts, other activations, other documents in the test fold.
+    let spoil = |range: std::ops::Range<usize>| {
+        let data = data(
+            |i, text| if range.contains(&i) { format!("not {text} {i}") } else { text.into() },
+        );
+        let source = source(&data, room.model.geometry(), range);
+        (data, source)
+    };
+    let (other_data, other_source) = spoil(0..6);
+    let neutral = [DOCUMENTS[0], "something else", DOCUMENTS[2], "all of it changed"];
+    let with_another_test_fold = developed(&room, &other_data, &other_source, neutral);
+    assert_eq!(found.effects, with_another_test_fold.effects);
+    assert_eq!(found.vector, with_another_test_fold.vector, "heads, directions, sigma");
+    assert_eq!(found.choice, with_another_test_fold.choice);
+    assert_eq!(found.development.scores, with_another_test_fold.development.scores);
+    // The check can fail: development data does reach it.
+    let (other_data, other_source) = spoil(6..8);
+    let with_other_development = developed(&room, &other_data, &other_source, DOCUMENTS);
+    assert_ne!(found.effects, with_other_development.effects);
+    assert_ne!(found.vector, with_other_development.vector);
+}
