@@ -263,6 +263,26 @@ fn capture_is_measured_both_ways() {
 }
 
 #[test]
+fn trying_heads_is_measured_both_ways() {
+    let cache = tempfile::tempdir().unwrap();
+    let bench = |args: &[&str]| {
+        let mut command = candor(cache.path());
+        command.args(["bench", "select", "--limit", "2", "-t", "1"]).args(args);
+        command
+    };
+    let document = json(&mut bench(&["--heads", "6"]));
+    let number = |name: &str| document[name].as_f64().unwrap_or_else(|| panic!("{name}"));
+    assert_eq!((number("n_head"), number("n_head_model"), number("n_question")), (6.0, 40.0, 2.0));
+    assert!(4.0 * number("n_token_side_by_side") < number("n_token_one_by_one"), "it is shared");
+    // An F16 cache rounds: what differs is far smaller than what is measured.
+    assert!(number("difference") < 0.02 * number("largest_effect"), "{document}");
+    assert!(number("seconds_all_heads") > 0.0 && document["speedup"]["median"].is_number());
+    bench(&["--heads", "2", "--csv"]).assert().success();
+    let message = refusal(bench(&["--data", "no/such.csv"]).arg("-m").arg("no/such.gguf"));
+    assert!(message.contains("no/such"), "{message}");
+}
+
+#[test]
 fn probes_are_measured_on_drawn_rows_and_on_a_store() {
     let cache = tempfile::tempdir().unwrap();
     let drawn = ["--rows", "300", "--dim", "8", "--heads", "4"];

@@ -20,6 +20,19 @@ pub(super) fn worst_case(model: &Model, seed: u64) -> Result<SteeringVector> {
     random(model, sites.collect(), seed)
 }
 
+/// Vectors of one head each, `n` of them spread over the model, in random directions with sigma 1.
+pub(super) fn single_heads(model: &Model, n: usize, seed: u64) -> Result<Vec<SteeringVector>> {
+    let n_head = model.geometry().n_head;
+    let sites: Vec<Site> = model
+        .attention_layers()
+        .flat_map(|layer| (0..n_head).map(move |head| Site::new(layer, head)))
+        .collect();
+    let n = n.min(sites.len());
+    (0..n)
+        .map(|i| random(model, vec![(sites[i * sites.len() / n], 1.0)], seed + i as u64))
+        .collect()
+}
+
 /// Random directions in the heads of another vector, with its sigmas.
 pub(super) fn another(model: &Model, like: &SteeringVector, seed: u64) -> Result<SteeringVector> {
     random(model, like.heads().iter().map(|head| (head.site, head.sigma)).collect(), seed)

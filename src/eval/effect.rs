@@ -99,6 +99,39 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         Ok(effects)
     }
 
+    /// What [`Trials::effects`] gives, computed without sharing and without batches: each head by
+    /// itself, each answer by itself, with its whole prompt. For comparison.
+    ///
+    /// # Errors
+    /// As [`Trials::effects`].
+    pub fn effects_one_by_one(
+        &mut self,
+        which: &[usize],
+        question: &Question,
+        form: &PromptForm,
+    ) -> Result<Vec<f64>> {
+        let (plain, n_prompts) = self.evaluator.answers(question, form, "", 0)?;
+        self.evaluator.hold(&[])?;
+        let log_odds = |evaluator: &mut Evaluator, row: usize| -> Result<f64> {
+            let mut sums = Vec::with_capacity(plain.len());
+            for (text, &n_prompt) in plain.iter().zip(&n_prompts) {
+                let text = Text { row, ..text.clone() };
+                let name = |_| format!("an answer of question `{}`", question.text);
+                sums.extend(evaluator.log_probabilities(&[text], &[n_prompt], name)?);
+            }
+            Ok(question.log_odds(&sums))
+        };
+        let base = log_odds(self.evaluator, 0)?;
+        let mut effects = Vec::with_capacity(which.len());
+        for &vector in which {
+            let loaded = Some((&self.vectors[vector], self.alpha));
+            self.evaluator.session.set_vector(1, loaded)?;
+            self.rows[1] = Some(vector);
+            effects.push(log_odds(self.evaluator, 1)? - base);
+        }
+        Ok(effects)
+    }
+
     /// KL(steered ‖ base) of the next token of a document, under each of the vectors `which`, every
     /// token steered.
     ///

@@ -130,7 +130,7 @@ impl CaptureArgs {
 }
 
 /// `limit` questions, spread evenly.
-fn limited(data: Dataset, limit: usize) -> Dataset {
+pub(super) fn limited(data: Dataset, limit: usize) -> Dataset {
     let n = data.questions.len();
     if limit == 0 || limit >= n {
         return data;

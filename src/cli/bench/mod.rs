@@ -4,12 +4,14 @@ mod capture;
 mod form;
 mod overhead;
 mod probe;
+mod select;
 
 use clap::{Args, Subcommand};
 
 use self::capture::CaptureArgs;
 use self::overhead::OverheadArgs;
 use self::probe::ProbeArgs;
+use self::select::SelectArgs;
 use super::output::Output;
 use crate::Result;
 
@@ -33,6 +35,7 @@ pub(super) struct BenchArgs {
 enum What {
     Capture(CaptureArgs),
     Probe(ProbeArgs),
+    Select(SelectArgs),
 }
 
 impl BenchArgs {
@@ -41,6 +44,7 @@ impl BenchArgs {
             None => self.overhead.run(output),
             Some(What::Capture(args)) => args.run(output),
             Some(What::Probe(args)) => args.run(output),
+            Some(What::Select(args)) => args.run(output),
         }
     }
 }

@@ -1,0 +1,196 @@
+//! `candor bench select`.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::HumanDuration;
+use serde::Serialize;
+
+use super::capture::limited;
+use super::form::{Form, FormArgs, Record, record, text};
+use crate::bench::{Build, Machine, ModelFacts, Ratio, SelectSpeed, measure_select};
+use crate::cli::args::{DataArgs, ModelArgs, positive};
+use crate::cli::output::Output;
+use crate::cli::{embedded, interrupt, table};
+use crate::data::{Dataset, PromptForm, Question};
+use crate::{Error, Model, Result};
+
+/// Measure how fast heads are tried by themselves, beside one at a time
+///
+/// For each question the same heads are tried in turn side by side, every sequence of a batch with a
+/// vector of its own, as `candor fit --select` does it, and one by one, every answer read with its
+/// whole prompt. Says how long choosing among all heads of this model takes.
+#[derive(Debug, Args)]
+pub(super) struct SelectArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// Questions to take, spread evenly over the data.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    limit: usize,
+
+    /// Heads to try, spread evenly over the model.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    heads: usize,
+
+    #[command(flatten)]
+    form: FormArgs,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    build: Build,
+    machine: Machine,
+    model: ModelFacts,
+    data: &'a str,
+    data_sha256: &'a str,
+    #[serde(flatten)]
+    speed: &'a SelectSpeed,
+    seconds: f64,
+}
+
+impl SelectArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let form = self.form.of(output);
+        let start = Instant::now();
+        let mut data = self.data.open(&self.model)?;
+        data.questions.retain(Question::is_two_sided);
+        if data.questions.is_empty() {
+            let problem = "none has both true and false answers";
+            return Err(Error::invalid(data.path.display().to_string(), problem));
+        }
+        let data = limited(data, self.limit);
+        let prompt_form = self.data.form(&data)?;
+        let model = self.model.load()?;
+        let speed = self.measure_with_bar(&model, &data, &prompt_form, output)?;
+        let document = Document {
+            build: Build::this(),
+            machine: Machine::this(),
+            model: ModelFacts::of(&model)?,
+            data: &data.name,
+            data_sha256: &data.sha256,
+            speed: &speed,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        match form {
+            Form::Json => output.json(&document),
+            Form::Csv => output.text(&text::csv(&[document.record()])),
+            Form::Markdown => output.text(&text::markdown(HEADER, &rows(&speed))),
+            Form::Table => {
+                output.fields(&document.facts());
+                output.text("\n");
+                output.text(&table::table(HEADER, &rows(&speed)));
+            }
+        }
+        Ok(())
+    }
+
+    fn measure_with_bar(
+        &self,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        output: Output,
+    ) -> Result<SelectSpeed> {
+        interrupt::install();
+        let questions: Vec<&Question> = data.questions.iter().collect();
+        let bar = output.progress("measuring", questions.len());
+        let speed = measure_select(
+            model,
+            &questions,
+            form,
+            &embedded::neutral(),
+            self.heads,
+            self.model.session(model),
+            self.data.seed,
+            |done, _| {
+                bar.set_position(done as u64);
+                match interrupt::requested() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        );
+        bar.finish_and_clear();
+        speed
+    }
+}
+
+const HEADER: [&str; 5] = ["heads", "tokens", "s per question", "x one by one", "low to high"];
+
+fn rows(speed: &SelectSpeed) -> [[String; 5]; 2] {
+    let seconds = |samples: &[u64]| {
+        let mean = samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64;
+        format!("{:.3}", mean / 1e9)
+    };
+    let ratio = |of: fn(&Ratio) -> String| speed.speedup.as_ref().map(of).unwrap_or_default();
+    [
+        [
+            "one by one".to_owned(),
+            speed.n_token_one_by_one.to_string(),
+            seconds(&speed.one_by_one_ns),
+            "1.00".to_owned(),
+            String::new(),
+        ],
+        [
+            "side by side".to_owned(),
+            speed.n_token_side_by_side.to_string(),
+            seconds(&speed.side_by_side_ns),
+            ratio(|r| format!("{:.2}", r.median)),
+            ratio(|r| format!("{:.2} to {:.2}", r.low, r.high)),
+        ],
+    ]
+}
+
+impl Document<'_> {
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let speed = self.speed;
+        let time = std::time::Duration::from_secs_f64(speed.seconds_all_heads.clamp(0.0, 1e9));
+        vec![
+            ("model", self.model.path.display().to_string()),
+            ("data", format!("{}: {} questions", self.data, speed.n_question)),
+            ("machine", self.machine.description()),
+            ("heads", format!("{} of {}", speed.n_head, speed.n_head_model)),
+            (
+                "difference",
+                format!(
+                    "at most {:.1e} nats, where effects reach {:.2}",
+                    speed.difference, speed.largest_effect
+                ),
+            ),
+            ("all heads", format!("about {} with candor fit --select", HumanDuration(time))),
+        ]
+    }
+
+    fn record(&self) -> Record {
+        let join =
+            |samples: &[u64]| samples.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
+        let speed = self.speed;
+        let ratio = |of: fn(&Ratio) -> f64| {
+            speed.speedup.as_ref().map(|r| of(r).to_string()).unwrap_or_default()
+        };
+        let mut cells = record(&self.build, &self.machine, Some(&self.model));
+        cells.extend([
+            ("data", self.data.to_owned()),
+            ("data_sha256", self.data_sha256.to_owned()),
+            ("n_question", speed.n_question.to_string()),
+            ("n_head", speed.n_head.to_string()),
+            ("n_head_model", speed.n_head_model.to_string()),
+            ("n_token_side_by_side", speed.n_token_side_by_side.to_string()),
+            ("n_token_one_by_one", speed.n_token_one_by_one.to_string()),
+            ("speedup_median", ratio(|r| r.median)),
+            ("speedup_low", ratio(|r| r.low)),
+            ("speedup_high", ratio(|r| r.high)),
+            ("difference", speed.difference.to_string()),
+            ("largest_effect", speed.largest_effect.to_string()),
+            ("seconds_all_heads", speed.seconds_all_heads.to_string()),
+            ("side_by_side_ns", join(&speed.side_by_side_ns)),
+            ("one_by_one_ns", join(&speed.one_by_one_ns)),
+        ]);
+        cells
+    }
+}
