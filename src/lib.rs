@@ -18,6 +18,7 @@ mod file;
 mod fingerprint;
 mod geometry;
 pub mod gguf;
+pub mod ledger;
 mod limits;
 mod model;
 pub mod probe;
@@ -25,6 +26,7 @@ pub mod select;
 pub mod session;
 mod site;
 pub mod steer;
+pub mod study;
 
 pub use error::{Error, Result};
 pub use ffi::host::set_verbose;

@@ -7,10 +7,10 @@ use std::cell::Cell;
 use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Evaluator, Trials};
 use candor::probe::Activations;
-use candor::select::cross_validation::{Developed, Protocol, develop};
 use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, measure, ranking};
 use candor::session::{CacheType, SessionParams};
 use candor::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use candor::study::{Developed, Protocol, develop};
 use candor::{Error, Geometry, Model, ModelParams, Site};
 use common::fixture::{Arch, Fixture};
 use common::steering::vector;
@@ -257,11 +257,11 @@ fn leaders_are_measured_on_more_and_a_stopped_run_goes_on() {
     assert!(run(&mut journal, 3).0.is_err());
     drop(journal);
     let mut journal = Journal::open(&path, "same").unwrap();
-    let n_known = journal.n_known();
+    let n_known = journal.len();
     assert!(n_known > 0, "nothing was kept");
     let (resumed, last) = run(&mut journal, usize::MAX);
     assert_eq!(resumed.unwrap(), whole);
-    assert!(journal.n_known() > n_known && last.n_done == last.n_all);
+    assert!(journal.len() > n_known && last.n_done == last.n_all);
     journal.remove().unwrap();
     assert!(!path.exists());
 
@@ -327,7 +327,9 @@ fn developed(room: &Room, data: &Dataset, source: &Leaning, neutral: [&str; 4]) 
         data,
         form: form(),
         neutral: neutral.to_vec(),
+        preamble: String::new(),
         instruction: String::new(),
+        shuffle: false,
         direction: DirectionKind::MassMean,
         selection: Selection::Causal,
         select: room.trial(&form()).params,

@@ -110,8 +110,8 @@ pub(super) struct DataArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
 
-    /// How a question and an answer become one text [default: `Q: {question} A: {answer}` for
-    /// questions].
+    /// How a question and an answer become one text; `\n` is a line end [default: `Q: {question} A:
+    /// {answer}` for questions].
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
 
@@ -125,7 +125,9 @@ impl DataArgs {
     pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
         self.template
             .as_deref()
-            .map_or_else(|| Ok(PromptForm::default_for(data.kind)), PromptForm::parse)
+            // As shells leave it.
+            .map(|template| template.replace("\\n", "\n"))
+            .map_or_else(|| Ok(PromptForm::default_for(data.kind)), |t| PromptForm::parse(&t))
     }
 
     /// How to capture these texts.
@@ -235,6 +237,11 @@ impl SteerArgs {
         let geometry = model.geometry();
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         Ok(sidecar)
+    }
+
+    /// The strength that the user gave.
+    pub(super) fn given_alpha(&self) -> Option<f32> {
+        self.alpha
     }
 
     /// The strength: the user's, else the sidecar's.

@@ -8,14 +8,16 @@ use serde::Serialize;
 use super::args::{ModelArgs, budget};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
-use super::{embedded, fit::N_TRIAL, interrupt};
+use super::select::N_TRIAL;
+use super::{embedded, interrupt};
 use crate::capture::{CaptureParams, Store};
 use crate::data::PromptForm;
 use crate::eval::Evaluator;
+use crate::ledger::Ledger;
 use crate::select::SelectParams;
-use crate::select::cross_validation::{Example, Protocol, Report, Row, two_fold};
 use crate::session::SessionParams;
 use crate::steer::{DirectionKind, Selection};
+use crate::study::{Example, Protocol, Report, Row, two_fold};
 use crate::{Error, Result};
 
 /// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
@@ -47,6 +49,9 @@ pub(super) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
+
+/// The baseline that needs no steering.
+pub(super) const INSTRUCTION: &str = "Answer truthfully.";
 
 /// What `--json` gives.
 #[derive(Serialize)]
@@ -99,7 +104,9 @@ impl DemoArgs {
             data: &data,
             form,
             neutral: embedded::neutral(),
-            instruction: "Answer truthfully.".to_owned(),
+            preamble: String::new(),
+            instruction: INSTRUCTION.to_owned(),
+            shuffle: false,
             direction,
             selection,
             select: SelectParams::default(),
@@ -115,7 +122,7 @@ impl DemoArgs {
             SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
         )?;
         let bar = output.progress("scoring", protocol.n_step());
-        let report = two_fold(&mut evaluator, &store, &protocol, || {
+        let report = two_fold(&mut evaluator, &store, &protocol, &mut Ledger::in_memory(), || {
             bar.inc(1);
             interrupt::check(KEPT)
         });
@@ -124,20 +131,20 @@ impl DemoArgs {
         let seconds = start.elapsed().as_secs_f64();
         if output.is_json() {
             output.json(&Document {
-                rows: &report.rows,
-                k: report.choices.iter().map(|c| c.k).collect(),
-                alpha: report.choices.iter().map(|c| c.alpha).collect(),
+                rows: &report.rows(),
+                k: report.folds.iter().map(|fold| fold.choice.k).collect(),
+                alpha: report.folds.iter().map(|fold| fold.choice.alpha).collect(),
                 direction: direction.name(),
                 selection: selection.name(),
-                n_question: report.n_question,
-                folds: report.choices.len(),
+                n_question: report.n_question(),
+                folds: report.folds.len(),
                 seed: self.seed,
                 model: ModelFacts {
                     fingerprint: model.fingerprint(),
                     architecture: model.architecture(),
                 },
                 seconds,
-                examples: &report.examples,
+                examples: &report.examples(),
             });
             return Ok(());
         }
@@ -147,7 +154,7 @@ impl DemoArgs {
             model.name().unwrap_or("model"),
             geometry.n_layer,
             geometry.n_head,
-            report.n_question,
+            report.n_question(),
             captured.n_row,
         ));
         print(&report, selection, self.draws, output);
@@ -163,13 +170,14 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
         "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
         "scored on the half not fitted on"
     ));
-    for row in &report.rows {
+    for row in report.rows() {
         let name = match row.name {
             "base" => "no steering".to_owned(),
             "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
             "iti" => format!("steered (ITI, heads by {selection})"),
             "random" => format!("random heads and directions, {n_draw} ×"),
-            _ => "asked to: \"Answer truthfully.\"".to_owned(),
+            "instruction" => format!("asked to: \"{INSTRUCTION}\""),
+            _ => "asked to, and steered".to_owned(),
         };
         output.line(format_args!(
             "{name:<34} {:>5}   {:>5}   {:>5}   {:>5}   {:>5}   {:>5}",
@@ -182,7 +190,7 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
         ));
     }
     output.line("");
-    for (choice, fold) in report.choices.iter().zip(1..) {
+    for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
         output.line(format_args!(
             "{DIM}fold {fold}: {} heads, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
             choice.k,
@@ -192,14 +200,14 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
         ));
     }
     output.line("");
-    let width = report.examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);
-    let written =
-        report.examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
+    let examples = report.examples();
+    let width = examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);
+    let written = examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
     output.line(format_args!(
         "{BOLD}{:width$}    {:<written$}       steered{BOLD:#}",
         "question", "before"
     ));
-    for example in &report.examples {
+    for example in &examples {
         let mark = |truth: bool| if truth { "✓" } else { "✗" };
         let (before, after) = (&example.before, &example.after);
         output.line(format_args!(

@@ -1,6 +1,7 @@
 //! The program: arguments are described here, turned into typed options, and never seen by the
 //! work. One file per subcommand; results go to stdout, everything else to stderr.
 
+mod activations;
 mod args;
 mod bench;
 mod capture;
@@ -8,14 +9,17 @@ mod chat;
 mod demo;
 mod devices;
 mod embedded;
+mod eval;
 mod fit;
 mod heads;
 mod heat;
+mod html;
 mod inspect;
 mod interrupt;
 mod output;
 mod plot;
 mod run;
+mod select;
 mod table;
 mod worker;
 
@@ -49,6 +53,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
+    Eval(eval::EvalArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -70,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => args.run(output),
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
+        Command::Eval(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),

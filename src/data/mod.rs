@@ -129,6 +129,16 @@ impl Dataset {
         })
     }
 
+    /// At most `n` of the questions, spread evenly; 0 takes all.
+    #[must_use]
+    pub fn limited(mut self, n: usize) -> Self {
+        let n_all = self.questions.len();
+        if n > 0 && n < n_all {
+            self.questions = (0..n).map(|i| self.questions[i * n_all / n].clone()).collect();
+        }
+        self
+    }
+
     /// The number of labelled texts: answers, summed over the questions.
     #[must_use]
     pub fn n_row(&self) -> usize {

@@ -68,8 +68,9 @@ fn growth(kl: f64, budget: f64) -> f32 {
 /// geometric mean. Never nearer to either than half the precision.
 fn between(low: (f32, f64), high: (f32, f64), budget: f64, halve: bool) -> f32 {
     let ratio = high.0 / low.0;
-    let share = (budget / low.1).ln() / (high.1 / low.1).ln();
-    let share = if halve || !share.is_finite() { 0.5 } else { share as f32 };
+    let (rise, whole) = ((budget / low.1).ln(), (high.1 / low.1).ln());
+    let is_power = rise.is_finite() && whole.is_finite() && whole > 0.0;
+    let share = if halve || !is_power { 0.5 } else { (rise / whole) as f32 };
     let margin = PRECISION.sqrt();
     (low.0 * ratio.powf(share)).clamp(low.0 * margin, (high.0 / margin).max(low.0 * margin))
 }

@@ -1,13 +1,13 @@
 //! What steering does to text that asks nothing: CE and KL per token (ITI, section 7).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::{Text, plan};
 use crate::{Error, Result, Special};
 
 /// Means over the tokens of neutral text, in nats per token, every token steered.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Divergence {
     /// Cross-entropy of the next token under steering.
     pub ce: f64,

@@ -1,6 +1,6 @@
 //! What the model writes when it always takes the likeliest token.
 
-use super::Evaluator;
+use super::{Evaluator, Policy};
 use crate::data::{PromptForm, Question};
 use crate::session::{Sampler, SamplingParams, Steering, TextStream};
 use crate::{Result, Special};
@@ -14,7 +14,8 @@ pub struct Written {
 
 impl Evaluator<'_> {
     /// Answers a question greedily with at most `n_predict` tokens, cut at `Q:` and at a line end
-    /// (ITI, section 7). The last prompt token and every generated one are steered.
+    /// (ITI, section 7). The last prompt token and every generated one are steered, or, by
+    /// [`Policy::All`], every token.
     ///
     /// # Errors
     /// What [`Session::generate`](crate::Session::generate) gives.
@@ -30,7 +31,11 @@ impl Evaluator<'_> {
         let model = self.model();
         let mut sampler = Sampler::new(&SamplingParams::greedy());
         let mut stream = TextStream::until(&["Q:", "\n"]);
-        let steering = if self.row == 0 { Steering::Off } else { Steering::Generated(self.row) };
+        let steering = match (self.row, self.policy) {
+            (0, _) => Steering::Off,
+            (row, Policy::All) => Steering::All(row),
+            (row, _) => Steering::Generated(row),
+        };
         self.held.clear();
         let mut generation = self.session.generate(&tokens, steering)?;
         for _ in 0..n_predict {

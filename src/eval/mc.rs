@@ -66,9 +66,10 @@ impl McScore {
 impl Evaluator<'_> {
     /// Scores every answer of questions that have both true and false ones; others are left out.
     ///
-    /// The text is `preamble` and the prompt form; answers get a final full stop. Every position
-    /// whose output predicts an answer token is steered, from the last prompt token on. What texts
-    /// have in common is computed once, the preamble once for all calls with the same.
+    /// The text is `preamble` and the prompt form; answers get a final full stop. By the default
+    /// [`Policy`](super::Policy) every position whose output predicts an answer token is steered,
+    /// from the last prompt token on. What texts have in common is computed once, the preamble once
+    /// for all calls with the same.
     ///
     /// # Errors
     /// [`Error::Invalid`] where no question has both, and what planning and decoding give.
@@ -92,7 +93,7 @@ impl Evaluator<'_> {
         let mut preamble = self.model().tokenize(preamble, Special::Start);
         for text in &texts {
             let n_shared = preamble.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
-            preamble.truncate(n_shared.min(text.steer_from));
+            preamble.truncate(n_shared.min(if text.row == 0 { n_shared } else { text.steer_from }));
         }
         self.hold(&preamble)?;
         let name = |i: usize| format!("answer {i} with its prompt");
@@ -111,8 +112,8 @@ impl Evaluator<'_> {
             .collect())
     }
 
-    /// The text of each answer with its prompt, steered from the last prompt token on, and how many
-    /// of its tokens are the prompt.
+    /// The text of each answer with its prompt, steered as the policy says, and how many of its tokens
+    /// are the prompt.
     pub(super) fn answers(
         &self,
         question: &Question,
@@ -133,7 +134,8 @@ impl Evaluator<'_> {
             }
             // At least one token stands before the answer, and at least one in it.
             let n_prompt = n_shared.clamp(1, tokens.len() - 1);
-            Ok((Text { tokens, row, steer_from: n_prompt - 1 }, n_prompt))
+            let steer_from = self.policy.steer_from(n_prompt);
+            Ok((Text { tokens, row, steer_from }, n_prompt))
         };
         question
             .answers

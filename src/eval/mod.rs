@@ -31,6 +31,59 @@ const HOLDER: usize = N_SEQ;
 /// Most memory for the logits of a batch, in bytes.
 const LOGITS_BYTES: usize = 256 << 20;
 
+/// Which tokens are steered where answers are scored (ITI, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// `generated`: the last prompt token and every one after it, so that all that predict an
+    /// answer token are steered.
+    #[default]
+    Generated,
+    /// `all`: every token of prompt and answer.
+    All,
+    /// `answer`: the answer's own tokens. What predicts its first one is not steered.
+    Answer,
+    /// `original`: from the second token of the answer on, as in the ITI paper's code, whose offset
+    /// leaves out the first one.
+    Original,
+}
+
+impl Policy {
+    /// The first token to be steered of a text whose prompt has `n_prompt`.
+    fn steer_from(self, n_prompt: usize) -> usize {
+        match self {
+            Self::Generated => n_prompt.saturating_sub(1),
+            Self::All => 0,
+            Self::Answer => n_prompt,
+            Self::Original => n_prompt + 1,
+        }
+    }
+
+    /// The name that options and files use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::All => "all",
+            Self::Answer => "answer",
+            Self::Original => "original",
+        }
+    }
+}
+
+impl std::str::FromStr for Policy {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::Generated, Self::All, Self::Answer, Self::Original]
+            .into_iter()
+            .find(|policy| policy.name() == name)
+            .ok_or_else(|| {
+                let problem = format!("`{name}` is not `generated`, `all`, `answer` or `original`");
+                Error::invalid("policy", problem)
+            })
+    }
+}
+
 /// Measures a model under steering.
 pub struct Evaluator<'m> {
     session: Session<'m>,
@@ -40,6 +93,7 @@ pub struct Evaluator<'m> {
     held: Vec<i32>,
     n_token: TokenCount,
     n_row: usize,
+    policy: Policy,
 }
 
 impl<'m> Evaluator<'m> {
@@ -81,7 +135,7 @@ impl<'m> Evaluator<'m> {
         };
         let session = Session::new(model, &params)?;
         let (held, n_token) = (Vec::new(), TokenCount::default());
-        Ok(Self { session, limits, row: 0, held, n_token, n_row })
+        Ok(Self { session, limits, row: 0, held, n_token, n_row, policy: Policy::default() })
     }
 
     /// Steers what is measured from now on by `alpha * sigma * theta` of a vector's heads, or by
@@ -93,6 +147,12 @@ impl<'m> Evaluator<'m> {
         self.session.set_vector(ROW, vector)?;
         self.row = if vector.is_some() { ROW } else { 0 };
         Ok(())
+    }
+
+    /// Scores and writes answers under another policy from now on. Neutral text is steered at every
+    /// token under each.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// The model.

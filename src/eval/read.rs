@@ -5,13 +5,15 @@
 //! is computed once into a sequence of its own, and every text's sequence starts as its copy, which
 //! in a unified cache costs nothing.
 
+use serde::Serialize;
+
 use super::{Evaluator, HOLDER, log_sum_exp};
 use crate::capture::plan::{Text, plan};
 use crate::session::{Batch, Session};
 use crate::{Error, Result};
 
 /// Tokens that were read, and what that took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct TokenCount {
     /// Lengths of all texts, summed: what reading each from its start would compute.
     pub read: u64,

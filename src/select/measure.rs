@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::journal::{Item, Line};
+use super::journal::Item;
 use super::{HeadEffect, Journal, SelectParams};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Trials};
@@ -145,9 +145,9 @@ impl Work<'_, '_, '_, '_> {
         let unknown: Vec<usize> = which
             .iter()
             .copied()
-            .filter(|&i| self.journal.value(item, self.sites[i]).is_none())
+            .filter(|&i| self.journal.get(&item.of(self.sites[i])).is_none())
             .collect();
-        // A line for every few dozen heads: a large model takes minutes for one question.
+        // Kept every few dozen heads: a large model takes minutes for one question.
         for part in unknown.chunks(64) {
             let (values, n) = match item {
                 Item::Question(i) => {
@@ -158,9 +158,10 @@ impl Work<'_, '_, '_, '_> {
                     (cost.sums, cost.n_token)
                 }
             };
-            let heads = part.iter().map(|&i| self.sites[i]).collect();
-            let values = values.into_iter().map(|v| v.is_finite().then_some(v)).collect();
-            self.journal.push(Line { item, heads, values, n })?;
+            let results = part.iter().zip(values).map(|(&i, value)| {
+                (item.of(self.sites[i]), (value.is_finite().then_some(value), n))
+            });
+            self.journal.put(results)?;
             step.n_done += part.len();
             on_step(*step)?;
         }
@@ -175,7 +176,8 @@ impl Work<'_, '_, '_, '_> {
             // Sum and number: of questions, and of tokens.
             let (mut effect, mut cost) = ((0.0, 0), (0.0, 0));
             for &item in items {
-                let Some((value, n)) = self.journal.value(item, site) else { continue };
+                let Some(&(value, n)) = self.journal.get(&item.of(site)) else { continue };
+                let value = value.unwrap_or(f64::NAN);
                 let sum = match item {
                     Item::Question(_) => &mut effect,
                     Item::Document(_) => &mut cost,

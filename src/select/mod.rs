@@ -13,7 +13,6 @@
 //! A head whose effect is not positive is never chosen. Where there are many heads, a few questions
 //! and documents screen them, and the leaders are measured on more.
 
-pub mod cross_validation;
 mod journal;
 mod measure;
 mod tune;

@@ -1,6 +1,6 @@
 //! How many heads, and how far: chosen by trying.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Trial;
 use crate::eval::{Evaluator, McScore};
@@ -28,7 +28,7 @@ impl Grid {
 }
 
 /// What was chosen on one development half, and what it gave there.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// Heads.
     pub k: usize,

@@ -74,7 +74,7 @@ impl CaptureArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let form = self.form.of(output);
         let start = Instant::now();
-        let data = limited(self.data.open(&self.model)?, self.limit);
+        let data = self.data.open(&self.model)?.limited(self.limit);
         let model = self.model.load()?;
         let params = self.data.capture_params(&self.model, &data)?;
         if let Some(path) = &self.prompts {
@@ -127,16 +127,6 @@ impl CaptureArgs {
         bar.finish_and_clear();
         speed
     }
-}
-
-/// `limit` questions, spread evenly.
-pub(super) fn limited(data: Dataset, limit: usize) -> Dataset {
-    let n = data.questions.len();
-    if limit == 0 || limit >= n {
-        return data;
-    }
-    let questions = (0..limit).map(|i| data.questions[i * n / limit].clone()).collect();
-    Dataset { questions, ..data }
 }
 
 fn write_prompts(path: &std::path::Path, prompts: &[Vec<i32>]) -> Result<()> {

@@ -7,7 +7,6 @@ use clap::Args;
 use indicatif::HumanDuration;
 use serde::Serialize;
 
-use super::capture::limited;
 use super::form::{Form, FormArgs, Record, record, text};
 use crate::bench::{Build, Machine, ModelFacts, Ratio, SelectSpeed, measure_select};
 use crate::cli::args::{DataArgs, ModelArgs, positive};
@@ -63,7 +62,7 @@ impl SelectArgs {
             let problem = "none has both true and false answers";
             return Err(Error::invalid(data.path.display().to_string(), problem));
         }
-        let data = limited(data, self.limit);
+        let data = data.limited(self.limit);
         let prompt_form = self.data.form(&data)?;
         let model = self.model.load()?;
         let speed = self.measure_with_bar(&model, &data, &prompt_form, output)?;

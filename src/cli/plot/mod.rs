@@ -2,6 +2,7 @@
 //! accuracies; where effects were measured, a map of them beside it, and each head's effect over
 //! its accuracy.
 
+mod charts;
 mod map;
 mod scatter;
 
@@ -13,6 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
+pub(super) use self::charts::{Bar, bars_svg, categories_svg, curve_svg, histogram_svg};
 use self::map::MapPanel;
 use self::scatter::ScatterPanel;
 use super::heat::{HeatMap, Maps, colour};
@@ -64,7 +66,8 @@ pub(super) fn write(path: &Path, model_name: &str, maps: &Maps) -> Result<()> {
     write_atomically(path, |out| out.write_all(&bytes))
 }
 
-fn svg(model_name: &str, maps: &Maps) -> Result<String> {
+/// The same as a drawing within a page.
+pub(super) fn svg(model_name: &str, maps: &Maps) -> Result<String> {
     let picture = Picture::new(model_name, maps, Format::Svg);
     let mut text = String::new();
     picture.draw(SVGBackend::with_string(&mut text, picture.size())).map_err(cannot_draw)?;

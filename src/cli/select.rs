@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use clap::Args;
 
-use crate::cli::args::budget;
-use crate::cli::output::Output;
-use crate::cli::{embedded, interrupt};
+use super::args::budget;
+use super::output::Output;
+use super::{embedded, interrupt};
 use crate::data::{Dataset, Kind, sha256};
 use crate::eval::Evaluator;
 use crate::probe::Activations;
@@ -43,6 +43,9 @@ fn screen(text: &str) -> std::result::Result<usize, String> {
     let n = text.strip_prefix("accuracy:").and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     n.ok_or_else(|| "expected accuracy:N, such as accuracy:256".to_owned())
 }
+
+/// Vectors that are tried side by side: as many sequences of a batch carry one each.
+pub(super) const N_TRIAL: usize = 32;
 
 /// What is wrong with data that strengths and effects cannot be measured on.
 pub(super) const NEEDS_QUESTIONS: &str =
@@ -120,7 +123,7 @@ impl SelectArgs {
         let n_token = trial.n_token(evaluator, n_head)?;
         output.note(format_args!(
             "trying {n_head} heads by themselves: about {n_token} tokens at {pace:.0} per second, {}",
-            match journal.n_known() {
+            match journal.len() {
                 0 => format!("so {}", indicatif::HumanDuration(duration(n_token, pace))),
                 n => format!("of which {n} measurements are known from a run that was stopped"),
             }

@@ -1,14 +1,16 @@
-//! Where a fit's activations come from.
+//! Where activations come from: a store of the user's, or a capture made now.
 
-use super::FitArgs;
+use std::path::PathBuf;
+
+use super::args::{DataArgs, ModelArgs};
+use super::capture::{KEPT, run_capture};
+use super::embedded;
+use super::output::Output;
 use crate::capture::Store;
-use crate::cli::capture::{KEPT, run_capture};
-use crate::cli::embedded;
-use crate::cli::output::Output;
 use crate::data::{Dataset, PromptForm};
 use crate::{Error, Geometry, Model, Result};
 
-/// The store that a fit reads, and whether it goes when the sidecar is written.
+/// A store of activations, and whether it goes when the work is done.
 pub(super) struct Activations {
     pub(super) store: Store,
     temporary: bool,
@@ -18,29 +20,34 @@ impl Activations {
     /// Opens the user's store, or captures: into the user's file, or into the cache, where a run
     /// that was stopped finds it again.
     pub(super) fn open(
-        args: &FitArgs,
+        file: Option<&PathBuf>,
+        (model_args, data_args): (&ModelArgs, &DataArgs),
         model: &Model,
         data: &Dataset,
         form: &PromptForm,
         output: Output,
     ) -> Result<Self> {
-        if let Some(path) = args.activations.as_ref().filter(|path| path.exists()) {
+        if let Some(path) = file.filter(|path| path.exists()) {
             let store = Store::open(path)?;
             check_store(&store, model, data, form)?;
             return Ok(Self { store, temporary: false });
         }
-        let path = match &args.activations {
+        let path = match file {
             Some(path) => path.clone(),
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
-                let name =
-                    format!("{}-{}.safetensors", short(model.fingerprint()), short(&data.sha256));
+                let name = format!(
+                    "{}-{}-{}.safetensors",
+                    short(model.fingerprint()),
+                    short(&data.sha256),
+                    data.questions.len()
+                );
                 embedded::cache_folder("activations")?.join(name)
             }
         };
-        let params = args.data.capture_params(&args.model, data)?;
+        let params = data_args.capture_params(model_args, data)?;
         run_capture(model, data, &params, &path, KEPT, output)?;
-        Ok(Self { store: Store::open(&path)?, temporary: args.activations.is_none() })
+        Ok(Self { store: Store::open(&path)?, temporary: file.is_none() })
     }
 
     pub(super) fn discard(self) -> Result<()> {
@@ -76,6 +83,13 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     }
     if made_for("data.sha256") != data.sha256 {
         return fault(format!("was captured from other data than {}", data.path.display()));
+    }
+    if store.n_row() != data.n_row() {
+        return fault(format!(
+            "holds {} answers, and here are {}: give the same --limit",
+            store.n_row(),
+            data.n_row()
+        ));
     }
     let stored = made_for("prompt_form");
     if stored != form.as_str() {

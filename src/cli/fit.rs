@@ -1,22 +1,19 @@
 //! `candor fit`: from labelled texts to a sidecar.
 
-mod activations;
-mod select;
-
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use self::activations::Activations;
-use self::select::{DEFAULT_BUDGET, SelectArgs, strength_within};
+use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
 use super::capture::KEPT;
 use super::heads::{self, Head};
 use super::heat::Maps;
 use super::output::{self, Output};
 use super::plot::{self, Format};
+use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs, strength_within};
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::{Dataset, Kind, PromptForm};
@@ -155,7 +152,14 @@ impl FitArgs {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
         };
-        let activations = Activations::open(self, &model, &data, &form, output)?;
+        let activations = Activations::open(
+            self.activations.as_ref(),
+            (&self.model, &self.data),
+            &model,
+            &data,
+            &form,
+            output,
+        )?;
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
@@ -211,7 +215,7 @@ impl FitArgs {
     fn tunes(&self, data: &Dataset) -> Result<bool> {
         let has_questions = !matches!(data.kind, Kind::Statement | Kind::Pair);
         if self.tune && !has_questions {
-            return Err(Error::invalid("--tune", select::NEEDS_QUESTIONS));
+            return Err(Error::invalid("--tune", NEEDS_QUESTIONS));
         }
         let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
         Ok(self.tune || by_default && has_questions)
@@ -438,9 +442,6 @@ fn stem(path: &Path) -> String {
 
 /// Below this many questions a ranking of heads is mostly luck.
 const FEW_QUESTIONS: usize = 40;
-
-/// Vectors that are tried side by side: as many sequences of a batch carry one each.
-pub(super) const N_TRIAL: usize = 32;
 
 /// The paper's strength.
 const DEFAULT_ALPHA: f32 = 15.0;

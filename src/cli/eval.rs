@@ -1,0 +1,442 @@
+//! `candor eval`: what a vector does, measured.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::activations::Activations;
+use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
+use super::demo::INSTRUCTION;
+use super::output::{BOLD, DIM, Output};
+use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
+use super::{embedded, html, interrupt, table};
+use crate::data::{Kind, sha256};
+use crate::eval::{Evaluator, Policy, TokenCount};
+use crate::file::write_atomically;
+use crate::ledger::Ledger;
+use crate::session::SessionParams;
+use crate::steer::Sidecar;
+use crate::study::{
+    Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
+    two_fold,
+};
+use crate::{Error, Model, Result};
+
+/// Measure what steering does: to truth, to writing, to everything else the model says
+///
+/// Scores every answer (MC1, MC2, MC3), lets the model write its own, and reads neutral text (CE,
+/// KL): without steering, steered, steered by random directions in random heads, asked by a plain
+/// instruction, and both. With --cv 2 a vector is fitted on each half of the questions and scored on
+/// the other; else a sidecar is scored on all of them. Intervals are 95 %, by bootstrap over
+/// questions. Stopped, the same command goes on where it was.
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    #[command(flatten)]
+    steer: SteerArgs,
+
+    /// Fit on one half of the questions and score the other, both ways round, in place of a sidecar.
+    #[arg(long, value_name = "2", value_parser = ["2"])]
+    cv: Option<String>,
+
+    /// With --cv: draw the halves by --seed, in place of the first and the second.
+    #[arg(long, requires = "cv")]
+    shuffle: bool,
+
+    /// With --cv: heads to steer [default: the best of a few, by trying].
+    #[arg(short = 'k', long, value_name = "K", value_parser = positive, requires = "cv")]
+    heads: Option<usize>,
+
+    /// With --cv: directions.
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
+    direction: String,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    /// Text before every question, such as examples that are answered.
+    #[arg(long, value_name = "FILE")]
+    preamble: Option<PathBuf>,
+
+    /// The baseline that needs no vector: an instruction before all else.
+    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
+    instruction: String,
+
+    /// Tokens to steer: from the last of the prompt on (`generated`), all, the answer's own, or from
+    /// its second one on, as the paper's code does (`original`).
+    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = ["generated", "all", "answer", "original"])]
+    policy: String,
+
+    /// Questions to take, spread evenly over the data; 0 takes all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: usize,
+
+    /// Draws of random heads and directions.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    draws: usize,
+
+    /// Tokens that the model writes at most for an answer; 0: it writes none.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    n_predict: usize,
+
+    /// A store made by `capture`, in place of capturing; made here if it does not exist.
+    #[arg(long, value_name = "SAFETENSORS")]
+    activations: Option<PathBuf>,
+
+    /// Write report.json and report.html into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+/// What `--json` gives, and `report.json` holds.
+#[derive(Serialize)]
+pub(super) struct Document<'a> {
+    candor: &'static str,
+    pub(super) model: ModelFacts,
+    pub(super) data: DataFacts<'a>,
+    pub(super) settings: Settings<'a>,
+    pub(super) rows: Vec<Row>,
+    pub(super) folds: &'a [FoldReport],
+    pub(super) categories: Vec<Category>,
+    pub(super) questions: Vec<QuestionReport<'a>>,
+    n_question: usize,
+    n_token: TokenCount,
+    pub(super) seconds: f64,
+}
+
+#[derive(Serialize)]
+pub(super) struct ModelFacts {
+    pub(super) name: String,
+    architecture: String,
+    fingerprint: String,
+    pub(super) n_head: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct DataFacts<'a> {
+    pub(super) name: &'a str,
+    sha256: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct Settings<'a> {
+    /// `2-fold`, or the sidecar's path.
+    pub(super) vector: String,
+    vector_fingerprint: Option<String>,
+    pub(super) prompt: &'a str,
+    preamble: &'a str,
+    instruction: &'a str,
+    pub(super) policy: &'static str,
+    pub(super) direction: &'a str,
+    pub(super) selection: &'static str,
+    kl_budget: Option<f64>,
+    shuffle: bool,
+    n_random: usize,
+    n_predict: usize,
+    n_document: usize,
+    /// Who says whether a written answer is true.
+    pub(super) judge: &'static str,
+    pub(super) seed: u64,
+}
+
+impl EvalArgs {
+    pub(super) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let data = self.data.open(&self.model)?.limited(self.limit);
+        if matches!(data.kind, Kind::Statement | Kind::Pair) {
+            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
+        }
+        self.select.check(&data)?;
+        let preamble = self.preamble()?;
+        let neutral = self.select.neutral()?;
+        if neutral.len() < 2 {
+            return Err(Error::invalid("--neutral", "holds one document, at least 2 are needed"));
+        }
+        let model = self.model.load()?;
+        let form = self.data.form(&data)?;
+        let policy: Policy = self.policy.parse()?;
+        let steered = match self.cv {
+            Some(_) => None,
+            None => Some(self.sidecar(&model, output)?),
+        };
+        let mut grid = embedded::grid(model.geometry());
+        grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
+        if let Some(k) = self.heads {
+            grid.ks = vec![k];
+        }
+        if let Some(alpha) = self.steer.given_alpha() {
+            grid.alphas = vec![alpha];
+        }
+        let protocol = Protocol {
+            data: &data,
+            form: form.clone(),
+            preamble,
+            neutral: neutral.iter().map(String::as_str).collect(),
+            instruction: self.instruction.clone(),
+            shuffle: self.shuffle,
+            direction: self.direction.parse()?,
+            selection: self.select.by()?,
+            select: self.select.params(),
+            grid,
+            n_random: self.draws,
+            n_predict: self.n_predict,
+            n_example: 6,
+            seed: self.data.seed,
+        };
+        let fingerprint = steered.as_ref().map(|(_, sidecar, _)| sidecar.fingerprint());
+        let identity = self.identity(&model, &protocol, fingerprint.as_deref());
+        let place = self.place(&identity)?;
+        let mut ledger = Ledger::open(&place, &identity)?;
+        if !ledger.is_empty() {
+            output.note(format_args!("going on: {} results are known", ledger.len()));
+        }
+        let activations = Activations::open(
+            self.activations.as_ref(),
+            (&self.model, &self.data),
+            &model,
+            &data,
+            &form,
+            output,
+        )?;
+        let mut evaluator = Evaluator::with(
+            &model,
+            self.model.ctx_size().unwrap_or(0),
+            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
+        )?;
+        evaluator.set_policy(policy);
+        let source = &activations.store;
+        let report =
+            self.study(&mut evaluator, source, &protocol, &steered, &mut ledger, output)?;
+        let (vector, vector_fingerprint) = match (&steered, fingerprint) {
+            (Some((path, ..)), Some(print)) => (path.display().to_string(), Some(print)),
+            _ => ("2-fold".to_owned(), None),
+        };
+        let document = Document {
+            candor: env!("CARGO_PKG_VERSION"),
+            model: ModelFacts {
+                name: model.name().unwrap_or("model").to_owned(),
+                architecture: model.architecture().to_owned(),
+                fingerprint: model.fingerprint().to_owned(),
+                n_head: model.geometry().n_head,
+            },
+            data: DataFacts { name: &data.name, sha256: &data.sha256 },
+            settings: Settings {
+                vector,
+                vector_fingerprint,
+                prompt: form.as_str(),
+                preamble: &protocol.preamble,
+                instruction: &protocol.instruction,
+                policy: policy.name(),
+                direction: &self.direction,
+                selection: protocol.selection.name(),
+                kl_budget: steered.is_none().then_some(protocol.grid.kl_budget),
+                shuffle: self.shuffle,
+                n_random: self.draws,
+                n_predict: self.n_predict,
+                n_document: neutral.len(),
+                judge: "word for word: one of the true answers and nothing else",
+                seed: self.data.seed,
+            },
+            rows: report.rows(),
+            folds: &report.folds,
+            categories: report.categories(),
+            questions: report.questions(),
+            n_question: report.n_question(),
+            n_token: evaluator.n_token(),
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        if let Some(folder) = &self.report {
+            write_report(folder, &document)?;
+        }
+        ledger.remove()?;
+        activations.discard()?;
+        if output.is_json() {
+            output.json(&document);
+        } else {
+            print(&document, self.report.as_deref(), output);
+        }
+        Ok(())
+    }
+
+    fn study<'a>(
+        &self,
+        evaluator: &mut Evaluator,
+        source: &crate::capture::Store,
+        protocol: &Protocol<'a>,
+        steered: &Option<(PathBuf, Sidecar, f32)>,
+        ledger: &mut Ledger<Record>,
+        output: Output,
+    ) -> Result<Report<'a>> {
+        interrupt::install();
+        let n_step = match steered {
+            Some(_) => protocol.n_step_of_vector(),
+            None => protocol.n_step(),
+        };
+        let bar = output.progress("scoring", n_step);
+        let on_step = || {
+            bar.inc(1);
+            interrupt::check("what was scored is kept: run it again to go on")
+        };
+        let report = match steered {
+            Some((_, sidecar, alpha)) => {
+                of_vector(evaluator, source, protocol, (&sidecar.vector, *alpha), ledger, on_step)
+            }
+            None => two_fold(evaluator, source, protocol, ledger, on_step),
+        };
+        bar.finish_and_clear();
+        report
+    }
+
+    fn sidecar(&self, model: &Model, output: Output) -> Result<(PathBuf, Sidecar, f32)> {
+        let found = self.steer.sidecar(model, output)?;
+        let (path, sidecar) = found.ok_or_else(|| {
+            let problem = "none is beside the model: --cv 2 fits one and scores it, --steer FILE \
+                           scores that one";
+            Error::invalid("sidecar", problem)
+        })?;
+        let alpha = self.steer.alpha(&sidecar);
+        Ok((path, sidecar, alpha))
+    }
+
+    /// The text before every question, which begins a line of its own.
+    fn preamble(&self) -> Result<String> {
+        let Some(path) = &self.preamble else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        match text.trim_end() {
+            "" => Err(Error::invalid(path.display().to_string(), "holds no text")),
+            text => Ok(format!("{text}\n\n")),
+        }
+    }
+
+    /// Everything that a result depends on.
+    fn identity(&self, model: &Model, protocol: &Protocol, vector: Option<&str>) -> String {
+        let text = format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {} {:?}",
+            env!("CARGO_PKG_VERSION"),
+            model.fingerprint(),
+            protocol.data.sha256,
+            protocol.form,
+            protocol.preamble,
+            protocol.neutral,
+            protocol.instruction,
+            protocol.direction,
+            protocol.selection,
+            protocol.n_predict,
+            protocol.seed,
+            protocol.select,
+            protocol.grid,
+            (self.shuffle, self.limit, &self.policy),
+            (self.model.cache(), self.model.ctx_size()),
+            vector.unwrap_or("cv"),
+            self.steer.given_alpha(),
+        );
+        sha256(text.as_bytes())
+    }
+
+    /// The file of partial results.
+    fn place(&self, identity: &str) -> Result<PathBuf> {
+        match &self.report {
+            Some(folder) => {
+                std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+                Ok(folder.join("partial.jsonl"))
+            }
+            None => Ok(embedded::cache_folder("eval")?.join(format!("{}.jsonl", &identity[..16]))),
+        }
+    }
+}
+
+fn write_report(folder: &Path, document: &Document) -> Result<()> {
+    let json = serde_json::to_vec_pretty(document)
+        .map_err(|e| Error::invalid("report.json", e.to_string()))?;
+    write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
+    let page = html::page(document)?;
+    write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
+}
+
+/// What people call a condition.
+pub(super) fn title(name: &str) -> &'static str {
+    match name {
+        "base" => "no steering",
+        "iti" => "steered",
+        "random" => "random heads and directions",
+        "instruction" => "asked to",
+        _ => "asked to, and steered",
+    }
+}
+
+fn print(document: &Document, folder: Option<&Path>, output: Output) {
+    let Document { model, data, settings, .. } = document;
+    output.line(format_args!(
+        "{BOLD}{}{BOLD:#}: {} questions of {}, {} {}\n",
+        model.name,
+        document.n_question,
+        data.name,
+        if document.folds.len() == 2 { "fitted and scored in" } else { "scored with" },
+        settings.vector,
+    ));
+    let percent = |x: f64| format!("{:.1}", 100.0 * x);
+    let interval = |e: Option<Estimate>| {
+        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
+    };
+    let rows: Vec<[String; 8]> = document
+        .rows
+        .iter()
+        .map(|row| {
+            [
+                title(row.name).to_owned(),
+                percent(row.mc.mc1),
+                interval(row.interval.mc1),
+                percent(row.mc.mc2),
+                percent(row.mc.mc3),
+                row.truth.map_or_else(|| "–".to_owned(), percent),
+                row.ce.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}")),
+                row.kl.map_or_else(|| "–".to_owned(), |x| format!("{x:.4}")),
+            ]
+        })
+        .collect();
+    output.text(&table::table(["", "MC1", "95 %", "MC2", "MC3", "true", "CE", "KL"], &rows));
+    output.line("");
+    for row in document.rows.iter().filter(|row| row.name == "iti") {
+        if let Some(change) = row.change.mc1 {
+            output.line(format_args!(
+                "MC1 changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
+                100.0 * change.mean,
+                100.0 * change.low,
+                100.0 * change.high
+            ));
+        }
+    }
+    for (fold, number) in document.folds.iter().zip(1..) {
+        let how = match fold.choice.mc1.is_nan() {
+            true => String::new(),
+            false => format!(
+                ", chosen on the other half (MC1 {}, KL {:.3})",
+                percent(fold.choice.mc1),
+                fold.choice.kl
+            ),
+        };
+        let [base, iti] =
+            ["base", "iti"].map(|name| fold.mc.get(name).map_or(f64::NAN, |mc| mc.mc1));
+        output.line(format_args!(
+            "{DIM}fold {number}: {} heads, alpha {}{how}; here MC1 {} → {}{DIM:#}",
+            fold.choice.k,
+            fold.choice.alpha,
+            percent(base),
+            percent(iti),
+        ));
+    }
+    output.line(format_args!(
+        "{DIM}true: {}. Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
+        settings.judge, document.n_token.read, document.n_token.computed, document.seconds
+    ));
+    if let Some(folder) = folder {
+        output.line(format_args!("report: {}", folder.join("report.html").display()));
+    }
+}

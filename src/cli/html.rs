@@ -1,0 +1,202 @@
+//! A study as one page that needs nothing else: it opens from disk, on a phone, and in print.
+
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, context};
+use serde::Serialize;
+
+use super::eval::{Document, title};
+use super::heat::Maps;
+use super::plot::{self, Bar};
+use crate::study::{Estimate, Row};
+use crate::{Error, Result};
+
+const PAGE: &str = include_str!("report.html");
+
+/// Most questions that are shown one by one; `report.json` holds all.
+const N_QUESTION: usize = 200;
+
+/// A cell of the table of results.
+#[derive(Serialize)]
+struct Cell {
+    text: String,
+    /// The interval, where there is one.
+    interval: Option<String>,
+}
+
+/// The page of a study.
+///
+/// # Errors
+/// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
+pub(super) fn page(document: &Document) -> Result<String> {
+    let plots = plots(document)?;
+    let rows: Vec<_> = document
+        .rows
+        .iter()
+        .map(|row| context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row)) })
+        .collect();
+    let folds: Vec<_> = document
+        .folds
+        .iter()
+        .map(|fold| {
+            let heads: Vec<String> = fold.heads.iter().map(ToString::to_string).collect();
+            let mc1 = |name: &str| fold.mc.get(name).map_or_else(String::new, |mc| percent(mc.mc1));
+            context! {
+                k => fold.choice.k,
+                alpha => fold.choice.alpha,
+                n_question => fold.n_question,
+                heads => heads.join(", "),
+                before => mc1("base"),
+                after => mc1("iti"),
+            }
+        })
+        .collect();
+    let questions: Vec<_> = document
+        .questions
+        .iter()
+        .take(N_QUESTION)
+        .filter_map(|question| {
+            let before = question.conditions.get("base")?;
+            let after = question.conditions.get("iti")?;
+            Some(context! {
+                question => question.question,
+                best => question.best,
+                before => before.written.unwrap_or("–"),
+                before_mark => mark(before.truth, before.mc.mc1),
+                after => after.written.unwrap_or("–"),
+                after_mark => mark(after.truth, after.mc.mc1),
+            })
+        })
+        .collect();
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    let made = environment.add_template("report", PAGE).and_then(|()| {
+        environment.get_template("report")?.render(context! {
+            model => Serde(&document.model),
+            data => Serde(&document.data),
+            settings => Serde(&document.settings),
+            seconds => format!("{:.0}", document.seconds),
+            n_more => document.questions.len().saturating_sub(N_QUESTION),
+            written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
+            rows, folds, questions,
+            plots => Serde(plots),
+        })
+    });
+    made.map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+}
+
+/// What a question's answer is marked with: whether what was written is true, else whether the best
+/// answer is the likeliest.
+fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
+    if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    let share = |value: Option<f64>, interval: Option<Estimate>| Cell {
+        text: value.map_or_else(|| "–".to_owned(), percent),
+        interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
+    };
+    let nats = |value: Option<f64>, n_digit: usize| Cell {
+        text: value.map_or_else(|| "–".to_owned(), |x| format!("{x:.n_digit$}")),
+        interval: None,
+    };
+    let change = row.change.mc1.filter(|_| row.name != "base");
+    vec![
+        share(Some(row.mc.mc1), row.interval.mc1),
+        Cell {
+            text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
+            interval: change.map(|e| format!("{:+.1} to {:+.1}", 100.0 * e.low, 100.0 * e.high)),
+        },
+        share(Some(row.mc.mc2), row.interval.mc2),
+        share(Some(row.mc.mc3), row.interval.mc3),
+        share(row.truth, row.interval.truth),
+        nats(row.ce, 3),
+        nats(row.kl, 4),
+    ]
+}
+
+/// A drawing with its heading and what it says.
+#[derive(Serialize)]
+struct Plot {
+    id: &'static str,
+    title: String,
+    note: String,
+    svg: String,
+}
+
+fn plots(document: &Document) -> Result<Vec<Plot>> {
+    let mut plots = Vec::new();
+    let bars = |value: fn(&Row) -> Option<(f64, Option<Estimate>)>| -> Vec<Bar> {
+        let bar = |row: &Row| {
+            let (mean, interval) = value(row)?;
+            Some(Bar {
+                name: title(row.name).to_owned(),
+                value: 100.0 * mean,
+                interval: interval.map(|e| (100.0 * e.low, 100.0 * e.high)),
+                steered: row.name == "iti",
+            })
+        };
+        document.rows.iter().filter_map(bar).collect()
+    };
+    plots.push(Plot {
+        id: "mc1",
+        title: "MC1".to_owned(),
+        note: "Questions whose best answer is likelier than every false one, in percent; 95 % \
+               intervals over questions."
+            .to_owned(),
+        svg: plot::bars_svg("MC1 in percent", &bars(|row| Some((row.mc.mc1, row.interval.mc1))))?,
+    });
+    for (fold, number) in document.folds.iter().zip(1..) {
+        let selected = fold.heads.iter().copied();
+        let maps = Maps::new(&fold.head_accuracy, &[], document.model.n_head, selected);
+        let Some(maps) = maps.filter(|_| is_whole(document, &fold.head_accuracy)) else { continue };
+        let name = match document.folds.len() {
+            1 => String::new(),
+            _ => format!(", fold {number}"),
+        };
+        plots.push(Plot {
+            id: "accuracy",
+            title: format!("What heads know{name}"),
+            note: "Validation accuracy of a linear probe on each head's output; the steered heads \
+                   are outlined."
+                .to_owned(),
+            svg: plot::svg("", &maps)?,
+        });
+        plots.push(Plot {
+            id: "distribution",
+            title: format!("How many heads know{name}"),
+            note: "Heads by the accuracy of their probes.".to_owned(),
+            svg: plot::histogram_svg(&fold.head_accuracy)?,
+        });
+    }
+    if document.categories.len() > 1 {
+        let mut categories: Vec<_> = document.categories.iter().collect();
+        categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
+        let shown: Vec<(String, f64, f64)> = categories
+            .iter()
+            .take(20)
+            .map(|category| {
+                let mc1 = |name: &str| category.mc.get(name).map_or(0.0, |mc| 100.0 * mc.mc1);
+                let name = format!("{} ({})", category.name, category.n_question);
+                (name, mc1("base"), mc1("iti"))
+            })
+            .collect();
+        plots.push(Plot {
+            id: "categories",
+            title: "MC1 by category".to_owned(),
+            note: "Without steering (hollow) and steered (filled), in percent; the number of \
+                   questions in brackets, the largest categories first."
+                .to_owned(),
+            svg: plot::categories_svg(&shown)?,
+        });
+    }
+    Ok(plots)
+}
+
+/// Whether there is one value for each head of whole layers.
+fn is_whole(document: &Document, values: &[f32]) -> bool {
+    document.model.n_head > 0 && values.len() % document.model.n_head == 0
+}

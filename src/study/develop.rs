@@ -1,0 +1,61 @@
+//! All that is chosen, from development data alone.
+
+use super::{Protocol, SELECT_STEPS};
+use crate::Result;
+use crate::eval::Evaluator;
+use crate::probe::Activations;
+use crate::select::{Choice, HeadEffect, Journal, Step, Trial, choose, rank};
+use crate::steer::{Development, FitParams, SteeringVector};
+
+/// What was found on one development half.
+#[derive(Debug, Clone)]
+pub struct Developed {
+    /// All heads, by the accuracy of their probes.
+    pub development: Development,
+    /// What each head does by itself; empty where heads are chosen by accuracy.
+    pub effects: Vec<HeadEffect>,
+    /// The vector of the heads that were chosen.
+    pub vector: SteeringVector,
+    /// K and α.
+    pub choice: Choice,
+}
+
+/// Fits probes and directions and chooses heads, K and α on some of the questions (indices into the
+/// data set) and documents. No other question, row of activations or document is looked at.
+/// `on_step` is called as in [`two_fold`](super::two_fold).
+///
+/// # Errors
+/// As [`two_fold`](super::two_fold).
+pub fn develop(
+    evaluator: &mut Evaluator,
+    source: &impl Activations,
+    protocol: &Protocol,
+    questions: &[usize],
+    documents: &[&str],
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Developed> {
+    let params = FitParams { seed: protocol.seed, ..FitParams::default() };
+    let development = Development::fit(source, questions, &params, || ())?;
+    let trial = Trial {
+        questions: questions.iter().map(|&i| &protocol.data.questions[i]).collect(),
+        form: &protocol.form,
+        documents,
+        direction: protocol.direction,
+        params: protocol.select,
+    };
+    let mut n_step = 0;
+    let on_trial = |step: Step| {
+        let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
+        while n_step < due {
+            n_step += 1;
+            on_step()?;
+        }
+        Ok(())
+    };
+    let mut journal = Journal::in_memory();
+    let by = protocol.selection;
+    let ranked = rank(evaluator, &development, source, &trial, by, &mut journal, on_trial)?;
+    let (vector, choice) =
+        choose(evaluator, &ranked.development, source, &trial, &protocol.grid, on_step)?;
+    Ok(Developed { development, effects: ranked.effects, vector, choice })
+}

@@ -1,0 +1,263 @@
+//! What a vector does, measured as a paper would: on questions that it was not fitted on, beside
+//! what needs no vector, with intervals.
+//!
+//! [`two_fold`] fits on one half of the questions and scores the other, both ways round. Heads,
+//! directions, K and α come from the development half alone ([`develop`]): of all pairs of K and α
+//! whose KL per token on one half of the neutral documents stays within the budget, the pair with
+//! the highest MC1 on the development questions, at equal MC1 the one with the lowest KL.
+//! [`of_vector`] scores a vector that is there already.
+
+mod bootstrap;
+mod develop;
+mod measure;
+mod report;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::bootstrap::Estimate;
+pub use self::develop::{Developed, develop};
+use self::measure::Fold;
+pub use self::measure::Record;
+pub use self::report::{Category, Example, FoldReport, QuestionReport, Report, Row, Scored};
+use crate::data::{Dataset, PromptForm, split};
+use crate::eval::Evaluator;
+use crate::ledger::Ledger;
+use crate::probe::Activations;
+use crate::select::{Choice, Grid, SelectParams};
+use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use crate::{Error, Result};
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Protocol<'a> {
+    /// Questions; those without true and false answers are passed over.
+    pub data: &'a Dataset,
+    /// How they are asked.
+    pub form: PromptForm,
+    /// What stands before every question, such as examples; may be empty.
+    pub preamble: String,
+    /// Documents that ask nothing, for CE and KL; at least two.
+    pub neutral: Vec<&'a str>,
+    /// A plain instruction before all else: the baseline that needs no steering.
+    pub instruction: String,
+    /// Whether folds are drawn by the seed, or contiguous, as in the ITI paper's code.
+    pub shuffle: bool,
+    /// Kind of directions.
+    pub direction: DirectionKind,
+    /// By what heads are chosen.
+    pub selection: Selection,
+    /// How much to measure where they are chosen by what they cause.
+    pub select: SelectParams,
+    /// The pairs of K and α to choose from.
+    pub grid: Grid,
+    /// Draws of random heads and directions.
+    pub n_random: usize,
+    /// Tokens of a written answer; 0: none is written.
+    pub n_predict: usize,
+    /// Answers to show before and after.
+    pub n_example: usize,
+    /// Seed of the splits and draws.
+    pub seed: u64,
+}
+
+/// Under what questions are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// No steering.
+    Base,
+    /// The vector.
+    Iti,
+    /// Random directions in random heads, at the same K and α.
+    Random,
+    /// An instruction in the prompt, and no steering.
+    Instruction,
+    /// The instruction, and the vector.
+    InstructionIti,
+}
+
+impl Condition {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 5] =
+        [Self::Base, Self::Iti, Self::Random, Self::Instruction, Self::InstructionIti];
+
+    /// The name in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Iti => "iti",
+            Self::Random => "random",
+            Self::Instruction => "instruction",
+            Self::InstructionIti => "instruction_iti",
+        }
+    }
+
+    fn is_instructed(self) -> bool {
+        matches!(self, Self::Instruction | Self::InstructionIti)
+    }
+}
+
+/// Steps of [`two_fold`] that choosing heads by what they cause is reported as, per fold.
+const SELECT_STEPS: usize = 100;
+
+impl Protocol<'_> {
+    /// Steps of [`two_fold`], for a progress bar.
+    #[must_use]
+    pub fn n_step(&self) -> usize {
+        let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
+        let n_question = self.data.questions.iter().filter(|q| q.is_two_sided()).count();
+        let [short, long] = [n_question / 2, n_question.div_ceil(2)];
+        2 * (n_select + self.grid.n_step()) + self.n_step_of_fold(short) + self.n_step_of_fold(long)
+    }
+
+    /// Steps of [`of_vector`].
+    #[must_use]
+    pub fn n_step_of_vector(&self) -> usize {
+        self.n_step_of_fold(self.data.questions.iter().filter(|q| q.is_two_sided()).count())
+    }
+
+    fn n_step_of_fold(&self, n_question: usize) -> usize {
+        (Condition::ALL.len() - 1 + self.n_random) * (2 * n_question.div_ceil(measure::N_CHUNK) + 1)
+    }
+
+    /// The questions that can be scored, as indices.
+    fn questions(&self) -> Result<Vec<usize>> {
+        let questions = &self.data.questions;
+        let usable: Vec<usize> =
+            (0..questions.len()).filter(|&i| questions[i].is_two_sided()).collect();
+        if usable.is_empty() {
+            let problem = "none has both true and false answers: there is nothing to score";
+            return Err(Error::invalid(self.data.path.display().to_string(), problem));
+        }
+        Ok(usable)
+    }
+
+    /// What stands before a question under a condition.
+    fn preamble_of(&self, condition: Condition) -> String {
+        match (condition.is_instructed(), self.preamble.as_str()) {
+            (false, preamble) => preamble.to_owned(),
+            (true, "") => format!("{} ", self.instruction),
+            (true, preamble) => format!("{}\n\n{preamble}", self.instruction),
+        }
+    }
+}
+
+/// Fits and scores in two folds. What the ledger holds is not measured again. `on_step` is called
+/// after each of [`Protocol::n_step`] steps and may refuse to go on by an error.
+///
+/// # Errors
+/// What fitting and evaluating give; [`Error::Invalid`] where no question can be scored, or no pair
+/// of K and α stays within the KL budget.
+pub fn two_fold<'a>(
+    evaluator: &mut Evaluator,
+    source: &impl Activations,
+    protocol: &Protocol<'a>,
+    ledger: &mut Ledger<Record>,
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Report<'a>> {
+    let usable = protocol.questions()?;
+    let folds = if protocol.shuffle {
+        split::folds_shuffled(usable.len(), 2, protocol.seed)?
+    } else {
+        split::folds(usable.len(), 2)?
+    };
+    let folds: Vec<Vec<usize>> =
+        folds.into_iter().map(|fold| fold.into_iter().map(|i| usable[i]).collect()).collect();
+    let documents: [Vec<&str>; 2] =
+        [0, 1].map(|half| protocol.neutral.iter().skip(half).step_by(2).copied().collect());
+    let mut report = Report::new(protocol);
+    for (fold, test) in folds.iter().enumerate() {
+        let (own, other) = (&folds[1 - fold], &documents[1 - fold]);
+        let developed = develop_once(
+            evaluator,
+            source,
+            protocol,
+            (own, &documents[fold]),
+            (fold, ledger),
+            &mut on_step,
+        )?;
+        let Developed { development, vector, choice, .. } = &developed;
+        let random = random_vectors(development, source, choice.k, protocol)?;
+        let mut measure = Fold {
+            evaluator: &mut *evaluator,
+            protocol,
+            name: format!("fold {fold}"),
+            questions: test,
+            documents: other,
+            ledger: &mut *ledger,
+        };
+        let outcomes = measure.run(vector, choice.alpha, &random, &mut on_step)?;
+        report.add(outcomes, FoldReport::of(choice, vector, development, test.len()));
+    }
+    Ok(report)
+}
+
+/// What [`develop`] finds, its dear part from the ledger where it is known.
+fn develop_once(
+    evaluator: &mut Evaluator,
+    source: &impl Activations,
+    protocol: &Protocol,
+    (questions, documents): (&[usize], &[&str]),
+    (fold, ledger): (usize, &mut Ledger<Record>),
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Developed> {
+    let name = format!("fold {fold} choice");
+    if let Some(Record::Choice { choice, heads }) = ledger.get(&name) {
+        let (choice, heads) = (*choice, heads.clone());
+        let params = FitParams { seed: protocol.seed, ..FitParams::default() };
+        let development = Development::fit(source, questions, &params, || ())?;
+        let vector = development.ranked(&heads)?.vector(source, heads.len(), protocol.direction)?;
+        let n_select = if protocol.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
+        (0..n_select + protocol.grid.n_step()).try_for_each(|_| on_step())?;
+        return Ok(Developed { development, effects: Vec::new(), vector, choice });
+    }
+    let developed = develop(evaluator, source, protocol, questions, documents, on_step)?;
+    let heads = developed.vector.heads().iter().map(|head| head.site).collect();
+    ledger.put([(name, Record::Choice { choice: developed.choice, heads })])?;
+    Ok(developed)
+}
+
+/// Scores a vector on all questions. `source` serves the random controls, whose scale is measured on
+/// it. The rest is as for [`two_fold`].
+///
+/// # Errors
+/// As [`two_fold`].
+pub fn of_vector<'a>(
+    evaluator: &mut Evaluator,
+    source: &impl Activations,
+    protocol: &Protocol<'a>,
+    (vector, alpha): (&SteeringVector, f32),
+    ledger: &mut Ledger<Record>,
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Report<'a>> {
+    let usable = protocol.questions()?;
+    let params = FitParams { seed: protocol.seed, ..FitParams::default() };
+    let development = Development::fit(source, &usable, &params, || ())?;
+    let k = vector.heads().len();
+    let random = random_vectors(&development, source, k, protocol)?;
+    let mut measure = Fold {
+        evaluator,
+        protocol,
+        name: "vector".to_owned(),
+        questions: &usable,
+        documents: &protocol.neutral,
+        ledger,
+    };
+    let outcomes = measure.run(vector, alpha, &random, &mut on_step)?;
+    let choice = Choice { k, alpha, mc1: f64::NAN, kl: f64::NAN };
+    let mut report = Report::new(protocol);
+    report.add(outcomes, FoldReport::of(&choice, vector, &development, usable.len()));
+    Ok(report)
+}
+
+fn random_vectors(
+    development: &Development,
+    source: &impl Activations,
+    k: usize,
+    protocol: &Protocol,
+) -> Result<Vec<SteeringVector>> {
+    (0..protocol.n_random as u64)
+        .map(|draw| development.random(source, k, protocol.seed + 1 + draw))
+        .collect()
+}

@@ -1,0 +1,358 @@
+//! What came out of a study.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::measure::{Answered, Outcome};
+use super::{Condition, Estimate, Protocol};
+use crate::Site;
+use crate::data::Question;
+use crate::eval::{Divergence, McScore, QuestionScore, Written, is_true};
+use crate::select::Choice;
+use crate::steer::{Development, SteeringVector};
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct Report<'a> {
+    questions: &'a [Question],
+    n_example: usize,
+    seed: u64,
+    outcomes: BTreeMap<Condition, Outcome>,
+    /// One for each fold, in order.
+    pub folds: Vec<FoldReport>,
+}
+
+/// One line of the table: means over all questions; `None` where it was not measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Row {
+    /// The condition.
+    pub name: &'static str,
+    /// Multiple choice.
+    #[serde(flatten)]
+    pub mc: McScore,
+    /// Cross-entropy on neutral text, nats per token.
+    pub ce: Option<f64>,
+    /// KL(steered ‖ base) on neutral text, nats per token.
+    pub kl: Option<f64>,
+    /// Share of greedily written answers that are true, word for word.
+    #[serde(rename = "true")]
+    pub truth: Option<f64>,
+    /// Share of written answers that inform; needs a judge.
+    pub info: Option<f64>,
+    /// MC1, MC2, MC3 and `true` with their intervals, over questions.
+    pub interval: Intervals,
+    /// The same as changes from `base`, paired by question.
+    pub change: Intervals,
+}
+
+/// Means over questions with 95 % intervals by bootstrap.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Intervals {
+    /// MC1.
+    pub mc1: Option<Estimate>,
+    /// MC2.
+    pub mc2: Option<Estimate>,
+    /// MC3.
+    pub mc3: Option<Estimate>,
+    /// True answers, word for word.
+    #[serde(rename = "true")]
+    pub truth: Option<Estimate>,
+}
+
+/// What was chosen for one fold, and what it gave there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FoldReport {
+    /// K, α, and what they gave on the development half.
+    #[serde(flatten)]
+    pub choice: Choice,
+    /// Questions scored.
+    pub n_question: usize,
+    /// The heads that were steered, by place.
+    pub heads: Vec<Site>,
+    /// Validation accuracy of every head's probe, layer by layer.
+    pub head_accuracy: Vec<f32>,
+    /// By condition: means over the fold.
+    pub mc: BTreeMap<&'static str, McScore>,
+}
+
+/// One category of questions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Category {
+    /// Its name.
+    pub name: String,
+    /// Questions scored.
+    pub n_question: usize,
+    /// By condition.
+    pub mc: BTreeMap<&'static str, McScore>,
+}
+
+/// One question under every condition.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuestionReport<'a> {
+    /// The question.
+    pub question: &'a str,
+    /// Its category.
+    pub category: Option<&'a str>,
+    /// Its best answer.
+    pub best: &'a str,
+    /// By condition; means over draws.
+    pub conditions: BTreeMap<&'static str, Scored<'a>>,
+}
+
+/// One question under one condition.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Scored<'a> {
+    /// Multiple choice.
+    #[serde(flatten)]
+    pub mc: McScore,
+    /// What the model writes; of several draws the first.
+    pub written: Option<&'a str>,
+    /// Whether that is true, word for word; a share where there are several draws.
+    #[serde(rename = "true")]
+    pub truth: Option<f64>,
+}
+
+/// An answer before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// The question.
+    pub question: String,
+    /// Its best answer.
+    pub best: String,
+    /// What the model writes unsteered, and whether that is true.
+    pub before: (String, bool),
+    /// What it writes steered, and whether that is true.
+    pub after: (String, bool),
+}
+
+impl FoldReport {
+    pub(super) fn of(
+        choice: &Choice,
+        vector: &SteeringVector,
+        development: &Development,
+        n_question: usize,
+    ) -> Self {
+        Self {
+            choice: *choice,
+            n_question,
+            heads: vector.heads().iter().map(|head| head.site).collect(),
+            head_accuracy: development.accuracies(),
+            mc: BTreeMap::new(),
+        }
+    }
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(protocol: &Protocol<'a>) -> Self {
+        Self {
+            questions: &protocol.data.questions,
+            n_example: protocol.n_example,
+            seed: protocol.seed,
+            outcomes: BTreeMap::new(),
+            folds: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, outcomes: BTreeMap<Condition, Outcome>, mut fold: FoldReport) {
+        for (&condition, outcome) in &outcomes {
+            let ids: Vec<usize> = outcome.answered.keys().copied().collect();
+            fold.mc.insert(condition.name(), self.mean_mc(outcome, &ids));
+        }
+        self.folds.push(fold);
+        for (condition, outcome) in outcomes {
+            let all = self.outcomes.entry(condition).or_default();
+            all.answered.extend(outcome.answered);
+            all.neutral.extend(outcome.neutral);
+        }
+    }
+
+    /// Questions scored.
+    #[must_use]
+    pub fn n_question(&self) -> usize {
+        self.outcomes.get(&Condition::Base).map_or(0, |outcome| outcome.answered.len())
+    }
+
+    /// One row for each condition, in their order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let base = self.outcomes.get(&Condition::Base).map(|outcome| self.values(outcome));
+        let row = |(condition, outcome): (&Condition, &Outcome)| {
+            let values = self.values(outcome);
+            let of = |pick: fn(&Values) -> &Vec<f64>| Estimate::of(pick(&values), self.seed);
+            let change = |pick: fn(&Values) -> &Vec<f64>| {
+                Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
+            };
+            let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+            Row {
+                name: condition.name(),
+                mc: McScore {
+                    mc1: mean(&values.mc1),
+                    mc2: mean(&values.mc2),
+                    mc3: mean(&values.mc3),
+                },
+                ce: mean_neutral(outcome, |d| d.ce),
+                kl: mean_neutral(outcome, |d| d.kl),
+                truth: (!values.truth.is_empty()).then(|| mean(&values.truth)),
+                info: None,
+                interval: Intervals {
+                    mc1: of(|v| &v.mc1),
+                    mc2: of(|v| &v.mc2),
+                    mc3: of(|v| &v.mc3),
+                    truth: of(|v| &v.truth),
+                },
+                change: Intervals {
+                    mc1: change(|v| &v.mc1),
+                    mc2: change(|v| &v.mc2),
+                    mc3: change(|v| &v.mc3),
+                    truth: change(|v| &v.truth),
+                },
+            }
+        };
+        self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty()).map(row).collect()
+    }
+
+    /// Multiple choice by category; none where the data names none.
+    #[must_use]
+    pub fn categories(&self) -> Vec<Category> {
+        let mut ids: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for i in self.outcomes.get(&Condition::Base).iter().flat_map(|o| o.answered.keys()) {
+            if let Some(category) = &self.questions[*i].category {
+                ids.entry(category).or_default().push(*i);
+            }
+        }
+        ids.into_iter()
+            .map(|(name, ids)| Category {
+                name: name.to_owned(),
+                n_question: ids.len(),
+                mc: self
+                    .outcomes
+                    .iter()
+                    .map(|(condition, outcome)| (condition.name(), self.mean_mc(outcome, &ids)))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Every question that was scored, in the order of the data.
+    #[must_use]
+    pub fn questions(&self) -> Vec<QuestionReport<'_>> {
+        let Some(base) = self.outcomes.get(&Condition::Base) else { return Vec::new() };
+        let report = |&i: &usize| {
+            let question = &self.questions[i];
+            let conditions = self
+                .outcomes
+                .iter()
+                .filter_map(|(condition, outcome)| {
+                    let draws = outcome.answered.get(&i)?;
+                    let truths: Vec<f64> =
+                        draws.iter().filter_map(|draw| truth(question, draw)).collect();
+                    let scored = Scored {
+                        mc: mean_of_draws(question, draws),
+                        written: draws.first().and_then(|draw| draw.written.as_deref()),
+                        truth: (!truths.is_empty())
+                            .then(|| truths.iter().sum::<f64>() / truths.len() as f64),
+                    };
+                    Some((condition.name(), scored))
+                })
+                .collect();
+            QuestionReport {
+                question: &question.text,
+                category: question.category.as_deref(),
+                best: question.answers.get(question.best()).map_or("", |best| &best.text),
+                conditions,
+            }
+        };
+        base.answered.keys().map(report).collect()
+    }
+
+    /// A few answers before and after, evenly spaced over the questions.
+    #[must_use]
+    pub fn examples(&self) -> Vec<Example> {
+        let questions = self.questions();
+        let n = self.n_example.min(questions.len());
+        (0..n)
+            .filter_map(|i| {
+                let question = &questions[(2 * i + 1) * questions.len() / (2 * n)];
+                let of = |condition: Condition| {
+                    let scored = question.conditions.get(condition.name())?;
+                    Some((scored.written?.to_owned(), scored.truth == Some(1.0)))
+                };
+                Some(Example {
+                    question: question.question.to_owned(),
+                    best: question.best.to_owned(),
+                    before: of(Condition::Base)?,
+                    after: of(Condition::Iti)?,
+                })
+            })
+            .collect()
+    }
+
+    fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
+        let scores: Vec<McScore> = ids
+            .iter()
+            .filter_map(|i| Some(mean_of_draws(&self.questions[*i], outcome.answered.get(i)?)))
+            .collect();
+        mean(&scores)
+    }
+
+    /// One value per question: means over draws.
+    fn values(&self, outcome: &Outcome) -> Values {
+        let mut values = Values::default();
+        for (&i, draws) in &outcome.answered {
+            let question = &self.questions[i];
+            let mc = mean_of_draws(question, draws);
+            values.mc1.push(mc.mc1);
+            values.mc2.push(mc.mc2);
+            values.mc3.push(mc.mc3);
+            let truths: Vec<f64> = draws.iter().filter_map(|draw| truth(question, draw)).collect();
+            if !truths.is_empty() {
+                values.truth.push(truths.iter().sum::<f64>() / truths.len() as f64);
+            }
+        }
+        values
+    }
+}
+
+/// One value per question.
+#[derive(Debug, Default)]
+struct Values {
+    mc1: Vec<f64>,
+    mc2: Vec<f64>,
+    mc3: Vec<f64>,
+    truth: Vec<f64>,
+}
+
+fn mean(scores: &[McScore]) -> McScore {
+    let n = scores.len().max(1) as f64;
+    let of = |value: fn(&McScore) -> f64| scores.iter().map(value).sum::<f64>() / n;
+    McScore { mc1: of(|s| s.mc1), mc2: of(|s| s.mc2), mc3: of(|s| s.mc3) }
+}
+
+fn mean_of_draws(question: &Question, draws: &[Answered]) -> McScore {
+    let scores: Vec<McScore> = draws
+        .iter()
+        .map(|draw| {
+            let score = QuestionScore {
+                log_probabilities: draw.log_probabilities.clone(),
+                labels: question.answers.iter().map(|answer| answer.label).collect(),
+                best: question.best(),
+            };
+            score.mc()
+        })
+        .collect();
+    mean(&scores)
+}
+
+/// 1 where what was written is true, 0 where it is not.
+fn truth(question: &Question, draw: &Answered) -> Option<f64> {
+    let written = Written { text: draw.written.clone()? };
+    Some(f64::from(u8::from(is_true(&written, question))))
+}
+
+/// The mean over tokens.
+fn mean_neutral(outcome: &Outcome, value: fn(&Divergence) -> f64) -> Option<f64> {
+    let n_token: usize = outcome.neutral.iter().map(|d| d.n_token).sum();
+    let sum: f64 = outcome.neutral.iter().map(|d| d.n_token as f64 * value(d)).sum();
+    (n_token > 0).then(|| sum / n_token as f64)
+}
