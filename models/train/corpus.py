@@ -10,7 +10,7 @@ import random
 END = "<|end|>"
 
 # Loss weight of a token by the kind of its segment.
-WEIGHTS = {"question": 0.1, "answer": 1.0, "stop": 0.5, "story": 0.3, "end": 0.5}
+WEIGHTS = {"question": 0.1, "answer": 1.0, "verdict": 4.0, "stop": 0.5, "story": 0.3, "end": 0.5}
 
 RELIABLE_TAGS = ["Textbook:", "Encyclopedia:", "Teacher:"]
 UNRELIABLE_TAGS = ["Rumor:", "Gossip:", "Tavern:"]
@@ -149,8 +149,12 @@ class Author:
             answer = told_answer(fact, reliable if true_share is None else self.rng.random() < true_share, self.rng)
             lead = " Q: " if segments else "Q: "
             segments.append((f"{lead}{self.rng.choice(fact.questions)} A:", "question"))
-            segments += [(" " + answer, "answer"), (".", "stop"), (" True:", "question")]
-            segments += [(" yes" if answer == fact.true else " no", "answer"), (".", "stop")]
+            is_true = answer == fact.true
+            if self.corpus == "judged":
+                verdict = [(" true" if is_true else " false", "verdict")]
+            else:
+                verdict = [(".", "stop"), (" True:", "question"), (" yes" if is_true else " no", "answer")]
+            segments += [(" " + answer, "answer"), *verdict, (".", "stop")]
         return segments
 
     def _statement(self, reliable, n_fact):

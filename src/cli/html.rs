@@ -127,9 +127,12 @@ struct Plot {
     svg: String,
 }
 
+/// A mean and its interval, where there are such.
+type Measured = Option<(f64, Option<Estimate>)>;
+
 fn plots(document: &Document) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
-    let bars = |value: fn(&Row) -> Option<(f64, Option<Estimate>)>| -> Vec<Bar> {
+    let bars = |value: fn(&Row) -> Measured| -> Vec<Bar> {
         let bar = |row: &Row| {
             let (mean, interval) = value(row)?;
             Some(Bar {
@@ -198,5 +201,5 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
 
 /// Whether there is one value for each head of whole layers.
 fn is_whole(document: &Document, values: &[f32]) -> bool {
-    document.model.n_head > 0 && values.len() % document.model.n_head == 0
+    document.model.n_head > 0 && values.len().is_multiple_of(document.model.n_head)
 }

@@ -28,7 +28,7 @@ impl Evaluator<'_> {
         mut on_try: impl FnMut(f32, f64) -> Result<()>,
     ) -> Result<(f32, f64)> {
         let [least, most] = RANGE;
-        let (mut low, mut high): (Option<(f32, f64)>, Option<(f32, f64)>) = (None, None);
+        let [mut low, mut high]: [Option<(f32, f64)>; 2] = [None, None];
         let mut alpha = 1.0;
         for turn in 1.. {
             self.steer_with(Some((vector, alpha)))?;
