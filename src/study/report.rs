@@ -40,13 +40,13 @@ pub struct Row {
     pub truth: Option<f64>,
     /// Share of written answers that inform; needs a judge.
     pub info: Option<f64>,
-    /// MC1, MC2, MC3 and `true` with their intervals, over questions.
+    /// All of these with their intervals.
     pub interval: Intervals,
-    /// The same as changes from `base`, paired by question.
+    /// The same as changes from `base`, paired by question and by document.
     pub change: Intervals,
 }
 
-/// Means over questions with 95 % intervals by bootstrap.
+/// Means over questions, or over the tokens of documents, with 95 % intervals by bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Intervals {
     /// MC1.
@@ -58,6 +58,10 @@ pub struct Intervals {
     /// True answers, word for word.
     #[serde(rename = "true")]
     pub truth: Option<Estimate>,
+    /// Cross-entropy, over documents.
+    pub ce: Option<Estimate>,
+    /// KL(steered ‖ base), over documents.
+    pub kl: Option<Estimate>,
 }
 
 /// What was chosen for one fold, and what it gave there.
@@ -176,40 +180,61 @@ impl<'a> Report<'a> {
     /// One row for each condition, in their order.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
-        let base = self.outcomes.get(&Condition::Base).map(|outcome| self.values(outcome));
-        let row = |(condition, outcome): (&Condition, &Outcome)| {
-            let values = self.values(outcome);
-            let of = |pick: fn(&Values) -> &Vec<f64>| Estimate::of(pick(&values), self.seed);
-            let change = |pick: fn(&Values) -> &Vec<f64>| {
-                Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
-            };
-            let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-            Row {
-                name: condition.name(),
-                mc: McScore {
-                    mc1: mean(&values.mc1),
-                    mc2: mean(&values.mc2),
-                    mc3: mean(&values.mc3),
-                },
-                ce: mean_neutral(outcome, |d| d.ce),
-                kl: mean_neutral(outcome, |d| d.kl),
-                truth: (!values.truth.is_empty()).then(|| mean(&values.truth)),
-                info: None,
-                interval: Intervals {
-                    mc1: of(|v| &v.mc1),
-                    mc2: of(|v| &v.mc2),
-                    mc3: of(|v| &v.mc3),
-                    truth: of(|v| &v.truth),
-                },
-                change: Intervals {
-                    mc1: change(|v| &v.mc1),
-                    mc2: change(|v| &v.mc2),
-                    mc3: change(|v| &v.mc3),
-                    truth: change(|v| &v.truth),
-                },
-            }
+        let base = self.outcomes.get(&Condition::Base);
+        let measured = self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty());
+        measured.map(|(&condition, outcome)| self.row(condition, outcome, base)).collect()
+    }
+
+    /// The row of a condition, with its changes from `base`.
+    pub(super) fn row(
+        &self,
+        condition: Condition,
+        outcome: &Outcome,
+        base: Option<&Outcome>,
+    ) -> Row {
+        let values = self.values(outcome);
+        let base = base.map(|outcome| self.values(outcome));
+        let of = |pick: fn(&Values) -> &Vec<f64>| Estimate::of(pick(&values), self.seed);
+        let change = |pick: fn(&Values) -> &Vec<f64>| {
+            Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
         };
-        self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty()).map(row).collect()
+        let per_token = |value: fn(&Divergence) -> f64| {
+            let documents: Vec<_> =
+                values.neutral.iter().map(|d| (value(d), d.n_token as f64)).collect();
+            Estimate::of_weighted(&documents, self.seed)
+        };
+        let change_per_token = |value: fn(&Divergence) -> f64| {
+            let pairs = values.neutral.iter().zip(&base.as_ref()?.neutral);
+            let changes: Vec<_> =
+                pairs.map(|(a, b)| (value(a) - value(b), a.n_token as f64)).collect();
+            Estimate::of_weighted(&changes, self.seed)
+        };
+        let (ce, kl) = (per_token(|d| d.ce), per_token(|d| d.kl));
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        Row {
+            name: condition.name(),
+            mc: McScore { mc1: mean(&values.mc1), mc2: mean(&values.mc2), mc3: mean(&values.mc3) },
+            ce: ce.map(|ce| ce.mean),
+            kl: kl.map(|kl| kl.mean),
+            truth: (!values.truth.is_empty()).then(|| mean(&values.truth)),
+            info: None,
+            interval: Intervals {
+                mc1: of(|v| &v.mc1),
+                mc2: of(|v| &v.mc2),
+                mc3: of(|v| &v.mc3),
+                truth: of(|v| &v.truth),
+                ce,
+                kl,
+            },
+            change: Intervals {
+                mc1: change(|v| &v.mc1),
+                mc2: change(|v| &v.mc2),
+                mc3: change(|v| &v.mc3),
+                truth: change(|v| &v.truth),
+                ce: change_per_token(|d| d.ce),
+                kl: change_per_token(|d| d.kl),
+            },
+        }
     }
 
     /// Multiple choice by category; none where the data names none.
@@ -298,7 +323,7 @@ impl<'a> Report<'a> {
 
     /// One value per question: means over draws.
     fn values(&self, outcome: &Outcome) -> Values {
-        let mut values = Values::default();
+        let mut values = Values { neutral: outcome.neutral.clone(), ..Values::default() };
         for (&i, draws) in &outcome.answered {
             let question = &self.questions[i];
             let mc = mean_of_draws(question, draws);
@@ -314,9 +339,10 @@ impl<'a> Report<'a> {
     }
 }
 
-/// One value per question.
+/// One value per question, and one per document.
 #[derive(Debug, Default)]
 struct Values {
+    neutral: Vec<Divergence>,
     mc1: Vec<f64>,
     mc2: Vec<f64>,
     mc3: Vec<f64>,
@@ -348,11 +374,4 @@ fn mean_of_draws(question: &Question, draws: &[Answered]) -> McScore {
 fn truth(question: &Question, draw: &Answered) -> Option<f64> {
     let written = Written { text: draw.written.clone()? };
     Some(f64::from(u8::from(is_true(&written, question))))
-}
-
-/// The mean over tokens.
-fn mean_neutral(outcome: &Outcome, value: fn(&Divergence) -> f64) -> Option<f64> {
-    let n_token: usize = outcome.neutral.iter().map(|d| d.n_token).sum();
-    let sum: f64 = outcome.neutral.iter().map(|d| d.n_token as f64 * value(d)).sum();
-    (n_token > 0).then(|| sum / n_token as f64)
 }
