@@ -1,26 +1,36 @@
 //! A study as one page that needs nothing else: it opens from disk, on a phone, and in print.
 
+pub(super) mod heat;
+
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use super::eval::{Document, title};
 use super::heat::Maps;
 use super::plot::{self, Bar};
+use super::table::{nats, percent};
 use crate::study::{Estimate, Row};
 use crate::{Error, Result};
+
+/// What all pages have in common.
+const PARTS: [(&str, &str); 3] = [
+    ("page", include_str!("html/page.html")),
+    ("results", include_str!("html/results.html")),
+    ("grid", include_str!("html/grid.html")),
+];
 
 const PAGE: &str = include_str!("report.html");
 
 /// Most questions that are shown one by one; `report.json` holds all.
 const N_QUESTION: usize = 200;
 
-/// A cell of the table of results.
+/// A number of a table.
 #[derive(Serialize)]
-struct Cell {
-    text: String,
+pub(super) struct Cell {
+    pub(super) text: String,
     /// The interval, where there is one.
-    interval: Option<String>,
+    pub(super) interval: Option<String>,
 }
 
 /// The page of a study.
@@ -29,11 +39,7 @@ struct Cell {
 /// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
-    let rows: Vec<_> = document
-        .rows
-        .iter()
-        .map(|row| context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row)) })
-        .collect();
+    let rows = result_rows(&document.rows);
     let folds: Vec<_> = document
         .folds
         .iter()
@@ -67,10 +73,9 @@ pub(super) fn page(document: &Document) -> Result<String> {
             })
         })
         .collect();
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    let made = environment.add_template("report", PAGE).and_then(|()| {
-        environment.get_template("report")?.render(context! {
+    render(
+        PAGE,
+        context! {
             model => Serde(&document.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
@@ -79,9 +84,30 @@ pub(super) fn page(document: &Document) -> Result<String> {
             written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
             rows, folds, questions,
             plots => Serde(plots),
-        })
-    });
-    made.map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+        },
+    )
+}
+
+/// A page of a template and what it shows.
+///
+/// # Errors
+/// [`Error::Invalid`] where the template is wrong.
+pub(super) fn render(template: &'static str, shown: Value) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    let mut templates = PARTS.into_iter().chain([("report", template)]);
+    templates
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template("report")?.render(shown))
+        .map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+}
+
+/// The rows of a study, as `results.html` shows them.
+pub(super) fn result_rows(rows: &[Row]) -> Vec<Value> {
+    let row = |row: &Row| {
+        context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row)) }
+    };
+    rows.iter().map(row).collect()
 }
 
 /// What a question's answer is marked with: whether what was written is true, else whether the best
@@ -90,18 +116,15 @@ fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
     if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
-}
-
 fn cells(row: &Row) -> Vec<Cell> {
     let share = |value: Option<f64>, interval: Option<Estimate>| Cell {
         text: value.map_or_else(|| "–".to_owned(), percent),
         interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
     };
-    let nats = |value: Option<f64>, n_digit: usize| Cell {
-        text: value.map_or_else(|| "–".to_owned(), |x| format!("{x:.n_digit$}")),
-        interval: None,
+    let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
+        text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
+        interval: interval
+            .map(|e| format!("{} to {}", nats(e.low, n_digit), nats(e.high, n_digit))),
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
     vec![
@@ -113,18 +136,18 @@ fn cells(row: &Row) -> Vec<Cell> {
         share(Some(row.mc.mc2), row.interval.mc2),
         share(Some(row.mc.mc3), row.interval.mc3),
         share(row.truth, row.interval.truth),
-        nats(row.ce, 3),
-        nats(row.kl, 4),
+        per_token(row.ce, row.interval.ce, 3),
+        per_token(row.kl, row.interval.kl.filter(|_| row.name != "base"), 4),
     ]
 }
 
 /// A drawing with its heading and what it says.
 #[derive(Serialize)]
-struct Plot {
-    id: &'static str,
-    title: String,
-    note: String,
-    svg: String,
+pub(super) struct Plot {
+    pub(super) id: &'static str,
+    pub(super) title: String,
+    pub(super) note: String,
+    pub(super) svg: String,
 }
 
 /// A mean and its interval, where there are such.

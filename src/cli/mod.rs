@@ -3,6 +3,7 @@
 
 mod activations;
 mod args;
+mod asking;
 mod bench;
 mod capture;
 mod chat;
@@ -20,6 +21,7 @@ mod output;
 mod plot;
 mod run;
 mod select;
+mod sweep;
 mod table;
 mod worker;
 
@@ -54,6 +56,7 @@ enum Command {
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Sweep(sweep::SweepArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
+        Command::Sweep(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),

@@ -11,6 +11,7 @@ mod bootstrap;
 mod develop;
 mod measure;
 mod report;
+mod sweep;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,10 @@ pub use self::bootstrap::Estimate;
 pub use self::develop::{Developed, develop};
 use self::measure::Fold;
 pub use self::measure::Record;
-pub use self::report::{Category, Example, FoldReport, QuestionReport, Report, Row, Scored};
+pub use self::report::{
+    Category, Example, FoldReport, Intervals, QuestionReport, Report, Row, Scored,
+};
+pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
 use crate::data::{Dataset, PromptForm, split};
 use crate::eval::Evaluator;
 use crate::ledger::Ledger;

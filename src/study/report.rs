@@ -313,7 +313,7 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
+    pub(super) fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
         let scores: Vec<McScore> = ids
             .iter()
             .filter_map(|i| Some(mean_of_draws(&self.questions[*i], outcome.answered.get(i)?)))

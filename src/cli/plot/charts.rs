@@ -173,7 +173,8 @@ pub(in crate::cli) fn curve_svg(
     (x_unit, y_unit): (&str, &str),
     lines: &[(String, Vec<(f64, f64)>)],
 ) -> Result<String> {
-    let points = || lines.iter().flat_map(|(_, points)| points).filter(|p| p.0.is_finite());
+    let is_finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
+    let points = || lines.iter().flat_map(|(_, points)| points).filter(is_finite);
     let range = |of: fn(&(f64, f64)) -> f64| {
         let low = points().map(of).fold(f64::INFINITY, f64::min);
         let high = points().map(of).fold(f64::NEG_INFINITY, f64::max);
@@ -203,7 +204,7 @@ pub(in crate::cli) fn curve_svg(
         let n = lines.len().max(2) - 1;
         for (i, (name, points)) in lines.iter().enumerate() {
             let colour = rgb(0.9 * i as f32 / n as f32);
-            let finite: Vec<_> = points.iter().copied().filter(|p| p.0.is_finite()).collect();
+            let finite: Vec<_> = points.iter().filter(is_finite).copied().collect();
             chart
                 .draw_series(LineSeries::new(finite.clone(), colour.stroke_width(2)))?
                 .label(name.clone())
