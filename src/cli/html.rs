@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::eval::{Document, title};
 use super::heat::Maps;
-use super::plot::{self, Bar};
+use super::plot::{self, Bar, Pair};
 use super::table::{nats, percent};
 use crate::study::{Estimate, Row};
 use crate::{Error, Result};
@@ -45,7 +45,10 @@ pub(super) fn page(document: &Document) -> Result<String> {
         .iter()
         .map(|fold| {
             let heads: Vec<String> = fold.heads.iter().map(ToString::to_string).collect();
-            let mc1 = |name: &str| fold.mc.get(name).map_or_else(String::new, |mc| percent(mc.mc1));
+            let mc1 = |name: &str| {
+                let mc1 = fold.mc1_interval.get(name).copied();
+                Serde(share_cell(mc1.map(|e| e.mean), mc1))
+            };
             context! {
                 k => fold.choice.k,
                 alpha => fold.choice.alpha,
@@ -116,11 +119,15 @@ fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
     if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
 }
 
-fn cells(row: &Row) -> Vec<Cell> {
-    let share = |value: Option<f64>, interval: Option<Estimate>| Cell {
+/// A share in percent.
+fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
+    Cell {
         text: value.map_or_else(|| "–".to_owned(), percent),
         interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
-    };
+    }
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
     let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
         text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
         interval: interval
@@ -128,14 +135,14 @@ fn cells(row: &Row) -> Vec<Cell> {
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
     vec![
-        share(Some(row.mc.mc1), row.interval.mc1),
+        share_cell(Some(row.mc.mc1), row.interval.mc1),
         Cell {
             text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
             interval: change.map(|e| format!("{:+.1} to {:+.1}", 100.0 * e.low, 100.0 * e.high)),
         },
-        share(Some(row.mc.mc2), row.interval.mc2),
-        share(Some(row.mc.mc3), row.interval.mc3),
-        share(row.truth, row.interval.truth),
+        share_cell(Some(row.mc.mc2), row.interval.mc2),
+        share_cell(Some(row.mc.mc3), row.interval.mc3),
+        share_cell(row.truth, row.interval.truth),
         per_token(row.ce, row.interval.ce, 3),
         per_token(row.kl, row.interval.kl.filter(|_| row.name != "base"), 4),
     ]
@@ -201,20 +208,23 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
     if document.categories.len() > 1 {
         let mut categories: Vec<_> = document.categories.iter().collect();
         categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
-        let shown: Vec<(String, f64, f64)> = categories
+        let shown: Vec<Pair> = categories
             .iter()
             .take(20)
-            .map(|category| {
-                let mc1 = |name: &str| category.mc.get(name).map_or(0.0, |mc| 100.0 * mc.mc1);
+            .filter_map(|category| {
+                let [before, after] = ["base", "iti"].map(|name| {
+                    let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
+                    Some([mean, low, high].map(|share| 100.0 * share))
+                });
                 let name = format!("{} ({})", category.name, category.n_question);
-                (name, mc1("base"), mc1("iti"))
+                Some(Pair { name, before: before?, after: after? })
             })
             .collect();
         plots.push(Plot {
             id: "categories",
             title: "MC1 by category".to_owned(),
-            note: "Without steering (hollow) and steered (filled), in percent; the number of \
-                   questions in brackets, the largest categories first."
+            note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
+                   intervals; the number of questions in brackets, the largest categories first."
                 .to_owned(),
             svg: plot::categories_svg(&shown)?,
         });

@@ -23,6 +23,7 @@ mod run;
 mod select;
 mod sweep;
 mod table;
+mod transfer;
 mod worker;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ enum Command {
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
     Sweep(sweep::SweepArgs),
+    Transfer(transfer::TransferArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
         Command::Sweep(args) => args.run(output),
+        Command::Transfer(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),

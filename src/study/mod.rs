@@ -12,6 +12,7 @@ mod develop;
 mod measure;
 mod report;
 mod sweep;
+mod transfer;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub use self::report::{
     Category, Example, FoldReport, Intervals, QuestionReport, Report, Row, Scored,
 };
 pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
+pub use self::transfer::{
+    Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
+};
 use crate::data::{Dataset, PromptForm, split};
 use crate::eval::Evaluator;
 use crate::ledger::Ledger;

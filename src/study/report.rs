@@ -78,6 +78,8 @@ pub struct FoldReport {
     pub head_accuracy: Vec<f32>,
     /// By condition: means over the fold.
     pub mc: BTreeMap<&'static str, McScore>,
+    /// MC1 with its interval.
+    pub mc1_interval: BTreeMap<&'static str, Estimate>,
 }
 
 /// One category of questions.
@@ -89,6 +91,8 @@ pub struct Category {
     pub n_question: usize,
     /// By condition.
     pub mc: BTreeMap<&'static str, McScore>,
+    /// MC1 with its interval.
+    pub mc1_interval: BTreeMap<&'static str, Estimate>,
 }
 
 /// One question under every condition.
@@ -143,6 +147,7 @@ impl FoldReport {
             heads: vector.heads().iter().map(|head| head.site).collect(),
             head_accuracy: development.accuracies(),
             mc: BTreeMap::new(),
+            mc1_interval: BTreeMap::new(),
         }
     }
 }
@@ -162,6 +167,9 @@ impl<'a> Report<'a> {
         for (&condition, outcome) in &outcomes {
             let ids: Vec<usize> = outcome.answered.keys().copied().collect();
             fold.mc.insert(condition.name(), self.mean_mc(outcome, &ids));
+            if let Some(mc1) = self.mc1(outcome, &ids) {
+                fold.mc1_interval.insert(condition.name(), mc1);
+            }
         }
         self.folds.push(fold);
         for (condition, outcome) in outcomes {
@@ -255,6 +263,13 @@ impl<'a> Report<'a> {
                     .iter()
                     .map(|(condition, outcome)| (condition.name(), self.mean_mc(outcome, &ids)))
                     .collect(),
+                mc1_interval: self
+                    .outcomes
+                    .iter()
+                    .filter_map(|(condition, outcome)| {
+                        Some((condition.name(), self.mc1(outcome, &ids)?))
+                    })
+                    .collect(),
             })
             .collect()
     }
@@ -314,11 +329,18 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
-        let scores: Vec<McScore> = ids
-            .iter()
+        mean(&self.scores(outcome, ids))
+    }
+
+    fn mc1(&self, outcome: &Outcome, ids: &[usize]) -> Option<Estimate> {
+        let scores: Vec<f64> = self.scores(outcome, ids).iter().map(|score| score.mc1).collect();
+        Estimate::of(&scores, self.seed)
+    }
+
+    fn scores(&self, outcome: &Outcome, ids: &[usize]) -> Vec<McScore> {
+        ids.iter()
             .filter_map(|i| Some(mean_of_draws(&self.questions[*i], outcome.answered.get(i)?)))
-            .collect();
-        mean(&scores)
+            .collect()
     }
 
     /// One value per question: means over draws.

@@ -18,6 +18,8 @@ pub(in crate::cli) struct Cell {
 pub(in crate::cli) struct Grid {
     pub(in crate::cli) title: String,
     pub(in crate::cli) note: String,
+    /// What the outlined cells are.
+    pub(in crate::cli) marked: &'static str,
     /// What the names of the rows are.
     pub(in crate::cli) corner: String,
     pub(in crate::cli) columns: Vec<String>,
@@ -53,7 +55,7 @@ impl Grid {
                 context! { name => name, cells => cells.iter().map(shown).collect::<Vec<_>>() }
             })
             .collect();
-        let marked = cells().any(|cell| cell.marked);
+        let marked = cells().any(|cell| cell.marked).then_some(self.marked);
         context! {
             title => self.title,
             note => self.note,

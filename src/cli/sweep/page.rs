@@ -117,8 +117,15 @@ fn grid(
         Some(alphas) => alphas.iter().map(|alpha| format!("α {alpha}")).collect(),
         None => vec![format!("KL ≤ {}", settings.kl_budget)],
     };
-    heat::Grid { title, note: note.to_owned(), corner: "heads".to_owned(), columns, rows }
-        .shown(text)
+    heat::Grid {
+        title,
+        note: note.to_owned(),
+        marked: "recommended",
+        corner: "heads".to_owned(),
+        columns,
+        rows,
+    }
+    .shown(text)
 }
 
 /// Truth against KL over α, one line for each K.
