@@ -84,22 +84,24 @@ impl AskArgs {
     }
 }
 
-/// Opens the partial results of a command that was stopped, or begins them: in the folder of its
-/// report, or in the cache.
-pub(super) fn open_ledger(
+/// The file of the partial results of a command: in the folder of its report, or in the cache.
+pub(super) fn ledger_place(
     command: &str,
     report: Option<&Path>,
     identity: &str,
-    output: Output,
-) -> Result<Ledger<Record>> {
-    let place = match report {
+) -> Result<PathBuf> {
+    match report {
         Some(folder) => {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-            folder.join(format!("{command}.partial.jsonl"))
+            Ok(folder.join(format!("{command}.partial.jsonl")))
         }
-        None => embedded::cache_folder(command)?.join(format!("{}.jsonl", &identity[..16])),
-    };
-    let ledger = Ledger::open(&place, identity)?;
+        None => Ok(embedded::cache_folder(command)?.join(format!("{}.jsonl", &identity[..16]))),
+    }
+}
+
+/// Opens the partial results of a command that was stopped, or begins them.
+pub(super) fn open_ledger(place: &Path, identity: &str, output: Output) -> Result<Ledger<Record>> {
+    let ledger = Ledger::open(place, identity)?;
     if !ledger.is_empty() {
         output.note(format_args!("going on: {} results are known", ledger.len()));
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
-use super::asking::{AskArgs, open_ledger};
+use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use super::table::{nats, percent};
@@ -196,7 +196,8 @@ impl EvalArgs {
             &protocol,
             &(fingerprint.as_deref().unwrap_or("cv"), self.steer.given_alpha()),
         );
-        let mut ledger = open_ledger("eval", self.report.as_deref(), &identity, output)?;
+        let place = ledger_place("eval", self.report.as_deref(), &identity)?;
+        let mut ledger = open_ledger(&place, &identity, output)?;
         let activations = Activations::open(
             self.activations.as_ref(),
             &self.data.capture_params(&self.model, &data)?,

@@ -139,8 +139,10 @@ impl Protocol<'_> {
 }
 
 /// Measures every cell in two folds, and the recommended ones beside their baselines. What the
-/// ledger holds is not measured again. `on_step` is called after each of
-/// [`Protocol::n_step_of_sweep`] steps and may refuse to go on by an error.
+/// ledger holds is not measured again. Where heads are chosen by what they cause, `journal` opens, by
+/// name, what is known of the heads that were tried; it is removed once their order is in the
+/// ledger. `on_step` is called after each of [`Protocol::n_step_of_sweep`] steps and may refuse to go
+/// on by an error.
 ///
 /// # Errors
 /// What fitting and evaluating give; [`Error::Invalid`] where no question can be scored, an axis is
@@ -151,6 +153,7 @@ pub fn sweep<'a>(
     protocol: &Protocol<'a>,
     axes: &Axes,
     ledger: &mut Ledger<Record>,
+    journal: impl Fn(&str) -> Result<Journal>,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Sweep<'a>> {
     let no_alpha = axes.alphas.as_ref().is_some_and(Vec::is_empty);
@@ -165,6 +168,7 @@ pub fn sweep<'a>(
             evaluator: &mut *evaluator,
             protocol,
             ledger: &mut *ledger,
+            journal: &journal,
             report: &report,
             name: format!("fold {number}"),
             half,
@@ -209,6 +213,7 @@ struct Sweeper<'r, 'm, 'p, 'a> {
     evaluator: &'r mut Evaluator<'m>,
     protocol: &'p Protocol<'a>,
     ledger: &'r mut Ledger<Record>,
+    journal: &'r dyn Fn(&str) -> Result<Journal>,
     report: &'p Report<'a>,
     name: String,
     half: &'p Half<'a>,
@@ -235,7 +240,7 @@ struct Measured {
     outcome: Outcome,
 }
 
-impl Sweeper<'_, '_, '_, '_> {
+impl<'m> Sweeper<'_, 'm, '_, '_> {
     fn run(
         &mut self,
         source: &impl Activations,
@@ -315,12 +320,13 @@ impl Sweeper<'_, '_, '_, '_> {
                     }
                     Ok(())
                 };
-                let mut journal = Journal::in_memory();
+                let mut journal = (self.journal)(&name)?;
                 let ranked =
                     rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial)?;
                 let sites: Vec<Site> =
                     ranked.development.scores.iter().map(|score| score.site).collect();
                 self.ledger.put([(name, Record::Ranking(sites.clone()))])?;
+                journal.remove()?;
                 sites
             }
         };
@@ -350,37 +356,37 @@ impl Sweeper<'_, '_, '_, '_> {
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<(Scores, Outcome)> {
         let protocol = self.protocol;
-        let mut development = Fold {
-            evaluator: &mut *self.evaluator,
-            protocol,
-            name: format!("{} development", self.name),
-            questions: &self.half.development,
-            documents: &self.half.development_documents,
-            ledger: &mut *self.ledger,
-        };
+        // Documents first: what stands before all questions is then computed once for a cell.
+        let mut held_out = self.fold(false);
+        let mut outcome = Outcome { neutral: held_out.read_neutral(turn)?, ..Outcome::default() };
+        let mut development = self.fold(true);
         let mut chosen_on =
             Outcome { neutral: development.read_neutral(turn)?, ..Outcome::default() };
+        on_step()?;
         if Divergence::mean(&chosen_on.neutral).kl <= protocol.grid.kl_budget {
             development.score(turn, on_step)?;
             development.collect(turn, &mut chosen_on);
         } else {
             development.questions.chunks(N_CHUNK).try_for_each(|_| on_step())?;
         }
-        let scores = scores(&chosen_on, self.report);
-        let mut held_out = Fold {
-            evaluator: &mut *self.evaluator,
-            protocol,
-            name: self.name.clone(),
-            questions: &self.half.test,
-            documents: &self.half.documents,
-            ledger: &mut *self.ledger,
-        };
-        let mut outcome = Outcome { neutral: held_out.read_neutral(turn)?, ..Outcome::default() };
-        on_step()?;
+        let mut held_out = self.fold(false);
         held_out.score(turn, on_step)?;
         held_out.write(turn, on_step)?;
         held_out.collect(turn, &mut outcome);
-        Ok((scores, outcome))
+        Ok((scores(&chosen_on, self.report), outcome))
+    }
+
+    /// The development half, or the other.
+    fn fold<'s>(&'s mut self, is_development: bool) -> Fold<'s, 'm> {
+        let (name, questions, documents) = match is_development {
+            true => {
+                let name = format!("{} development", self.name);
+                (name, &self.half.development, &self.half.development_documents)
+            }
+            false => (self.name.clone(), &self.half.test, &self.half.documents),
+        };
+        let (evaluator, ledger) = (&mut *self.evaluator, &mut *self.ledger);
+        Fold { evaluator, protocol: self.protocol, name, questions, documents, ledger }
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod fixture;
 pub mod heads;
 pub mod host;
+pub mod leaning;
 pub mod oracle;
 pub mod place;
 #[cfg(feature = "cli")]

@@ -17,7 +17,7 @@ pub(in crate::cli) struct Bar {
 
 const WIDTH: u32 = 600;
 const ROW: u32 = 34;
-const LABELS: u32 = 220;
+const LABELS: u32 = 236;
 
 /// Text of `size` pixels.
 fn font(size: i32) -> TextStyle<'static> {
@@ -66,8 +66,8 @@ fn rows<'a>(
         .axis_style(INK.mix(0.4))
         .y_labels(0)
         .x_labels(6)
-        .label_style(font(13))
-        .axis_desc_style(font(14))
+        .label_style(font(14))
+        .axis_desc_style(font(15))
         .x_desc(unit)
         .x_label_formatter(&|x| format!("{x:.0}"))
         .draw()?;
@@ -77,7 +77,7 @@ fn rows<'a>(
             Some((end, _)) => format!("{}…", &name[..end]),
             None => (*name).to_owned(),
         };
-        let style = font(14).pos(Pos::new(HPos::Right, VPos::Center));
+        let style = font(15).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw_text(&short, &style, (x - 8, y))?;
     }
     Ok(chart)
@@ -163,8 +163,8 @@ pub(in crate::cli) fn histogram_svg(values: &[f32]) -> Result<String> {
             .light_line_style(WHITE)
             .bold_line_style(INK.mix(0.12))
             .axis_style(INK.mix(0.4))
-            .label_style(font(13))
-            .axis_desc_style(font(14))
+            .label_style(font(14))
+            .axis_desc_style(font(15))
             .x_desc("probe accuracy in percent")
             .y_desc("heads")
             .y_labels(5)
@@ -214,8 +214,8 @@ pub(in crate::cli) fn curve_svg(
             .light_line_style(WHITE)
             .bold_line_style(INK.mix(0.12))
             .axis_style(INK.mix(0.4))
-            .label_style(font(13))
-            .axis_desc_style(font(14))
+            .label_style(font(14))
+            .axis_desc_style(font(15))
             .x_desc(x_unit)
             .y_desc(y_unit)
             .x_label_formatter(&|x| format!("{}", ((x * x.abs()) * 100.0).round() / 100.0))
@@ -234,7 +234,7 @@ pub(in crate::cli) fn curve_svg(
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.85))
-            .label_font(font(13))
+            .label_font(font(14))
             .draw()
     })
 }

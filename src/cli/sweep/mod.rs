@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
-use super::asking::{AskArgs, open_ledger};
+use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::eval::{DataFacts, ModelFacts, WORD_FOR_WORD, write_report};
 use super::interrupt;
 use super::output::Output;
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use crate::data::Kind;
 use crate::eval::{Evaluator, TokenCount};
-use crate::select::Grid;
+use crate::select::{Grid, Journal};
 use crate::session::SessionParams;
 use crate::steer::DirectionKind;
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
@@ -193,7 +193,11 @@ impl SweepArgs {
             seed: self.data.seed,
         };
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
-        let mut ledger = open_ledger("sweep", self.report.as_deref(), &identity, output)?;
+        let place = ledger_place("sweep", self.report.as_deref(), &identity)?;
+        let mut ledger = open_ledger(&place, &identity, output)?;
+        let journal = |name: &str| {
+            Journal::open(&place.with_extension("trials.jsonl"), &format!("{identity} {name}"))
+        };
         let activations = Activations::open(
             self.activations.as_ref(),
             &self.data.capture_params(&self.model, &data)?,
@@ -210,7 +214,7 @@ impl SweepArgs {
         interrupt::install();
         let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
         let source = &activations.store;
-        let swept = sweep(&mut evaluator, source, &protocol, &axes, &mut ledger, || {
+        let swept = sweep(&mut evaluator, source, &protocol, &axes, &mut ledger, journal, || {
             bar.inc(1);
             interrupt::check("what was measured is kept: run it again to go on")
         });

@@ -6,7 +6,7 @@ use minijinja::{Value, context};
 use super::super::html::{Plot, heat, render, result_rows};
 use super::super::plot;
 use super::super::table::{nats, percent};
-use super::text::strengths;
+use super::text::{strength, strengths};
 use super::{Cell, Document, Row};
 use crate::Result;
 use crate::study::Estimate;
@@ -57,7 +57,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             context! {
                 fold => of_fold.fold,
                 k => of_fold.k,
-                alpha => format!("{:.4}", of_fold.alpha).trim_end_matches('0').trim_end_matches('.'),
+                alpha => strength(of_fold.alpha),
                 direction => of_fold.direction,
                 mc1_there => share(of_fold.development.mc1),
                 kl_there => nats(of_fold.development.kl, 3),

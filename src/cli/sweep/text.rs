@@ -38,8 +38,9 @@ pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) 
     ));
     for Recommended { fold, direction, k, alpha, development, held_out } in &document.recommended {
         output.line(format_args!(
-            "{DIM}fold {fold}: {k} heads, alpha {alpha}, {direction}: MC1 {} and KL {} there, MC1 {} \
+            "{DIM}fold {fold}: {k} heads, alpha {}, {direction}: MC1 {} and KL {} there, MC1 {} \
              and KL {} held out{DIM:#}",
+            strength(*alpha),
             percent(development.mc1.unwrap_or(f64::NAN)),
             nats(development.kl, 3),
             percent(held_out.mc1.unwrap_or(f64::NAN)),
@@ -80,8 +81,17 @@ fn grid(document: &Document, direction: &str, value: &dyn Fn(&Row) -> String) ->
     columns(&header, &rows.collect::<Vec<_>>())
 }
 
+/// A strength, to as many digits as it was found to.
+pub(super) fn strength(alpha: f32) -> String {
+    let text = format!("{alpha:.2}");
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "0" if alpha != 0.0 => alpha.to_string(),
+        text => text.to_owned(),
+    }
+}
+
 /// The strength of each fold.
 pub(super) fn strengths(cell: &Cell) -> String {
-    let alphas: Vec<String> = cell.folds.iter().map(|fold| format!("{:.2}", fold.alpha)).collect();
+    let alphas: Vec<String> = cell.folds.iter().map(|fold| strength(fold.alpha)).collect();
     alphas.join(", ")
 }
