@@ -7,21 +7,14 @@ use std::cell::Cell;
 use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Evaluator, Trials};
 use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, measure, ranking};
-use candor::session::{CacheType, SessionParams};
 use candor::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
 use candor::study::{Developed, Protocol, develop};
 use candor::{Error, Model, ModelParams, Site};
 use common::fixture::{Arch, Fixture};
-use common::leaning::{Leaning, data, source};
+use common::leaning::{DOCUMENTS, Leaning, data, exact_evaluator, source};
 use common::steering::vector;
 
 const ALPHA: f32 = 4.0;
-const DOCUMENTS: [&str; 4] = [
-    "the rain is on the hill and no one sees it",
-    "all is well in the desert",
-    "it is so often raining, we think",
-    "I have no comment on the hill",
-];
 
 struct Room {
     model: Model,
@@ -40,17 +33,8 @@ impl Room {
         Self { source: source(&data, model.geometry(), 0..0), data, model, _folder: folder }
     }
 
-    /// An evaluator that tries three vectors at once, so that heads need several batches. It is as
-    /// exact as llama.cpp can be.
     fn evaluator(&self) -> Evaluator<'_> {
-        let params = SessionParams {
-            n_threads: Some(1),
-            n_row: 4,
-            flash_attention: Some(false),
-            cache: CacheType::F32,
-            ..SessionParams::default()
-        };
-        Evaluator::with(&self.model, 0, params).expect("an evaluator")
+        exact_evaluator(&self.model)
     }
 
     fn questions(&self) -> Vec<&Question> {

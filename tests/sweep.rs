@@ -9,20 +9,13 @@ use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Evaluator, McScore};
 use candor::ledger::Ledger;
 use candor::select::{Grid, Journal, SelectParams};
-use candor::session::{CacheType, SessionParams};
 use candor::steer::{Development, DirectionKind, FitParams, Selection};
 use candor::study::{Axes, Protocol, Record, Sweep, sweep};
 use candor::{Error, Model, ModelParams, Result};
 use common::fixture::{Arch, Fixture};
-use common::leaning::{Leaning, data, source};
+use common::leaning::{DOCUMENTS, Leaning, data, exact_evaluator, source};
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 4] = [
-    "the rain is on the hill and no one sees it",
-    "all is well in the desert",
-    "it is so often raining, we think",
-    "I have no comment on the hill",
-];
 const BUDGET: f64 = 0.4;
 
 struct Room {
@@ -38,16 +31,8 @@ impl Room {
         Self { model: Model::load(&path, &params).expect("a fixture loads"), folder }
     }
 
-    /// As exact as llama.cpp can be.
     fn evaluator(&self) -> Evaluator<'_> {
-        let params = SessionParams {
-            n_threads: Some(1),
-            n_row: 4,
-            flash_attention: Some(false),
-            cache: CacheType::F32,
-            ..SessionParams::default()
-        };
-        Evaluator::with(&self.model, 0, params).expect("an evaluator")
+        exact_evaluator(&self.model)
     }
 
     fn source(&self, data: &Dataset, spoilt: std::ops::Range<usize>) -> Leaning {

@@ -7,12 +7,13 @@
 
 use serde::Serialize;
 
+use super::develop::in_parts;
 use super::measure::{Fold, N_CHUNK, Outcome, Record, Turn};
 use super::{Condition, FoldReport, Half, Protocol, Report, Row, SELECT_STEPS, random_vectors};
 use crate::eval::{Divergence, Evaluator};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
-use crate::select::{Choice, Journal, Step, Trial, rank};
+use crate::select::{Choice, Journal, Trial, rank};
 use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
 use crate::{Error, Result, Site};
 
@@ -312,14 +313,7 @@ impl<'m> Sweeper<'_, 'm, '_, '_> {
                     direction,
                     params: self.protocol.select,
                 };
-                let on_trial = |step: Step| {
-                    let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
-                    while n_step < due {
-                        n_step += 1;
-                        on_step()?;
-                    }
-                    Ok(())
-                };
+                let on_trial = in_parts(&mut n_step, on_step);
                 let mut journal = (self.journal)(&name)?;
                 let ranked =
                     rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial)?;

@@ -1,11 +1,34 @@
 //! Questions for a fixture, and head outputs that lean along their labels.
 
 use candor::data::Dataset;
+use candor::eval::Evaluator;
 use candor::probe::Activations;
-use candor::{Geometry, Site};
+use candor::session::{CacheType, SessionParams};
+use candor::{Geometry, Model, Site};
 use ndarray::{Array2, Array4, Axis};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+/// Text that asks nothing.
+pub const DOCUMENTS: [&str; 4] = [
+    "the rain is on the hill and no one sees it",
+    "all is well in the desert",
+    "it is so often raining, we think",
+    "I have no comment on the hill",
+];
+
+/// An evaluator that tries three vectors at once, so that heads need several batches. It is as
+/// exact as llama.cpp can be.
+pub fn exact_evaluator(model: &Model) -> Evaluator<'_> {
+    let params = SessionParams {
+        n_threads: Some(1),
+        n_row: 4,
+        flash_attention: Some(false),
+        cache: CacheType::F32,
+        ..SessionParams::default()
+    };
+    Evaluator::with(model, 0, params).expect("an evaluator")
+}
 
 /// Twelve questions, their texts as `change` gives them.
 pub fn data(change: impl Fn(usize, &str) -> String) -> Dataset {
