@@ -2,5 +2,7 @@
 //! every llama.cpp program reads.
 
 mod bake;
+mod control_vector;
 
 pub use bake::{BAKEABLE, Baked, bake};
+pub use control_vector::ControlVector;
