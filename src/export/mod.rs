@@ -3,6 +3,8 @@
 
 mod bake;
 mod control_vector;
+mod nearest;
 
 pub use bake::{BAKEABLE, Baked, bake};
 pub use control_vector::ControlVector;
+pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_tokens};
