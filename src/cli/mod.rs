@@ -5,6 +5,7 @@ mod activations;
 mod args;
 mod bench;
 mod capture;
+mod card;
 mod chat;
 mod demo;
 mod devices;
@@ -56,6 +57,7 @@ enum Command {
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
     Export(export::ExportArgs),
+    Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
         Command::Export(args) => args.run(output),
+        Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),
