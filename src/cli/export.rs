@@ -130,6 +130,15 @@ impl ExportArgs {
         found.vector.metadata = metadata(&found, &model, &sidecar, alpha);
         found.vector.write(&target)?;
         ledger.remove()?;
+        let kl = |name: &str| {
+            found.rows.iter().find(|row| row.name == name)?.neutral.map(|neutral| neutral.kl)
+        };
+        if kl(found.method.name()) >= kl("base") {
+            output.warn(
+                "the control vector is no nearer to the edit of heads than no steering is: bake the \
+                 vector instead, or run it with candor",
+            );
+        }
         let document = Document {
             path: &target,
             format: "control-vector",
