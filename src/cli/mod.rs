@@ -5,11 +5,13 @@ mod activations;
 mod args;
 mod bench;
 mod capture;
+mod card;
 mod chat;
 mod demo;
 mod devices;
 mod embedded;
 mod eval;
+mod export;
 mod fit;
 mod heads;
 mod heat;
@@ -55,6 +57,8 @@ enum Command {
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Export(export::ExportArgs),
+    Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -77,6 +81,8 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
+        Command::Export(args) => args.run(output),
+        Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),
