@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 fn main() {
     let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
-    for file in sources.iter().map(String::as_str).chain(["vendor/headtap.h", "vendor/headtap_impl.h"])
+    for file in
+        sources.iter().map(String::as_str).chain(["vendor/headtap.h", "vendor/headtap_impl.h"])
     {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -122,20 +122,6 @@ impl<'m> Context<'m> {
         self.tap_begin
     }
 
-    /// Puts a control vector of llama.cpp's that changes nothing (-0.0) into every layer that takes
-    /// one, so that its graphs hold the additions that the tap steers by; or takes it out. The next
-    /// decode builds its graphs anew. False where llama.cpp refuses.
-    pub(crate) fn hold_layer_outputs(&mut self, n_layer: usize, n_embd: usize, on: bool) -> bool {
-        let last = n_layer.saturating_sub(1);
-        let nothing = vec![-0.0f32; if on { last.saturating_mul(n_embd) } else { 0 }];
-        let data = if on { nothing.as_ptr() } else { std::ptr::null() };
-        let as_i32 = |n: usize| i32::try_from(n).unwrap_or(0);
-        let (n_embd, last) = (as_i32(n_embd), as_i32(last));
-        let ptr = self.ptr.as_ptr();
-        // SAFETY: `data` is null or holds as many floats as `nothing`; llama.cpp copies them.
-        unsafe { llama::llama_set_adapter_cvec(ptr, data, nothing.len(), n_embd, 1, last) == 0 }
-    }
-
     /// Threads that llama.cpp computes with.
     pub(crate) fn n_threads(&self) -> usize {
         // SAFETY: the context is alive.

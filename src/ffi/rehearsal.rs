@@ -23,7 +23,8 @@ impl Rehearsal {
     #[must_use]
     pub fn new(n_node: usize, n_layer: usize, width: usize, n_token: usize, n_row: usize) -> Self {
         assert!(n_node >= n_layer && n_layer > 0, "every layer needs a node");
-        let tap = Tap::new(&vec![width; n_layer], 0, n_row, n_token, true).expect("memory for a tap");
+        let tap =
+            Tap::new(&vec![width; n_layer], 0, n_row, n_token, true).expect("memory for a tap");
         let graph = Graph::new(n_node, n_layer, width, n_token).expect("memory for a graph");
         Self { tap, graph, n_layer }
     }
@@ -59,7 +60,9 @@ impl Rehearsal {
     /// Layers that are steered inside the graph.
     #[must_use]
     pub fn n_in_graph(&self) -> usize {
-        (0..self.n_layer).filter(|&l| self.tap.path(Kind::Heads, l) == super::tap::Path::InGraph).count()
+        (0..self.n_layer)
+            .filter(|&l| self.tap.path(Kind::Heads, l) == super::tap::Path::InGraph)
+            .count()
     }
 }
 

@@ -235,7 +235,8 @@ impl Tap {
     /// The name of the device that held this layer's node when it was last seen.
     pub(crate) fn device(&self, layer: usize) -> Option<&'static str> {
         // SAFETY: the tap is alive; C checks the layer.
-        let name = unsafe { sys::headtap_device(self.ptr.as_ptr(), sys::HEADTAP_HEADS, index(layer)) };
+        let name =
+            unsafe { sys::headtap_device(self.ptr.as_ptr(), sys::HEADTAP_HEADS, index(layer)) };
         if name.is_null() {
             return None;
         }
@@ -266,7 +267,7 @@ impl Tap {
             sys::HEADTAP_MISORDERED => Err(TapError::Misordered),
             sys::HEADTAP_MISCOUNT => {
                 Err(TapError::Miscount { kind, layer, got: self.n_seen(kind, layer) })
-            },
+            }
             _ => Err(TapError::BadArgument),
         }
     }

@@ -8,7 +8,7 @@ use super::warm_up::layers_with_outputs;
 use crate::ffi::host;
 use crate::ffi::tap::Kind;
 use crate::steer::{SteeringVector, add};
-use crate::{Error, Result};
+use crate::{Error, Geometry, Result};
 
 /// What a session knows of the outputs of its layers.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Outputs {
     rows: BTreeSet<usize>,
     /// Whether llama.cpp's graphs hold the additions that the tap steers by.
     is_held: bool,
+    /// Whether a control vector is set that every token gets, in their place.
+    pub(super) has_control_vector: bool,
     /// `[n_layer]` whether they do in this layer, once that was asked.
     proven: Option<Vec<bool>>,
 }
@@ -85,6 +87,10 @@ impl Session<'_> {
         if outputs.is_empty() {
             return Ok(());
         }
+        if self.outputs.has_control_vector {
+            let problem = "a control vector is set for all tokens: take it out first";
+            return Err(Error::invalid("layer directions", problem));
+        }
         let proven = match self.outputs.proven.take() {
             Some(proven) => proven,
             None => layers_with_outputs(self.model)?,
@@ -116,7 +122,8 @@ impl Session<'_> {
             return Ok(());
         }
         let geometry = self.model.geometry();
-        if !self.context.hold_layer_outputs(geometry.n_layer, geometry.n_embd, is_wanted) {
+        let rows = if is_wanted { nothing(geometry) } else { Vec::new() };
+        if !self.context.set_control_vector(&rows, geometry.n_embd) {
             let problem = host::take_complaints();
             return Err(Error::Decode { action: "hold the outputs of layers", problem });
         }
@@ -129,6 +136,11 @@ impl Session<'_> {
         let set = self.context.tap_mut().set_row(kind, layer, row, offset);
         set.map_err(|error| tap_error(self.model, error))
     }
+}
+
+/// A control vector that changes nothing, not even the sign of a zero: F32 `[n_layer - 1, n_embd]`.
+pub(super) fn nothing(geometry: Geometry) -> Vec<f32> {
+    vec![-0.0; geometry.n_layer.saturating_sub(1).saturating_mul(geometry.n_embd)]
 }
 
 /// Adds one vector's offsets to those of others.

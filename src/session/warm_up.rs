@@ -1,6 +1,7 @@
 //! The proof that a tap works: one token, before anything is steered.
 
 use super::fault::{silent_outputs, tap_error};
+use super::steer::nothing;
 use super::{Batch, Session};
 use crate::ffi::context::{BatchArrays, Context, DecodeError};
 use crate::ffi::host;
@@ -18,7 +19,8 @@ impl Session<'_> {
         let architecture = || self.model.architecture().to_owned();
         let tap = self.context.tap();
         let layers: Vec<_> = self.model.attention_layers().collect();
-        let silent: Vec<_> = layers.iter().copied().filter(|&il| tap.n_seen(Kind::Heads, il) == 0).collect();
+        let silent: Vec<_> =
+            layers.iter().copied().filter(|&il| tap.n_seen(Kind::Heads, il) == 0).collect();
         if !silent.is_empty() {
             return Err(Error::TapSilent { architecture: architecture(), layers: silent });
         }
@@ -42,8 +44,9 @@ pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
     (params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max) = (64, 1, 1, 1);
     (params.n_threads, params.n_threads_batch) = (1, 1);
     let complaints = || failed(host::take_complaints());
-    let mut context = Context::new(model.inner(), params, tap, true).ok_or_else(complaints)?;
-    if !context.hold_layer_outputs(geometry.n_layer, geometry.n_embd, true) {
+    let mut context =
+        Context::new(model.inner(), params, (tap, true), None).ok_or_else(complaints)?;
+    if !context.set_control_vector(&nothing(geometry), geometry.n_embd) {
         let all: Vec<usize> = (1..geometry.n_layer).collect();
         return Err(silent_outputs(model.architecture().to_owned(), &all));
     }

@@ -59,13 +59,17 @@ pub fn fit_vector(
     let labels = match kind {
         DirectionKind::MassMean => direction_labels(source, direction_rows)?,
         DirectionKind::Probe | DirectionKind::Random => Vec::new(),
+        DirectionKind::Given => {
+            let problem = "`given` directions come from files: fit another kind";
+            return Err(Error::invalid("direction", problem));
+        }
     };
     let steered = |score: &HeadScore| {
         let HeadScore { site, accuracy, ref probe, .. } = *score;
         let values = match kind {
             DirectionKind::MassMean => mass_mean(source.head(site, direction_rows).view(), &labels),
             DirectionKind::Probe => probe.weight.iter().map(|w| f64::from(*w)).collect(),
-            DirectionKind::Random => random(site, source.d_head(), seed),
+            DirectionKind::Random | DirectionKind::Given => random(site, source.d_head(), seed),
         };
         let direction = unit(&values).ok_or_else(|| {
             Error::invalid(

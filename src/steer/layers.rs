@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn refuses_directions_that_cannot_be() {
-        let problem = |directions: &[(usize, [f32; 2])]| vector(directions).unwrap_err().to_string();
+        let problem =
+            |directions: &[(usize, [f32; 2])]| vector(directions).unwrap_err().to_string();
         assert_eq!(problem(&[]), "layer directions: there are none");
         let first = problem(&[(0, [1.0, 0.0])]);
         assert_eq!(first, "direction of layer 0: cannot be: vectors act on layers 1 to 3");

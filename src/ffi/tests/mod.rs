@@ -36,7 +36,10 @@ fn a_layer_that_never_comes_by_is_an_error() {
     assert!(decode_through(&[192; 5]).is_ok());
     let error = decode_through(&[192; 6]).expect_err("there is no sixth layer");
     assert!(
-        matches!(error, DecodeError::Tap(TapError::Miscount { kind: Kind::Heads, layer: 5, got: 0 })),
+        matches!(
+            error,
+            DecodeError::Tap(TapError::Miscount { kind: Kind::Heads, layer: 5, got: 0 })
+        ),
         "{error:?}"
     );
 }
@@ -45,7 +48,10 @@ fn a_layer_that_never_comes_by_is_an_error() {
 fn a_layer_of_another_width_is_an_error() {
     let error = decode_through(&[192, 192, 192, 192, 96]).expect_err("the width is 192");
     assert!(
-        matches!(error, DecodeError::Tap(TapError::WrongWidth { kind: Kind::Heads, layer: 4, got: 192 })),
+        matches!(
+            error,
+            DecodeError::Tap(TapError::WrongWidth { kind: Kind::Heads, layer: 4, got: 192 })
+        ),
         "{error:?}"
     );
 }
