@@ -91,7 +91,7 @@ pub(super) fn random(site: Site, d_head: usize, seed: u64) -> Vec<f64> {
 }
 
 /// Scales values to length one; `None` where the length is zero or not finite.
-pub(super) fn unit(values: &[f64]) -> Option<Vec<f32>> {
+pub(crate) fn unit(values: &[f64]) -> Option<Vec<f32>> {
     let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
     (length > 0.0 && length.is_finite())
         .then(|| values.iter().map(|value| (value / length) as f32).collect())

@@ -109,6 +109,34 @@ pub fn random_vector(
     fit_vector(source, &drawn, k, DirectionKind::Random, &[], sigma_rows, seed)
 }
 
+/// Makes a steering vector of directions of length one that come from elsewhere.
+///
+/// # Errors
+/// [`Error::Invalid`] for a head that is not among the scores, and as [`fit_vector`] gives.
+pub(super) fn given_vector(
+    source: &impl Activations,
+    scores: &[HeadScore],
+    directions: &[(Site, Vec<f32>)],
+    sigma_rows: SigmaRows,
+) -> Result<SteeringVector> {
+    sigma_rows.check(source)?;
+    let steered = |(site, direction): &(Site, Vec<f32>)| {
+        let score = scores
+            .iter()
+            .find(|score| score.site == *site)
+            .ok_or_else(|| Error::invalid(format!("head {site}"), "no probe was fitted to it"))?;
+        Ok(SteeredHead {
+            site: *site,
+            direction: direction.clone(),
+            sigma: sigma(sigma_rows.head(source, *site).view(), direction),
+            accuracy: score.accuracy,
+            probe: score.probe.clone(),
+        })
+    };
+    let heads = directions.iter().map(steered).collect::<Result<_>>()?;
+    SteeringVector::new(source.n_layer(), source.n_head(), source.d_head(), heads)
+}
+
 fn check_k(k: usize, scores: &[HeadScore]) -> Result<()> {
     if (1..=scores.len()).contains(&k) {
         return Ok(());

@@ -4,11 +4,13 @@ mod development;
 mod direction;
 mod fit;
 mod layers;
+mod mix;
 mod selection;
 mod sidecar;
 mod vector;
 
 pub use development::{Balance, Development, FitParams};
+pub(crate) use direction::unit;
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;

@@ -5,7 +5,7 @@
 mod place;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -163,7 +163,7 @@ impl Sidecar {
     }
 
     /// Checks what the types leave open; gives the place and the problem.
-    fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
         let about = &self.about;
         let fault = |place: &str, problem: String| Err((format!("key {place}"), problem));
         if !about.alpha.is_finite() {

@@ -45,7 +45,7 @@ fn about() -> About {
 }
 
 /// Three heads in two of four layers, every number exact in F32.
-pub(super) fn tiny() -> Sidecar {
+pub(in crate::steer) fn tiny() -> Sidecar {
     let exact = |layer, id, direction: [f32; 2]| SteeredHead {
         direction: direction.to_vec(),
         ..head(layer, id, 2)
@@ -167,7 +167,7 @@ fn a_sidecar_of_a_7b_model_takes_less_than_150_kb() {
 }
 
 /// `tiny()` with directions of two layers.
-fn layered() -> Sidecar {
+pub(in crate::steer) fn layered() -> Sidecar {
     let directions = BTreeMap::from([(1, vec![0.5, -2.0, 0.0]), (2, vec![1.0, 0.25, -0.0])]);
     let layers = LayerVector::new(4, 3, directions).unwrap();
     Sidecar { vector: tiny().vector.with_layers(layers).unwrap(), ..tiny() }
