@@ -18,6 +18,7 @@ mod html;
 mod inspect;
 mod interrupt;
 mod output;
+mod parts;
 mod plot;
 mod run;
 mod select;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Mul;
 
+use super::direction::{random, unit};
 use super::vector::MAX_GEOMETRY;
-use crate::{Error, Result};
+use crate::{Error, Result, Site};
 
 /// Directions for the outputs of some layers: what llama.cpp calls a control vector.
 ///
@@ -86,6 +87,19 @@ impl LayerVector {
         self.directions.iter().map(|(&layer, direction)| (layer, scaled(direction))).collect()
     }
 
+    /// The control: in the same layers, random directions of the same lengths, drawn by `seed`.
+    #[must_use]
+    pub fn random_like(&self, seed: u64) -> Self {
+        let draw = |(&layer, direction): (&usize, &Vec<f32>)| {
+            let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            // No head's site, so that no head's direction is drawn again.
+            let values = random(Site::new(layer, MAX_GEOMETRY), self.n_embd, seed);
+            let unit = unit(&values).unwrap_or_else(|| vec![0.0; self.n_embd]);
+            (layer, unit.iter().map(|x| (f64::from(*x) * length) as f32).collect())
+        };
+        Self { directions: self.directions.iter().map(draw).collect(), ..*self }
+    }
+
     /// Refuses a model of another geometry.
     ///
     /// # Errors
@@ -149,6 +163,18 @@ mod tests {
         let expected = vector(&[(1, [1.0, -2.0]), (3, [-0.5, -8.0])]).unwrap();
         assert_eq!(sum, expected);
         assert_eq!((&a * 0.5).offsets(4.0), a.offsets(2.0));
+    }
+
+    #[test]
+    fn the_control_is_as_long_and_elsewhere() {
+        let a = vector(&[(1, [3.0, -4.0]), (3, [0.0, 2.0])]).unwrap();
+        let control = a.random_like(7);
+        let length = |d: &[f32]| d.iter().map(|x| x * x).sum::<f32>().sqrt();
+        for (layer, direction) in control.directions() {
+            assert!((length(direction) - length(&a.directions()[layer])).abs() < 1e-5);
+        }
+        assert_ne!(control, a.random_like(8));
+        assert_eq!(control.directions().len(), 2);
     }
 
     #[test]

@@ -29,6 +29,15 @@ pub struct SteeredHead {
     pub probe: Probe,
 }
 
+impl SteeredHead {
+    /// Whether it has a probe that reads anything: heads from other programs may have none, and
+    /// weights of zero.
+    #[must_use]
+    pub fn has_probe(&self) -> bool {
+        self.probe.weight.iter().any(|weight| *weight != 0.0)
+    }
+}
+
 /// Directions and scales for some heads of a model of one geometry, directions for the outputs of
 /// some of its layers, or both.
 ///
