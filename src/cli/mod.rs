@@ -15,8 +15,10 @@ mod fit;
 mod heads;
 mod heat;
 mod html;
+mod import;
 mod inspect;
 mod interrupt;
+mod mix;
 mod output;
 mod parts;
 mod plot;
@@ -57,6 +59,8 @@ enum Command {
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
     Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Mix(mix::MixArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -80,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
         Command::Export(args) => args.run(output),
+        Command::Import(args) => args.run(output),
+        Command::Mix(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),
