@@ -13,15 +13,15 @@ pub(super) struct Head {
     #[serde(flatten)]
     pub(super) site: Site,
     /// Validation accuracy of the probe, 0 to 1.
-    accuracy: f32,
+    pub(super) accuracy: f32,
     /// Standard deviation of the outputs along the direction.
-    sigma: f32,
+    pub(super) sigma: f32,
     /// What moving it by itself does, in nats; absent where that was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    effect: Option<f32>,
+    pub(super) effect: Option<f32>,
     /// What that costs, in nats per token of neutral text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cost: Option<f32>,
+    pub(super) cost: Option<f32>,
 }
 
 /// The steered heads of a sidecar in the order in which they were chosen; equals by their place.

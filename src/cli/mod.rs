@@ -5,6 +5,7 @@ mod activations;
 mod args;
 mod bench;
 mod capture;
+mod card;
 mod chat;
 mod demo;
 mod devices;
@@ -61,6 +62,7 @@ enum Command {
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Mix(mix::MixArgs),
+    Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => args.run(output),
         Command::Import(args) => args.run(output),
         Command::Mix(args) => args.run(output),
+        Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),

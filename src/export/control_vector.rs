@@ -19,8 +19,8 @@ use crate::gguf::{Builder, Gguf, TensorInfo, TensorType, Value};
 use crate::steer::SteeringVector;
 use crate::{Error, Result};
 
-/// `general.architecture` of a control vector.
-pub(crate) const ARCHITECTURE: &str = "controlvector";
+/// `general.architecture` of a control vector's file.
+pub const ARCHITECTURE: &str = "controlvector";
 const HINT_KEY: &str = "controlvector.model_hint";
 const COUNT_KEY: &str = "controlvector.layer_count";
 /// The keys that [`ControlVector`] knows, and the one that its writer sets by itself.

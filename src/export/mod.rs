@@ -6,5 +6,5 @@ mod control_vector;
 mod nearest;
 
 pub use bake::{BAKEABLE, Baked, bake};
-pub use control_vector::ControlVector;
+pub use control_vector::{ARCHITECTURE as CONTROL_VECTOR, ControlVector};
 pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_tokens};
