@@ -103,6 +103,8 @@ pub(super) struct EvalArgs {
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
     candor: &'static str,
+    /// The command that made it.
+    command: String,
     pub(super) model: ModelFacts,
     pub(super) data: DataFacts<'a>,
     pub(super) settings: Settings<'a>,
@@ -241,6 +243,7 @@ impl EvalArgs {
         };
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
+            command: command(),
             model: ModelFacts {
                 name: model.name().unwrap_or("model").to_owned(),
                 architecture: model.architecture().to_owned(),
@@ -396,6 +399,12 @@ fn write_report(folder: &Path, document: &Document) -> Result<()> {
     write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
     let page = html::page(document)?;
     write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
+}
+
+/// The command that runs, as it was typed.
+fn command() -> String {
+    let words = std::env::args().skip(1);
+    std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// What people call a condition.
