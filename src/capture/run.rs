@@ -286,7 +286,13 @@ fn metadata(
         ("next.seed", params.seed.to_string()),
         ("flash_attention", flash_attention.to_owned()),
         ("cache", params.cache.to_string().to_uppercase()),
-        ("batch", format!("{} tokens, {} sequences", limits.n_token, limits.n_seq)),
+        (
+            "batch",
+            format!(
+                "{} tokens, {} sequences, parted where least is shared",
+                limits.n_token, limits.n_seq
+            ),
+        ),
     ];
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
