@@ -109,6 +109,7 @@ pub fn measure(
         n_threads: rounds.n_threads,
         alphas: rounds.vectors.iter().map(|(_, alpha)| *alpha).collect(),
         n_head_steered: rounds.vectors[0].0.heads().len(),
+        n_layer_steered: rounds.vectors[0].0.layers().map_or(0, |l| l.directions().len()),
     })
 }
 

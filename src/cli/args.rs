@@ -232,6 +232,14 @@ impl SteerArgs {
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         check_alpha(&self.steer, self.alpha)?;
+        if self.special().is_none() {
+            let is_word =
+                |part: &&Part| ["auto", "none"].iter().any(|word| part.path.as_os_str() == *word);
+            if let Some(part) = self.steer.iter().find(is_word) {
+                let problem = "stands alone: beside it or with a factor, name files";
+                return Err(Error::invalid(format!("--steer {}", part.path.display()), problem));
+            }
+        }
         match self.special() {
             Some("none") => return Ok(None),
             Some(_) => {
