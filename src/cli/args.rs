@@ -6,13 +6,14 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::embedded;
-use super::output::Output;
+use super::output::{DIM, Output};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::data::{Dataset, PromptForm};
+use crate::export::BakeRecord;
 use crate::session::{CacheType, SamplingParams, SessionParams};
 use crate::steer::{Sidecar, find_beside, list_beside};
-use crate::{Error, Model, ModelParams, Result};
+use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
 #[derive(Debug, Args)]
@@ -53,12 +54,17 @@ impl ModelArgs {
         self.model.is_none()
     }
 
+    /// The model's file.
+    pub(super) fn path(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(path) => Ok(path.clone()),
+            None => embedded::model(),
+        }
+    }
+
     /// Loads the model.
     pub(super) fn load(&self) -> Result<Model> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let path = self.path()?;
         let model = Model::load(&path, &self.params())?;
         for warning in model.warnings() {
             // On stderr, whatever stdout holds.
@@ -182,6 +188,28 @@ impl SamplingArgs {
     }
 }
 
+/// What a sidecar has to fit: a model, in memory or in its file.
+#[derive(Debug, Clone)]
+pub(super) struct Subject<'a> {
+    pub(super) path: &'a Path,
+    pub(super) fingerprint: String,
+    pub(super) name: Option<&'a str>,
+    pub(super) geometry: Geometry,
+    pub(super) baked: Option<&'a BakeRecord>,
+}
+
+impl<'a> From<&'a Model> for Subject<'a> {
+    fn from(model: &'a Model) -> Self {
+        Self {
+            path: model.path(),
+            fingerprint: model.fingerprint().to_owned(),
+            name: model.name(),
+            geometry: model.geometry(),
+            baked: model.baked(),
+        }
+    }
+}
+
 /// Which vector steers, and how strongly.
 #[derive(Debug, Args)]
 pub(super) struct SteerArgs {
@@ -200,18 +228,27 @@ pub(super) struct SteerArgs {
 
 impl SteerArgs {
     /// Finds, reads and checks the sidecar; `None` where there is to be no steering.
-    pub(super) fn sidecar(
+    pub(super) fn sidecar<'a>(
         &self,
-        model: &Model,
+        model: impl Into<Subject<'a>>,
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
+        let model = model.into();
         let path = match self.steer.to_str() {
             Some("none") => return Ok(None),
             Some("auto") => {
-                let found = find_beside(model.path(), model.fingerprint())?;
+                if let Some(record) = model.baked {
+                    output.note(format_args!(
+                        "{DIM}{} is baked into this model at alpha {}: no sidecar is added{DIM:#}",
+                        printable_line(&record.name),
+                        record.alpha
+                    ));
+                    return Ok(None);
+                }
+                let found = find_beside(model.path, &model.fingerprint)?;
                 match &found {
-                    Some((path, sidecar)) => warn_of_name(path, sidecar, model, output),
-                    None => warn_of_others(model, output)?,
+                    Some((path, sidecar)) => warn_of_name(path, sidecar, &model, output),
+                    None => warn_of_others(&model, output)?,
                 }
                 return Ok(found);
             }
@@ -227,14 +264,28 @@ impl SteerArgs {
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
+    pub(super) fn read_for<'a>(
+        &self,
+        path: &Path,
+        model: impl Into<Subject<'a>>,
+        output: Output,
+    ) -> Result<Sidecar> {
+        let model = model.into();
         let sidecar = Sidecar::read(path)?;
-        match sidecar.check_model(path, model.fingerprint()) {
+        match sidecar.check_model(path, &model.fingerprint) {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
             Err(error) => return Err(error),
-            Ok(()) => warn_of_name(path, &sidecar, model, output),
+            Ok(()) => warn_of_name(path, &sidecar, &model, output),
         }
-        let geometry = model.geometry();
+        if let Some(record) = model.baked {
+            output.warn(format_args!(
+                "{} is baked into this model at alpha {}: with {} it is steered by both",
+                printable_line(&record.name),
+                record.alpha,
+                path.display()
+            ));
+        }
+        let geometry = model.geometry;
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         Ok(sidecar)
     }
@@ -252,9 +303,9 @@ impl SteerArgs {
 
 /// Warns where the fingerprints agree and the names do not: a fine-tune may leave alone all that
 /// the fingerprint covers.
-fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
+fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Subject, output: Output) {
     let made_for = &sidecar.about.model_name;
-    if let Some(name) = model.name().filter(|name| name != made_for) {
+    if let Some(name) = model.name.filter(|name| name != made_for) {
         output.warn(format_args!(
             "{} was made for a model named {}, and this one is named {}: check that they match",
             path.display(),
@@ -265,8 +316,8 @@ fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
 }
 
 /// Warns where sidecars lie beside the model, by their names, and none was made for it.
-fn warn_of_others(model: &Model, output: Output) -> Result<()> {
-    for path in list_beside(model.path())? {
+fn warn_of_others(model: &Subject, output: Output) -> Result<()> {
+    for path in list_beside(model.path)? {
         output.warn(format_args!(
             "{} was made for another model: nothing is steered; --steer FILE --force takes it \
              all the same",

@@ -3,6 +3,7 @@
 
 mod activations;
 mod args;
+mod bake;
 mod bench;
 mod capture;
 mod chat;
@@ -56,6 +57,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bake(bake::BakeArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
@@ -78,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bake(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
         Command::Devices(args) => args.run(output),

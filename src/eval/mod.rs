@@ -4,6 +4,7 @@
 //! An [`Evaluator`] holds one session. Whatever it measures, it measures under the vector that is
 //! loaded in its bank ([`Evaluator::steer_with`]), or under none.
 
+mod agreement;
 mod budget;
 mod divergence;
 mod effect;
@@ -16,6 +17,7 @@ use crate::session::{Session, SessionParams};
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
 
+pub use self::agreement::Agreement;
 pub use self::divergence::Divergence;
 pub use self::effect::{Cost, Trials};
 pub use self::greedy::{Written, is_true};

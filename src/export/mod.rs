@@ -3,4 +3,6 @@
 
 mod bake;
 
-pub use bake::{BAKEABLE, Baked, bake};
+#[cfg(feature = "cli")]
+pub(crate) use bake::check_base;
+pub use bake::{Bake, BakeParams, BakeRecord, Baked, Place, bake};

@@ -4,6 +4,7 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod biases;
 pub mod fixture;
 pub mod heads;
 pub mod host;
@@ -12,6 +13,7 @@ pub mod place;
 #[cfg(feature = "cli")]
 pub mod program;
 pub mod quantize;
+pub mod requantize;
 pub mod script;
 pub mod steering;
 #[cfg(feature = "cli")]

@@ -85,7 +85,7 @@ impl Facts {
     }
 
     fn of_gguf(path: &Path) -> Result<Self> {
-        let file = Gguf::open(path)?;
+        let file = Gguf::open_model(path)?;
         match file.opt_str("general.type")? {
             None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
             Some("adapter") => {
