@@ -15,6 +15,7 @@ pub mod program;
 pub mod quantize;
 pub mod requantize;
 pub mod script;
+pub mod sidecar;
 pub mod steering;
 #[cfg(feature = "cli")]
 pub mod worker;
