@@ -16,7 +16,11 @@ pub(crate) fn write_atomically(
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let folder = folder_of(path);
+    // What a kill leaves behind says what it was to be.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}-");
     let mut options = tempfile::Builder::new();
+    options.prefix(&prefix).suffix(".part");
     // Temporary files are for their owner's eyes; a result is a file like any other.
     #[cfg(unix)]
     options.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

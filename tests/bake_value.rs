@@ -149,26 +149,19 @@ fn the_nearest_bias_steers_more_than_it_misses() {
     let vector = vector(case.geometry, &[(0, 1), (2, 0)], 1);
     case.bake(&vector, true).unwrap();
     let (base, baked) = (load(&case.base), load(&case.target));
-    let measure = |other: &Model| {
-        let documents = ["the water is on the wood", "and the rain is not in the fire"];
+    let documents = ["the water is on the wood", "and the rain is not in the fire"];
+    let measure = |alpha: f32| {
+        let others = [&baked, &base];
         let params = params(CacheType::F16);
-        Agreement::measure(&base, (&vector, ALPHA), other, &documents, &params, || Ok(())).unwrap()
+        Agreement::measure(&base, (&vector, alpha), others, &documents, &params, || Ok(())).unwrap()
     };
-    let (near, far) = (measure(&baked), measure(&base));
+    let [near, far] = measure(ALPHA);
     println!("{near:?}, unsteered {far:?}");
     assert!(near.n_token == far.n_token && near.n_token > 8);
     assert!(near.kl > 0.0 && near.kl < 0.9 * far.kl, "{near:?}, {far:?}");
     assert!((0.0..=1.0).contains(&near.top1));
-    // The same model steered alike agrees with itself.
-    let itself = Agreement::measure(
-        &base,
-        (&vector, 0.0),
-        &base,
-        &["the water is on the wood"],
-        &params(CacheType::F16),
-        || Ok(()),
-    )
-    .unwrap();
+    // A model that is not steered agrees with itself.
+    let [_, itself] = measure(0.0);
     assert_eq!((itself.kl, itself.top1), (0.0, 1.0));
 }
 

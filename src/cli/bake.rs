@@ -69,8 +69,10 @@ struct Document<'a> {
     model_fingerprint: &'a str,
     /// Of each of `layers`.
     errors: &'a [f64],
-    /// Null where it was not measured.
+    /// Of the baked model with live steering; null where it was not measured.
     agreement: Option<Agreement>,
+    /// Of the base model with live steering, to compare with; null where it was not measured.
+    unsteered: Option<Agreement>,
     seconds: f64,
 }
 
@@ -105,6 +107,12 @@ impl BakeArgs {
             None
         };
         let (baked, record) = (bake.baked(), bake.record());
+        if baked.error() > 0.5 {
+            output.warn(
+                "the nearest bias on V has little of this vector: what it adds is further from live \
+                 steering than it is long; `candor run` and `candor chat` steer all of it",
+            );
+        }
         if output.is_json() {
             output.json(&Document {
                 path: &self.output,
@@ -116,7 +124,8 @@ impl BakeArgs {
                 steer: &record.vector,
                 model_fingerprint: &record.base,
                 errors: &baked.errors,
-                agreement,
+                agreement: agreement.map(|[baked, _]| baked),
+                unsteered: agreement.map(|[_, base]| base),
                 seconds: start.elapsed().as_secs_f64(),
             });
         } else {
@@ -149,11 +158,12 @@ impl BakeArgs {
     }
 
     fn write(&self, bake: &Bake, output: Output) -> Result<()> {
-        // Kilobytes, so that the bar's numbers can be read.
+        // Megabytes, so that the bar's numbers can be read.
         let n = bake.n_byte();
-        let bar = output.progress("writing kB", usize::try_from(n / 1000).unwrap_or(usize::MAX));
+        let bar =
+            output.progress("writing MB", usize::try_from(n / 1_000_000).unwrap_or(usize::MAX));
         let written = bake.write(&self.output, |n_byte| {
-            bar.set_position(n_byte / 1000);
+            bar.set_position(n_byte / 1_000_000);
             if n_byte == n {
                 bar.set_message("to disk");
             }
@@ -163,7 +173,7 @@ impl BakeArgs {
         written
     }
 
-    /// The baked model beside live steering of every token.
+    /// The baked model beside live steering of every token, and the base model beside it.
     fn compare(
         &self,
         base: &Path,
@@ -171,7 +181,7 @@ impl BakeArgs {
         alpha: f32,
         neutral: &[String],
         output: Output,
-    ) -> Result<Agreement> {
+    ) -> Result<[Agreement; 2]> {
         let params = self.model.params();
         let [model, baked] = [base, &self.output].map(|path| Model::load(path, &params));
         let (model, baked) = (model?, baked?);
@@ -182,10 +192,11 @@ impl BakeArgs {
         };
         let bar = output.progress("comparing", documents.len());
         let steered = (&sidecar.vector, alpha);
-        let agreement = Agreement::measure(&model, steered, &baked, &documents, &session, || {
-            bar.inc(1);
-            interrupt::check("the baked model is written")
-        });
+        let agreement =
+            Agreement::measure(&model, steered, [&baked, &model], &documents, &session, || {
+                bar.inc(1);
+                interrupt::check("the baked model is written")
+            });
         bar.finish_and_clear();
         agreement
     }
@@ -216,7 +227,11 @@ fn percent(share: f64) -> String {
     format!("{:.3} %", 100.0 * share)
 }
 
-fn facts(path: &Path, bake: &Bake, agreement: Option<Agreement>) -> Vec<(&'static str, String)> {
+fn facts(
+    path: &Path,
+    bake: &Bake,
+    agreement: Option<[Agreement; 2]>,
+) -> Vec<(&'static str, String)> {
     let (baked, record) = (bake.baked(), bake.record());
     let layers = baked.layers.len();
     let mut facts = vec![
@@ -237,13 +252,13 @@ fn facts(path: &Path, bake: &Bake, agreement: Option<Agreement>) -> Vec<(&'stati
             format!("after the output projection, by layer: {}", errors.join(", ")),
         ));
     }
-    if let Some(Agreement { kl, top1, n_token }) = agreement {
-        let live = format!(
-            "KL {kl:.2e} nats per token from live steering, the same likeliest token after \
-             {:.2} % of {n_token} tokens",
-            100.0 * top1
-        );
-        facts.push(("check", live));
+    if let Some(agreement) = agreement {
+        let near = |Agreement { kl, top1, .. }: Agreement| {
+            format!("KL {kl:.2e}, likeliest token the same in {:.1} %", 100.0 * top1)
+        };
+        let [baked, base] = agreement.map(near);
+        facts.push(("beside live", format!("{baked} (not steered: {base})")));
+        facts.push(("measured on", format!("{} tokens of neutral text", agreement[0].n_token)));
     }
     facts
 }
