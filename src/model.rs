@@ -185,6 +185,12 @@ impl Model {
         self.baked.as_ref()
     }
 
+    /// What tells this file from others of the same model, whose fingerprint is the same: for results
+    /// that are kept.
+    pub(crate) fn identity(&self) -> String {
+        format!("{} {} {:?}", self.fingerprint, self.inner.size(), self.baked)
+    }
+
     /// The context length that the model was trained with, in tokens.
     #[must_use]
     pub fn n_ctx_train(&self) -> usize {

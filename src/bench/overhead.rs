@@ -170,13 +170,20 @@ fn bake_if_asked(
     if params.n_vector > 1 {
         return skip("a file holds one vector");
     }
-    if Place::of(model.architecture()).is_none() {
+    let place = Place::of(model.architecture());
+    if place.is_none() {
         return skip("llama.cpp adds no bias to the attention output of this architecture");
     }
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let file = folder.path().join("baked.gguf");
     let params_bake = BakeParams { alpha: *alpha, ..BakeParams::default() };
     match bake(model.path(), vector, &params_bake, &file) {
+        Err(Error::Invalid { .. }) if place == Some(Place::ValueBias) => {
+            return skip(
+                "llama.cpp adds no bias after the attention output of this architecture, and none \
+                 on V does what this vector does",
+            );
+        }
         Err(Error::Invalid { problem, .. }) => return skip(&problem),
         result => result?,
     };

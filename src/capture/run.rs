@@ -288,5 +288,6 @@ fn metadata(
         ("cache", params.cache.to_string().to_uppercase()),
         ("batch", format!("{} tokens, {} sequences", limits.n_token, limits.n_seq)),
     ];
-    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    let baked = model.baked().map(|b| ("model.baked", format!("{} alpha {}", b.vector, b.alpha)));
+    Ok(entries.into_iter().chain(baked).map(|(key, value)| (key.to_owned(), value)).collect())
 }

@@ -26,7 +26,8 @@ const N_TOKEN: usize = 128;
 /// The new file steers every token wherever it runs, without candor and at no cost. Where llama.cpp
 /// adds a bias after the attention output, that bias does exactly what steering does; in other
 /// architectures a bias on V does, where all heads of a key/value head move alike. The first file of
-/// a split model stands for all of them; the new one is whole.
+/// a split model stands for all of them; the new one is whole. Devices, threads, context and cache
+/// matter only where the result is compared with live steering.
 #[derive(Debug, Args)]
 pub(super) struct BakeArgs {
     #[command(flatten)]

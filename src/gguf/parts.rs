@@ -147,7 +147,7 @@ mod tests {
         let folder = Folder::new();
         let model = Gguf::open_model(&folder.path(0)).unwrap();
         assert_eq!(model.str("general.name").unwrap(), "whole");
-        for (no, name) in (0..).zip(["a", "b", "c"]) {
+        for (no, name) in (0u16..).zip(["a", "b", "c"]) {
             let tensor = model.tensor(name).unwrap();
             assert_eq!(model.f32s_of(tensor).unwrap(), [f32::from(no)]);
             let mut bytes = Vec::new();
