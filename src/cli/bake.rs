@@ -23,7 +23,7 @@ const N_TOKEN: usize = 128;
 
 /// Write a vector into a model's file, for any llama.cpp program.
 ///
-/// The new file steers every token wherever it runs, without candor and at no cost. Where llama.cpp
+/// The new file steers every token wherever it runs, without candor. Where llama.cpp
 /// adds a bias after the attention output, that bias does exactly what steering does; in other
 /// architectures a bias on V does, where all heads of a key/value head move alike. The first file of
 /// a split model stands for all of them; the new one is whole. Devices, threads, context and cache
