@@ -9,7 +9,8 @@ use super::embedded;
 use super::output::{DIM, Output};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
-use crate::data::{Dataset, PromptForm};
+use crate::chat::ChatTemplate;
+use crate::data::{Dataset, Kind, PromptForm};
 use crate::export::BakeRecord;
 use crate::session::{CacheType, SamplingParams, SessionParams};
 use crate::steer::{Sidecar, find_beside, list_beside};
@@ -121,14 +122,26 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
 
+    /// Ask through the model's own chat template.
+    #[arg(long, conflicts_with = "template")]
+    pub(super) chat: bool,
+
     /// Seed of splits and draws.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
 }
 
 impl DataArgs {
-    /// The prompt form: the user's, else the usual one for this kind of data.
-    pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
+    /// The prompt form: the user's, the model's own for chats, or the usual one for this kind of
+    /// data.
+    pub(super) fn form(&self, data: &Dataset, model: &Model) -> Result<PromptForm> {
+        if self.chat && matches!(data.kind, Kind::Statement | Kind::Pair) {
+            let problem = "asks questions, and this data set holds none: leave it out";
+            return Err(Error::invalid("--chat", problem));
+        }
+        if self.chat {
+            return ChatTemplate::of(model).form();
+        }
         self.template
             .as_deref()
             // As shells leave it.
@@ -139,15 +152,16 @@ impl DataArgs {
     /// How to capture these texts.
     pub(super) fn capture_params(
         &self,
-        model: &ModelArgs,
+        args: &ModelArgs,
         data: &Dataset,
+        model: &Model,
     ) -> Result<CaptureParams> {
         Ok(CaptureParams {
             seed: self.seed,
-            n_ctx: model.ctx_size(),
-            n_threads: model.threads(),
-            cache: model.cache(),
-            ..CaptureParams::new(self.form(data)?)
+            n_ctx: args.ctx_size(),
+            n_threads: args.threads(),
+            cache: args.cache(),
+            ..CaptureParams::new(self.form(data, model)?)
         })
     }
 }

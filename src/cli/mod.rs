@@ -17,6 +17,7 @@ mod heat;
 mod html;
 mod inspect;
 mod interrupt;
+mod judge;
 mod output;
 mod plot;
 mod run;

@@ -42,7 +42,7 @@ pub(super) struct InspectArgs {
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Facts {
-    Model(ModelFacts),
+    Model(Box<ModelFacts>),
     Sidecar(Box<SidecarFacts>),
     Store(StoreFacts),
 }
@@ -87,7 +87,7 @@ impl Facts {
     fn of_gguf(path: &Path) -> Result<Self> {
         let file = Gguf::open_model(path)?;
         match file.opt_str("general.type")? {
-            None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
+            None | Some("model") => Ok(Self::Model(Box::new(ModelFacts::of(&file)?))),
             Some("adapter") => {
                 Ok(Self::Sidecar(Box::new(SidecarFacts::of(path, Sidecar::read(path)?))))
             }
