@@ -361,7 +361,7 @@ impl EvalArgs {
         let text = format!(
             "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {} {:?}",
             env!("CARGO_PKG_VERSION"),
-            model.fingerprint(),
+            model.identity(),
             protocol.data.sha256,
             protocol.form,
             protocol.preamble,

@@ -62,9 +62,7 @@ impl<'m> LogitJudge<'m> {
 
 impl Judge for LogitJudge<'_> {
     fn identity(&self) -> String {
-        let model = self.evaluator.model();
-        // The fingerprint is that of all quantizations; their files differ in size.
-        format!("logits {} {}", model.fingerprint(), model.inner().size())
+        format!("logits {}", self.evaluator.model().identity())
     }
 
     fn facts(&self) -> JudgeFacts {

@@ -164,7 +164,7 @@ fn identity(model: &Model, data: &[Dataset; 2], params: &ProbeParams) -> Result<
     Ok(format!(
         "probes {} {} {} {} {} {} {}",
         env!("CARGO_PKG_VERSION"),
-        model.fingerprint(),
+        model.identity(),
         file.len(),
         data[0].sha256,
         data[1].sha256,
