@@ -35,10 +35,11 @@ impl Activations {
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
                 let name = format!(
-                    "{}-{}-{}.safetensors",
+                    "{}-{}-{}{}.safetensors",
                     short(model.fingerprint()),
                     short(&data.sha256),
-                    data.questions.len()
+                    data.questions.len(),
+                    if params.form.is_chat() { "-chat" } else { "" },
                 );
                 embedded::cache_folder("activations")?.join(name)
             }
@@ -91,7 +92,7 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     let stored = made_for("prompt_form");
     if stored != form.as_str() {
         return fault(format!(
-            "was captured in the form `{stored}`, and this is `{}`: give the same --template",
+            "was captured in the form `{stored}`, and this is `{}`: give the same --template or --chat",
             form.as_str()
         ));
     }

@@ -10,10 +10,10 @@ use super::demo::INSTRUCTION;
 use super::embedded;
 use super::output::Output;
 use crate::data::sha256;
-use crate::eval::Policy;
+use crate::eval::{Evaluator, Policy};
 use crate::ledger::Ledger;
 use crate::study::{Protocol, Record};
-use crate::{Error, Model, Result};
+use crate::{Error, Model, Result, Special};
 
 /// How questions are asked and scored.
 #[derive(Debug, Args)]
@@ -51,6 +51,25 @@ impl AskArgs {
         }
     }
 
+    /// Refuses what leaves no room for a question, before anything is captured.
+    pub(super) fn check_preamble(
+        &self,
+        (model, args): (&Model, &ModelArgs),
+        protocol: &Protocol,
+    ) -> Result<()> {
+        let n_ctx = Evaluator::longest(model, args.ctx_size().unwrap_or(0));
+        let text = format!("{} {}", protocol.instruction, protocol.preamble);
+        let n_token = model.tokenize(&text, Special::Start).len();
+        if n_token < n_ctx {
+            return Ok(());
+        }
+        let what = match &self.preamble {
+            Some(path) => format!("the text before every question, from {},", path.display()),
+            None => "the instruction".to_owned(),
+        };
+        Err(Error::PromptTooLong { what, n_token, n_ctx })
+    }
+
     pub(super) fn policy(&self) -> Result<Policy> {
         self.policy.parse()
     }
@@ -65,7 +84,7 @@ impl AskArgs {
         let text = format!(
             "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {more:?}",
             env!("CARGO_PKG_VERSION"),
-            model.fingerprint(),
+            model.identity(),
             protocol.data.sha256,
             protocol.form,
             protocol.preamble,

@@ -9,11 +9,12 @@ use serde::Serialize;
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
 use super::asking::{AskArgs, ledger_place, open_ledger};
+use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use super::table::{nats, percent};
 use super::{embedded, html, interrupt, table};
-use crate::data::{Dataset, Kind};
+use crate::data::{Dataset, Kind, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::file::write_atomically;
 use crate::ledger::Ledger;
@@ -65,6 +66,9 @@ pub(super) struct EvalArgs {
     #[command(flatten)]
     ask: AskArgs,
 
+    #[command(flatten)]
+    judge: JudgeArgs,
+
     /// Tokens that the model writes at most for an answer; 0: it writes none.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     n_predict: usize,
@@ -82,6 +86,8 @@ pub(super) struct EvalArgs {
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
     candor: &'static str,
+    /// The command that made it.
+    command: String,
     pub(super) model: ModelFacts,
     pub(super) data: DataFacts<'a>,
     pub(super) settings: Settings<'a>,
@@ -89,6 +95,7 @@ pub(super) struct Document<'a> {
     pub(super) folds: &'a [FoldReport],
     pub(super) categories: Vec<Category>,
     pub(super) questions: Vec<QuestionReport<'a>>,
+    pub(super) judge: JudgeReport,
     n_question: usize,
     n_token: TokenCount,
     pub(super) seconds: f64,
@@ -131,6 +138,8 @@ pub(super) struct Settings<'a> {
     pub(super) vector: String,
     vector_fingerprint: Option<String>,
     pub(super) prompt: &'a str,
+    /// Whether the model's own chat template made the prompt.
+    chat: bool,
     preamble: &'a str,
     instruction: &'a str,
     pub(super) policy: &'static str,
@@ -142,12 +151,9 @@ pub(super) struct Settings<'a> {
     n_predict: usize,
     n_document: usize,
     /// Who says whether a written answer is true.
-    pub(super) judge: &'static str,
+    pub(super) judge: String,
     pub(super) seed: u64,
 }
-
-/// How a written answer is judged.
-pub(super) const WORD_FOR_WORD: &str = "word for word: one of the true answers and nothing else";
 
 impl EvalArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
@@ -156,11 +162,18 @@ impl EvalArgs {
         if matches!(data.kind, Kind::Statement | Kind::Pair) {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
+        if !data.questions.iter().any(Question::is_two_sided) {
+            let problem = "no question has both true and false answers, so there is nothing to \
+                           choose between: add the kind that is missing (in TruthfulQA's form the \
+                           column Incorrect Answers)";
+            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
+        }
         self.select.check(&data)?;
         let preamble = self.ask.preamble()?;
         let neutral = self.select.neutral_halves()?;
+        let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let policy = self.ask.policy()?;
         let steered = match self.cv {
             Some(_) => None,
@@ -190,6 +203,7 @@ impl EvalArgs {
             n_example: 6,
             seed: self.data.seed,
         };
+        self.ask.check_preamble((&model, &self.model), &protocol)?;
         let fingerprint = steered.as_ref().map(|(_, sidecar, _)| sidecar.fingerprint());
         let identity = self.ask.identity(
             (&model, &self.model),
@@ -200,7 +214,7 @@ impl EvalArgs {
         let mut ledger = open_ledger(&place, &identity, output)?;
         let activations = Activations::open(
             self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data)?,
+            &self.data.capture_params(&self.model, &data, &model)?,
             &model,
             &data,
             output,
@@ -211,21 +225,29 @@ impl EvalArgs {
             SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
         )?;
         evaluator.set_policy(policy);
+        evaluator.set_cut(judge.cut());
         let source = &activations.store;
-        let report =
+        let mut report =
             self.study(&mut evaluator, source, &protocol, &steered, &mut ledger, output)?;
+        let n_token = evaluator.n_token();
+        // A judge of its own size needs the memory.
+        drop(evaluator);
+        let on = (&self.model, self.data.seed);
+        let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let (vector, vector_fingerprint) = match (&steered, fingerprint) {
             (Some((path, ..)), Some(print)) => (path.display().to_string(), Some(print)),
             _ => ("2-fold".to_owned(), None),
         };
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
+            command: command(),
             model: ModelFacts::of(&model),
             data: DataFacts::of(&data),
             settings: Settings {
                 vector,
                 vector_fingerprint,
                 prompt: form.as_str(),
+                chat: form.is_chat(),
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
                 policy: policy.name(),
@@ -236,7 +258,7 @@ impl EvalArgs {
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
                 n_document: neutral.len(),
-                judge: WORD_FOR_WORD,
+                judge: judge.facts.about.clone(),
                 seed: self.data.seed,
             },
             rows: report.rows(),
@@ -244,7 +266,8 @@ impl EvalArgs {
             categories: report.categories(),
             questions: report.questions(),
             n_question: report.n_question(),
-            n_token: evaluator.n_token(),
+            n_token,
+            judge,
             seconds: start.elapsed().as_secs_f64(),
         };
         if let Some(folder) = &self.report {
@@ -309,6 +332,12 @@ pub(super) fn write_report(folder: &Path, document: &impl Serialize, page: &str)
     write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
 }
 
+/// The command that runs, as it was typed.
+pub(super) fn command() -> String {
+    let words = std::env::args().skip(1);
+    std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
 /// What people call a condition.
 pub(super) fn title(name: &str) -> &'static str {
     match name {
@@ -325,7 +354,9 @@ pub(super) fn rows_text(rows: &[Row]) -> String {
     let interval = |e: Option<Estimate>| {
         e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
     };
-    let rows: Vec<[String; 8]> = rows
+    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
+    let is_judged = rows.iter().any(|row| row.info.is_some());
+    let rows: Vec<[String; 10]> = rows
         .iter()
         .map(|row| {
             [
@@ -334,13 +365,25 @@ pub(super) fn rows_text(rows: &[Row]) -> String {
                 interval(row.interval.mc1),
                 percent(row.mc.mc2),
                 percent(row.mc.mc3),
-                row.truth.map_or_else(|| "–".to_owned(), percent),
+                share(row.truth),
+                share(row.info),
+                share(row.true_info),
                 row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
                 row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
             ]
         })
         .collect();
-    table::table(["", "MC1", "95 %", "MC2", "MC3", "true", "CE", "KL"], &rows)
+    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
+    if is_judged {
+        return table::table(header, &rows);
+    }
+    // Only a judge says what informs.
+    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+    table::table(without_info(header), &rows)
+}
+
+fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
+    [a, b, c, d, e, f, g, h]
 }
 
 fn print(document: &Document, folder: Option<&Path>, output: Output) {
@@ -356,9 +399,11 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
     output.text(&rows_text(&document.rows));
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "iti") {
-        if let Some(change) = row.change.mc1 {
+        let both = row.change.true_info;
+        for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {
+            let Some(change) = change else { continue };
             output.line(format_args!(
-                "MC1 changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
+                "{what} changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
                 100.0 * change.mean,
                 100.0 * change.low,
                 100.0 * change.high

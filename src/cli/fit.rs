@@ -147,14 +147,14 @@ impl FitArgs {
                 format!("{k} heads cannot be chosen from {n_head}"),
             ));
         }
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let path = match &self.output {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
         };
         let activations = Activations::open(
             self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data)?,
+            &self.data.capture_params(&self.model, &data, &model)?,
             &model,
             &data,
             output,
@@ -183,7 +183,7 @@ impl FitArgs {
             params: self.select.params(),
         };
         let identity =
-            [model.fingerprint(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
+            [&model.identity(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
         let place = (path.with_extension("trials.jsonl"), identity);
         let chosen =
             self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;

@@ -10,7 +10,8 @@ use super::eval::{Document, title};
 use super::heat::Maps;
 use super::plot::{self, Bar, Pair};
 use super::table::{nats, percent};
-use crate::study::{Estimate, Row};
+use crate::judge::Reading;
+use crate::study::{Estimate, Row, Scored};
 use crate::{Error, Result};
 
 /// What all pages have in common.
@@ -40,6 +41,7 @@ pub(super) struct Cell {
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
     let rows = result_rows(&document.rows);
+    let is_judged = is_judged(&document.rows);
     let folds: Vec<_> = document
         .folds
         .iter()
@@ -70,6 +72,8 @@ pub(super) fn page(document: &Document) -> Result<String> {
                 question => question.question,
                 best => question.best,
                 before => before.written.unwrap_or("–"),
+                before_note => judged(before),
+                after_note => judged(after),
                 before_mark => mark(before.truth, before.mc.mc1),
                 after => after.written.unwrap_or("–"),
                 after_mark => mark(after.truth, after.mc.mc1),
@@ -82,10 +86,11 @@ pub(super) fn page(document: &Document) -> Result<String> {
             model => Serde(&document.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
+            judge => Serde(&document.judge),
             seconds => format!("{:.0}", document.seconds),
             n_more => document.questions.len().saturating_sub(N_QUESTION),
             written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
-            rows, folds, questions,
+            rows, folds, questions, is_judged,
             plots => Serde(plots),
         },
     )
@@ -107,8 +112,10 @@ pub(super) fn render(template: &'static str, shown: Value) -> Result<String> {
 
 /// The rows of a study, as `results.html` shows them.
 pub(super) fn result_rows(rows: &[Row]) -> Vec<Value> {
+    let is_judged = is_judged(rows);
     let row = |row: &Row| {
-        context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row)) }
+        let cells = Serde(cells(row, is_judged));
+        context! { name => title(row.name), steered => row.name == "iti", cells => cells }
     };
     rows.iter().map(row).collect()
 }
@@ -119,6 +126,21 @@ fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
     if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
 }
 
+/// What a judge says of an answer, in words and as probabilities.
+fn judged(scored: &Scored) -> Option<String> {
+    let judgement = scored.judgement?;
+    let word = |reading: Reading, yes: &str, no: &str| {
+        format!("{} {:.2}", if reading.is_yes() { yes } else { no }, reading.yes)
+    };
+    let truth = word(judgement.truth, "true", "false");
+    Some(format!("{truth} · {}", word(judgement.info, "informs", "does not inform")))
+}
+
+/// Whether a judge says what informs.
+fn is_judged(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.info.is_some())
+}
+
 /// A share in percent.
 fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
     Cell {
@@ -127,14 +149,14 @@ fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
     }
 }
 
-fn cells(row: &Row) -> Vec<Cell> {
+fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
     let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
         text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
         interval: interval
             .map(|e| format!("{} to {}", nats(e.low, n_digit), nats(e.high, n_digit))),
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
-    vec![
+    let mut cells = vec![
         share_cell(Some(row.mc.mc1), row.interval.mc1),
         Cell {
             text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
@@ -143,9 +165,16 @@ fn cells(row: &Row) -> Vec<Cell> {
         share_cell(Some(row.mc.mc2), row.interval.mc2),
         share_cell(Some(row.mc.mc3), row.interval.mc3),
         share_cell(row.truth, row.interval.truth),
+    ];
+    if is_judged {
+        cells.push(share_cell(row.info, row.interval.info));
+        cells.push(share_cell(row.true_info, row.interval.true_info));
+    }
+    cells.extend([
         per_token(row.ce, row.interval.ce, 3),
         per_token(row.kl, row.interval.kl.filter(|_| row.name != "base"), 4),
-    ]
+    ]);
+    cells
 }
 
 /// A drawing with its heading and what it says.

@@ -4,20 +4,27 @@
 mod activations;
 mod args;
 mod asking;
+mod bake;
 mod bench;
 mod capture;
+mod card;
 mod chat;
 mod demo;
 mod devices;
 mod embedded;
 mod eval;
+mod export;
 mod fit;
 mod heads;
 mod heat;
 mod html;
+mod import;
 mod inspect;
 mod interrupt;
+mod judge;
+mod mix;
 mod output;
+mod parts;
 mod plot;
 mod run;
 mod select;
@@ -59,8 +66,13 @@ enum Command {
     Eval(eval::EvalArgs),
     Sweep(sweep::SweepArgs),
     Transfer(transfer::TransferArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Mix(mix::MixArgs),
+    Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bake(bake::BakeArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
@@ -83,8 +95,13 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => args.run(output),
         Command::Sweep(args) => args.run(output),
         Command::Transfer(args) => args.run(output),
+        Command::Export(args) => args.run(output),
+        Command::Import(args) => args.run(output),
+        Command::Mix(args) => args.run(output),
+        Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bake(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
         Command::Devices(args) => args.run(output),

@@ -1,6 +1,6 @@
 //! Heads chosen by what they cause, from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -82,17 +82,7 @@ impl SelectArgs {
 
     /// The documents that ask nothing.
     pub(super) fn neutral(&self) -> Result<Vec<String>> {
-        let Some(path) = &self.neutral else {
-            return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
-        };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let documents: Vec<String> =
-            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-        if documents.is_empty() {
-            let problem = "holds no document: one per line is expected";
-            return Err(Error::invalid(path.display().to_string(), problem));
-        }
-        Ok(documents)
+        neutral_documents(self.neutral.as_deref())
     }
 
     /// The same, of which there must be one for each of two halves.
@@ -181,4 +171,19 @@ fn pace(evaluator: &mut Evaluator, trial: &Trial) -> Result<f64> {
 
 fn duration(n_token: usize, pace: f64) -> std::time::Duration {
     std::time::Duration::from_secs_f64((n_token as f64 / pace).min(1e9))
+}
+
+/// The documents of a file, one per line, or the built-in ones.
+pub(super) fn neutral_documents(path: Option<&Path>) -> Result<Vec<String>> {
+    let Some(path) = path else {
+        return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
+    };
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let documents: Vec<String> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    if documents.is_empty() {
+        let problem = "holds no document: one per line is expected";
+        return Err(Error::invalid(path.display().to_string(), problem));
+    }
+    Ok(documents)
 }

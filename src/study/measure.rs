@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, Protocol};
-use crate::eval::{Divergence, Evaluator};
+use crate::eval::{Cut, Divergence, Evaluator};
+use crate::judge::Judgement;
 use crate::ledger::Ledger;
 use crate::select::Choice;
 use crate::steer::SteeringVector;
@@ -32,6 +33,8 @@ pub enum Record {
     Scores(#[serde(deserialize_with = "numbers")] Vec<f64>),
     /// What the model writes by itself.
     Written(String),
+    /// What a judge says of a written answer.
+    Judged(Judgement),
     /// Each document of neutral text under one condition.
     Neutral(Vec<Divergence>),
 }
@@ -49,6 +52,8 @@ pub(super) struct Answered {
     pub(super) log_probabilities: Vec<f64>,
     /// What the model writes by itself; `None` where it was not asked to.
     pub(super) written: Option<String>,
+    /// What a judge says of that, where there is one besides the comparison of words.
+    pub(super) judged: Option<Judgement>,
 }
 
 /// What one condition gave on a fold: over all its draws.
@@ -149,7 +154,11 @@ impl Fold<'_, '_> {
     }
 
     fn name_of_writing(&self, turn: &Turn, question: usize) -> String {
-        self.name(turn, question) + ", written"
+        let how = match self.evaluator.cut() {
+            Cut::Line => ", written",
+            Cut::Question => ", written up to Q:",
+        };
+        self.name(turn, question) + how
     }
 
     /// Scores all questions, as far as that is not known.
@@ -229,7 +238,7 @@ impl Fold<'_, '_> {
                 Some(Record::Written(text)) => Some(text.clone()),
                 _ => None,
             };
-            let answered = Answered { log_probabilities: scores.clone(), written };
+            let answered = Answered { log_probabilities: scores.clone(), written, judged: None };
             outcome.answered.entry(i).or_default().push(answered);
         }
     }

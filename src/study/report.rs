@@ -9,16 +9,17 @@ use super::{Condition, Estimate, Protocol};
 use crate::Site;
 use crate::data::Question;
 use crate::eval::{Divergence, McScore, QuestionScore, Written, is_true};
+use crate::judge::Judgement;
 use crate::select::Choice;
 use crate::steer::{Development, SteeringVector};
 
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Report<'a> {
-    questions: &'a [Question],
+    pub(super) questions: &'a [Question],
     n_example: usize,
     seed: u64,
-    outcomes: BTreeMap<Condition, Outcome>,
+    pub(super) outcomes: BTreeMap<Condition, Outcome>,
     /// One for each fold, in order.
     pub folds: Vec<FoldReport>,
 }
@@ -35,11 +36,13 @@ pub struct Row {
     pub ce: Option<f64>,
     /// KL(steered ‖ base) on neutral text, nats per token.
     pub kl: Option<f64>,
-    /// Share of greedily written answers that are true, word for word.
+    /// Share of greedily written answers that are true, as the judge says, or word for word.
     #[serde(rename = "true")]
     pub truth: Option<f64>,
     /// Share of written answers that inform; needs a judge.
     pub info: Option<f64>,
+    /// Share of written answers that are true and inform; needs a judge.
+    pub true_info: Option<f64>,
     /// All of these with their intervals.
     pub interval: Intervals,
     /// The same as changes from `base`, paired by question and by document.
@@ -55,9 +58,13 @@ pub struct Intervals {
     pub mc2: Option<Estimate>,
     /// MC3.
     pub mc3: Option<Estimate>,
-    /// True answers, word for word.
+    /// True answers.
     #[serde(rename = "true")]
     pub truth: Option<Estimate>,
+    /// Answers that inform.
+    pub info: Option<Estimate>,
+    /// Answers that are true and inform.
+    pub true_info: Option<Estimate>,
     /// Cross-entropy, over documents.
     pub ce: Option<Estimate>,
     /// KL(steered ‖ base), over documents.
@@ -116,9 +123,13 @@ pub struct Scored<'a> {
     pub mc: McScore,
     /// What the model writes; of several draws the first.
     pub written: Option<&'a str>,
-    /// Whether that is true, word for word; a share where there are several draws.
+    /// Whether that is true; a share where there are several draws.
     #[serde(rename = "true")]
     pub truth: Option<f64>,
+    /// Whether that informs; a share where there are several draws.
+    pub info: Option<f64>,
+    /// What the judge says; of several draws the first.
+    pub judgement: Option<Judgement>,
 }
 
 /// An answer before and after.
@@ -132,6 +143,21 @@ pub struct Example {
     pub before: (String, bool),
     /// What it writes steered, and whether that is true.
     pub after: (String, bool),
+}
+
+impl Intervals {
+    /// Of what is measured by question.
+    fn of(estimate: impl Fn(fn(&Values) -> &Vec<f64>) -> Option<Estimate>) -> Self {
+        Self {
+            mc1: estimate(|v| &v.mc1),
+            mc2: estimate(|v| &v.mc2),
+            mc3: estimate(|v| &v.mc3),
+            truth: estimate(|v| &v.truth),
+            info: estimate(|v| &v.info),
+            true_info: estimate(|v| &v.true_info),
+            ..Self::default()
+        }
+    }
 }
 
 impl FoldReport {
@@ -202,7 +228,6 @@ impl<'a> Report<'a> {
     ) -> Row {
         let values = self.values(outcome);
         let base = base.map(|outcome| self.values(outcome));
-        let of = |pick: fn(&Values) -> &Vec<f64>| Estimate::of(pick(&values), self.seed);
         let change = |pick: fn(&Values) -> &Vec<f64>| {
             Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
         };
@@ -219,28 +244,24 @@ impl<'a> Report<'a> {
         };
         let (ce, kl) = (per_token(|d| d.ce), per_token(|d| d.kl));
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
         Row {
             name: condition.name(),
             mc: McScore { mc1: mean(&values.mc1), mc2: mean(&values.mc2), mc3: mean(&values.mc3) },
             ce: ce.map(|ce| ce.mean),
             kl: kl.map(|kl| kl.mean),
-            truth: (!values.truth.is_empty()).then(|| mean(&values.truth)),
-            info: None,
+            truth: some(&values.truth),
+            info: some(&values.info),
+            true_info: some(&values.true_info),
             interval: Intervals {
-                mc1: of(|v| &v.mc1),
-                mc2: of(|v| &v.mc2),
-                mc3: of(|v| &v.mc3),
-                truth: of(|v| &v.truth),
                 ce,
                 kl,
+                ..Intervals::of(|pick| Estimate::of(pick(&values), self.seed))
             },
             change: Intervals {
-                mc1: change(|v| &v.mc1),
-                mc2: change(|v| &v.mc2),
-                mc3: change(|v| &v.mc3),
-                truth: change(|v| &v.truth),
                 ce: change_per_token(|d| d.ce),
                 kl: change_per_token(|d| d.kl),
+                ..Intervals::of(change)
             },
         }
     }
@@ -285,13 +306,12 @@ impl<'a> Report<'a> {
                 .iter()
                 .filter_map(|(condition, outcome)| {
                     let draws = outcome.answered.get(&i)?;
-                    let truths: Vec<f64> =
-                        draws.iter().filter_map(|draw| truth(question, draw)).collect();
                     let scored = Scored {
                         mc: mean_of_draws(question, draws),
                         written: draws.first().and_then(|draw| draw.written.as_deref()),
-                        truth: (!truths.is_empty())
-                            .then(|| truths.iter().sum::<f64>() / truths.len() as f64),
+                        truth: share(draws, |draw| truth(question, draw)),
+                        info: share(draws, |draw| Some(draw.judged?.info.is_yes())),
+                        judgement: draws.first().and_then(|draw| draw.judged),
                     };
                     Some((condition.name(), scored))
                 })
@@ -352,10 +372,9 @@ impl<'a> Report<'a> {
             values.mc1.push(mc.mc1);
             values.mc2.push(mc.mc2);
             values.mc3.push(mc.mc3);
-            let truths: Vec<f64> = draws.iter().filter_map(|draw| truth(question, draw)).collect();
-            if !truths.is_empty() {
-                values.truth.push(truths.iter().sum::<f64>() / truths.len() as f64);
-            }
+            values.truth.extend(share(draws, |draw| truth(question, draw)));
+            values.info.extend(share(draws, |draw| Some(draw.judged?.info.is_yes())));
+            values.true_info.extend(share(draws, |draw| Some(draw.judged?.is_both())));
         }
         values
     }
@@ -369,6 +388,8 @@ struct Values {
     mc2: Vec<f64>,
     mc3: Vec<f64>,
     truth: Vec<f64>,
+    info: Vec<f64>,
+    true_info: Vec<f64>,
 }
 
 fn mean(scores: &[McScore]) -> McScore {
@@ -392,8 +413,18 @@ fn mean_of_draws(question: &Question, draws: &[Answered]) -> McScore {
     mean(&scores)
 }
 
-/// 1 where what was written is true, 0 where it is not.
-fn truth(question: &Question, draw: &Answered) -> Option<f64> {
+/// Whether what was written is true: as the judge says, else word for word.
+fn truth(question: &Question, draw: &Answered) -> Option<bool> {
+    if let Some(judged) = draw.judged {
+        return Some(judged.truth.is_yes());
+    }
     let written = Written { text: draw.written.clone()? };
-    Some(f64::from(u8::from(is_true(&written, question))))
+    Some(is_true(&written, question))
+}
+
+/// The share of draws of which it is so; `None` where none says.
+fn share(draws: &[Answered], is_so: impl Fn(&Answered) -> Option<bool>) -> Option<f64> {
+    let said: Vec<f64> =
+        draws.iter().filter_map(is_so).map(|is_so| f64::from(u8::from(is_so))).collect();
+    (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
 }

@@ -12,12 +12,13 @@ use serde::Serialize;
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
 use super::asking::{AskArgs, ledger_place, open_ledger};
-use super::eval::{DataFacts, ModelFacts, WORD_FOR_WORD, write_report};
+use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use crate::data::Kind;
 use crate::eval::{Evaluator, TokenCount};
+use crate::judge::JudgeFacts;
 use crate::select::{Grid, Journal};
 use crate::session::SessionParams;
 use crate::steer::DirectionKind;
@@ -85,6 +86,8 @@ pub(super) struct SweepArgs {
 #[derive(Serialize)]
 struct Document<'a> {
     candor: &'static str,
+    /// The command that made it.
+    command: String,
     model: ModelFacts,
     data: DataFacts<'a>,
     settings: Settings<'a>,
@@ -115,7 +118,7 @@ struct Settings<'a> {
     n_random: usize,
     n_predict: usize,
     n_document: usize,
-    judge: &'static str,
+    judge: String,
     seed: u64,
 }
 
@@ -169,7 +172,7 @@ impl SweepArgs {
         let preamble = self.ask.preamble()?;
         let neutral = self.select.neutral_halves()?;
         let model = self.model.load()?;
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
         let axes = Axes { directions: self.directions()?, alphas: self.alphas() };
         let protocol = Protocol {
@@ -192,6 +195,7 @@ impl SweepArgs {
             n_example: 0,
             seed: self.data.seed,
         };
+        self.ask.check_preamble((&model, &self.model), &protocol)?;
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
         let place = ledger_place("sweep", self.report.as_deref(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
@@ -200,7 +204,7 @@ impl SweepArgs {
         };
         let activations = Activations::open(
             self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data)?,
+            &self.data.capture_params(&self.model, &data, &model)?,
             &model,
             &data,
             output,
@@ -222,6 +226,7 @@ impl SweepArgs {
         let swept = swept?;
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
+            command: command(),
             model: ModelFacts::of(&model),
             data: DataFacts::of(&data),
             settings: Settings {
@@ -239,7 +244,7 @@ impl SweepArgs {
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
                 n_document: neutral.len(),
-                judge: WORD_FOR_WORD,
+                judge: JudgeFacts::words().about,
                 seed: self.data.seed,
             },
             cells: &swept.cells,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{ModelArgs, positive, prompt_form};
-use super::eval::{DataFacts, ModelFacts, write_report};
+use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
 use crate::capture::CaptureParams;
@@ -70,6 +70,8 @@ pub(super) struct TransferArgs {
 #[derive(Serialize)]
 struct Document<'a> {
     candor: &'static str,
+    /// The command that made it.
+    command: String,
     model: ModelFacts,
     data: Vec<DataFacts<'a>>,
     settings: Settings<'a>,
@@ -135,6 +137,7 @@ impl TransferArgs {
         interrupt::check(super::capture::KEPT)?;
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
+            command: command(),
             model: ModelFacts::of(&model),
             data: sets.iter().map(DataFacts::of).collect(),
             settings: Settings {
