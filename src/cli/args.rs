@@ -7,13 +7,14 @@ use clap::Args;
 
 use super::embedded;
 use super::output::{DIM, Output};
+use super::parts::{Part, check_alpha, combine};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::chat::ChatTemplate;
 use crate::data::{Dataset, Kind, PromptForm};
 use crate::export::BakeRecord;
 use crate::session::{CacheType, SamplingParams, SessionParams};
-use crate::steer::{Sidecar, find_beside, list_beside};
+use crate::steer::{Positions, Sidecar, find_beside, list_beside};
 use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -227,11 +228,12 @@ impl<'a> From<&'a Model> for Subject<'a> {
 /// Which vector steers, and how strongly.
 #[derive(Debug, Args)]
 pub(super) struct SteerArgs {
-    /// A sidecar; `auto` takes the one beside the model, `none` does not steer.
+    /// A sidecar; `auto` takes the one beside the model, `none` does not steer. Several are added,
+    /// each at its own strength, or times a factor: --steer a.gguf --steer 'b.gguf*0.5'.
     #[arg(long, value_name = "FILE", default_value = "auto")]
-    steer: PathBuf,
+    steer: Vec<Part>,
 
-    /// Strength in standard deviations; 0 is off [default: the sidecar's own].
+    /// Strength of one sidecar in standard deviations; 0 is off [default: the sidecar's own].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     alpha: Option<f32>,
 
@@ -247,10 +249,29 @@ impl SteerArgs {
         model: impl Into<Subject<'a>>,
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
+        self.sidecar_at(None, model, output)
+    }
+
+    /// The same; of sidecars that steer different tokens, the sum steers those of `positions`.
+    pub(super) fn sidecar_at<'a>(
+        &self,
+        positions: Option<Positions>,
+        model: impl Into<Subject<'a>>,
+        output: Output,
+    ) -> Result<Option<(PathBuf, Sidecar)>> {
         let model = model.into();
-        let path = match self.steer.to_str() {
+        check_alpha(&self.steer, self.alpha)?;
+        if self.special().is_none() {
+            let is_word =
+                |part: &&Part| ["auto", "none"].iter().any(|word| part.path.as_os_str() == *word);
+            if let Some(part) = self.steer.iter().find(is_word) {
+                let problem = "stands alone: beside it or with a factor, name files";
+                return Err(Error::invalid(format!("--steer {}", part.path.display()), problem));
+            }
+        }
+        match self.special() {
             Some("none") => return Ok(None),
-            Some("auto") => {
+            Some(_) => {
                 if let Some(record) = model.baked {
                     output.note(format_args!(
                         "{DIM}{} is baked into this model at alpha {}: no sidecar is added{DIM:#}",
@@ -266,41 +287,59 @@ impl SteerArgs {
                 }
                 return Ok(found);
             }
-            _ => self.steer.clone(),
-        };
-        let sidecar = self.read_for(&path, model, output)?;
-        Ok(Some((path, sidecar)))
+            None => {}
+        }
+        self.read_parts(&self.steer, positions, model, output).map(Some)
     }
 
-    /// Whether the sidecar is whatever is found beside the model.
-    pub(super) fn is_auto(&self) -> bool {
-        self.steer.as_os_str() == "auto"
-    }
-
-    /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for<'a>(
+    /// Reads sidecars and adds them up.
+    pub(super) fn read_parts<'a>(
         &self,
-        path: &Path,
+        parts: &[Part],
+        positions: Option<Positions>,
         model: impl Into<Subject<'a>>,
         output: Output,
-    ) -> Result<Sidecar> {
+    ) -> Result<(PathBuf, Sidecar)> {
         let model = model.into();
-        let sidecar = Sidecar::read(path)?;
-        match sidecar.check_model(path, &model.fingerprint) {
-            Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
-            Err(error) => return Err(error),
-            Ok(()) => warn_of_name(path, &sidecar, &model, output),
-        }
         if let Some(record) = model.baked {
             output.warn(format_args!(
                 "{} is baked into this model at alpha {}: with {} it is steered by both",
                 printable_line(&record.name),
                 record.alpha,
-                path.display()
+                parts.iter().map(Part::to_string).collect::<Vec<_>>().join(" + ")
             ));
+        }
+        combine(parts, positions, self.force, |path| self.read_for(path, &model, output))
+    }
+
+    /// `auto` or `none`, where that is all that was said.
+    fn special(&self) -> Option<&str> {
+        match self.steer.as_slice() {
+            [Part { path, factor: None }] => {
+                path.to_str().filter(|path| matches!(*path, "auto" | "none"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the sidecar is whatever is found beside the model.
+    pub(super) fn is_auto(&self) -> bool {
+        self.special() == Some("auto")
+    }
+
+    /// Reads a sidecar and refuses, or with --force warns of, one for another model.
+    fn read_for(&self, path: &Path, model: &Subject, output: Output) -> Result<Sidecar> {
+        let sidecar = Sidecar::read(path)?;
+        match sidecar.check_model(path, &model.fingerprint) {
+            Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
+            Err(error) => return Err(error),
+            Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
         let geometry = model.geometry;
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+        if let Some(layers) = sidecar.vector.layers() {
+            layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
+        }
         Ok(sidecar)
     }
 

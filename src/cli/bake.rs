@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::{ModelArgs, SteerArgs, Subject};
 use super::interrupt;
 use super::output::Output;
-use super::select::neutral_documents;
+use super::select::neutral;
 use super::table::{bytes, printable_line};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
@@ -80,14 +80,14 @@ struct Document<'a> {
 impl BakeArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let neutral = neutral_documents(self.neutral.as_deref())?;
+        let neutral = neutral(self.neutral.as_deref())?;
         let base = self.model.path()?;
         let (sidecar_path, sidecar) = self.sidecar(&base, output)?;
         let alpha = self.steer.alpha(&sidecar);
         let params = BakeParams {
             alpha,
             name: sidecar.about.name.clone(),
-            source: sidecar_path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            source: source(&sidecar_path),
             vector_fingerprint: sidecar.fingerprint(),
             approximate: self.approximate,
         };
@@ -201,6 +201,12 @@ impl BakeArgs {
         bar.finish_and_clear();
         agreement
     }
+}
+
+/// The name of a sidecar's file; of a sum, which is no file, the sum as it was written.
+fn source(path: &Path) -> String {
+    let name = path.file_name().filter(|_| path.exists()).unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 fn go_on() -> ControlFlow<()> {

@@ -6,19 +6,24 @@ mod args;
 mod bake;
 mod bench;
 mod capture;
+mod card;
 mod chat;
 mod demo;
 mod devices;
 mod embedded;
 mod eval;
+mod export;
 mod fit;
 mod heads;
 mod heat;
 mod html;
+mod import;
 mod inspect;
 mod interrupt;
 mod judge;
+mod mix;
 mod output;
+mod parts;
 mod plot;
 mod run;
 mod select;
@@ -56,6 +61,10 @@ enum Command {
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Mix(mix::MixArgs),
+    Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bake(bake::BakeArgs),
@@ -79,6 +88,10 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
+        Command::Export(args) => args.run(output),
+        Command::Import(args) => args.run(output),
+        Command::Mix(args) => args.run(output),
+        Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bake(args) => args.run(output),

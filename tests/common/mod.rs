@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub mod biases;
+pub mod control;
+pub mod decided;
 pub mod fixture;
 pub mod heads;
 pub mod host;
@@ -15,6 +17,7 @@ pub mod program;
 pub mod quantize;
 pub mod requantize;
 pub mod script;
+pub mod server;
 pub mod sidecar;
 pub mod steering;
 #[cfg(feature = "cli")]

@@ -108,6 +108,11 @@ impl Bake {
         let place = check_base(&file)?;
         let geometry = Geometry::read(&file)?;
         vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+        if vector.layers().is_some() {
+            let problem = "directions of layers have no place in a bias of the attention: export \
+                           them as a control vector";
+            return Err(Error::invalid("steering vector", problem));
+        }
 
         let alpha = params.alpha;
         let offsets = vector.offsets(alpha);
@@ -276,13 +281,19 @@ fn wo(file: &Gguf, layer: usize) -> Result<&TensorInfo> {
     Ok(wo)
 }
 
-/// `wo · offset` of one layer and the bias that the file has there: F32 `[n_embd]`.
-fn output_bias(file: &Gguf, layer: usize, offset: &[f32]) -> Result<LayerBias> {
+/// `wo · offset` of one layer: F64 `[n_embd]`.
+pub(super) fn project(file: &Gguf, layer: usize, offset: &[f32]) -> Result<Vec<f64>> {
     let mut sums = Vec::new();
     for_each_row(file, wo(file, layer)?, |row| {
         let products = row.iter().zip(offset).map(|(&w, &a)| f64::from(w) * f64::from(a));
         sums.push(products.sum::<f64>());
     })?;
+    Ok(sums)
+}
+
+/// `wo · offset` of one layer and the bias that the file has there: F32 `[n_embd]`.
+fn output_bias(file: &Gguf, layer: usize, offset: &[f32]) -> Result<LayerBias> {
+    let mut sums = project(file, layer, offset)?;
     let name = format!("blk.{layer}.attn_output.bias");
     add_present(file, &name, &mut sums)?;
     Ok(LayerBias { biases: vec![(name, finite(layer, &sums, f32::MAX)?)], error: 0.0 })
