@@ -301,14 +301,6 @@ impl SteerArgs {
         output: Output,
     ) -> Result<(PathBuf, Sidecar)> {
         let model = model.into();
-        if let Some(record) = model.baked {
-            output.warn(format_args!(
-                "{} is baked into this model at alpha {}: with {} it is steered by both",
-                printable_line(&record.name),
-                record.alpha,
-                parts.iter().map(Part::to_string).collect::<Vec<_>>().join(" + ")
-            ));
-        }
         combine(parts, positions, self.force, |path| self.read_for(path, &model, output))
     }
 
@@ -334,6 +326,14 @@ impl SteerArgs {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
             Err(error) => return Err(error),
             Ok(()) => warn_of_name(path, &sidecar, model, output),
+        }
+        if let Some(record) = model.baked {
+            output.warn(format_args!(
+                "{} is baked into this model at alpha {}: with {} it is steered by both",
+                printable_line(&record.name),
+                record.alpha,
+                path.display()
+            ));
         }
         let geometry = model.geometry;
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::{ModelArgs, SteerArgs, Subject};
 use super::interrupt;
 use super::output::Output;
-use super::select::neutral;
+use super::select::neutral_documents;
 use super::table::{bytes, printable_line};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
@@ -80,7 +80,7 @@ struct Document<'a> {
 impl BakeArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let neutral = neutral(self.neutral.as_deref())?;
+        let neutral = neutral_documents(self.neutral.as_deref())?;
         let base = self.model.path()?;
         let (sidecar_path, sidecar) = self.sidecar(&base, output)?;
         let alpha = self.steer.alpha(&sidecar);

@@ -9,7 +9,7 @@ use crate::session::Batch;
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result, Session, SessionParams, Special};
 
-/// What two evaluators, or two models, say about the next token of the same texts.
+/// What two evaluators say about the next token of the same texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// KL(one ‖ other) of the next token's distribution, in nats per token.
@@ -26,39 +26,22 @@ impl Agreement {
     /// Of nothing: what others are [`joined`](Self::join) to.
     pub(crate) const NONE: Self = Self { kl: 0.0, top1: 0.0, identical: true, n_token: 0 };
 
-    /// The agreement over the tokens of both.
-    #[must_use]
-    pub(crate) fn join(self, other: Self) -> Self {
-        let n_token = self.n_token + other.n_token;
-        let mean = |a: f64, b: f64| {
-            let (n, m) = (self.n_token as f64, other.n_token as f64);
-            (a * n + b * m) / (n_token.max(1)) as f64
-        };
+    /// Of two logits after one token.
+    fn of(one: &[f32], other: &[f32]) -> Self {
         Self {
-            kl: mean(self.kl, other.kl),
-            top1: mean(self.top1, other.top1),
-            identical: self.identical && other.identical,
-            n_token,
-        }
-    }
-
-    /// Of the next token after these logits, the first of one side and the other's.
-    fn of(p: &[f32], q: &[f32]) -> Self {
-        Self {
-            kl: kl((p, log_sum_exp(p)), (q, log_sum_exp(q))),
-            top1: f64::from(u8::from(likeliest(p) == likeliest(q))),
-            identical: p.iter().zip(q).all(|(a, b)| a.to_bits() == b.to_bits()),
+            kl: kl((one, log_sum_exp(one)), (other, log_sum_exp(other))),
+            top1: f64::from(u8::from(likeliest(one) == likeliest(other))),
+            identical: one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()),
             n_token: 1,
         }
     }
 
     /// Compares `model`, steered at every token by `vector` at strength `alpha`, with each of
-    /// `others` as it is in llama.cpp without a tap, a document at a time: KL(steered ‖ other).
-    /// `on_document` is told after each. Models with a running state are taken, too.
+    /// `others` as it is, a document at a time. `on_document` is told after each.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for models with different vocabularies and for documents without tokens;
-    /// what [`Session::new`], [`Session::decode`] and `on_document` give.
+    /// [`Error::Invalid`] for models with different vocabularies and for documents without a token to
+    /// predict; what [`Session::new`], [`Session::decode`] and `on_document` give.
     pub fn measure<const N: usize>(
         model: &Model,
         (vector, alpha): (&SteeringVector, f32),
@@ -82,31 +65,41 @@ impl Agreement {
         for document in documents {
             let mut tokens = model.tokenize(document, Special::Start);
             tokens.truncate(longest);
-            if !tokens.is_empty() {
-                read(&mut steered, &tokens, 1)?;
-                for (session, sum) in plain.iter_mut().zip(&mut sums) {
-                    read(session, &tokens, 0)?;
-                    for i in 0..tokens.len() {
-                        *sum = sum.join(Self::of(steered.logits(i)?, session.logits(i)?));
-                    }
+            if tokens.is_empty() {
+                on_document()?;
+                continue;
+            }
+            read(&mut steered, &tokens, 1)?;
+            for (session, sum) in plain.iter_mut().zip(&mut sums) {
+                read(session, &tokens, 0)?;
+                for i in 0..tokens.len().saturating_sub(1) {
+                    let (p, q) = (steered.logits(i)?, session.logits(i)?);
+                    *sum = sum.join(Self::of(p, q));
                 }
             }
             on_document()?;
         }
         if sums.iter().any(|sum| sum.n_token == 0) {
-            return Err(Error::invalid("neutral documents", "they hold no tokens"));
+            return Err(Error::invalid("neutral documents", "no token follows another in them"));
         }
         Ok(sums)
     }
-}
 
-/// Decodes a text from an empty cache, every token steered by `row`, with all logits.
-fn read(session: &mut Session, tokens: &[i32], row: usize) -> Result<()> {
-    let mut batch = Batch::prompt(tokens);
-    (0..tokens.len()).for_each(|i| batch.output(i));
-    batch.steer_all(row);
-    session.clear();
-    session.decode(&mut batch)
+    /// The agreement over the tokens of both.
+    #[must_use]
+    pub(crate) fn join(self, other: Self) -> Self {
+        let n_token = self.n_token + other.n_token;
+        let mean = |a: f64, b: f64| {
+            let (n, m) = (self.n_token as f64, other.n_token as f64);
+            (a * n + b * m) / (n_token.max(1)) as f64
+        };
+        Self {
+            kl: mean(self.kl, other.kl),
+            top1: mean(self.top1, other.top1),
+            identical: self.identical && other.identical,
+            n_token,
+        }
+    }
 }
 
 impl Evaluator<'_> {
@@ -173,6 +166,15 @@ impl Evaluator<'_> {
             },
         )
     }
+}
+
+/// Decodes a text from an empty cache, every token steered by `row`.
+fn read(session: &mut Session, tokens: &[i32], row: usize) -> Result<()> {
+    let mut batch = Batch::prompt(tokens);
+    (0..tokens.len()).for_each(|i| batch.output(i));
+    batch.steer_all(row);
+    session.clear();
+    session.decode(&mut batch)
 }
 
 /// The texts in runs of up to `n_token` tokens, or of one text that is longer.
