@@ -216,3 +216,25 @@ impl Error {
         Self::Invalid { what: what.into(), problem: problem.into() }
     }
 }
+
+/// A text from a file as a message quotes it: one line, no character that commands a terminal or turns
+/// the order of others round, and not endless.
+pub(crate) fn shown(text: &str) -> String {
+    shown_up_to(200, text)
+}
+
+/// The same with at most `n` characters of the text.
+pub(crate) fn shown_up_to(n: usize, text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(n) {
+        match c {
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_unicode()),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    if text.chars().nth(n).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use crate::error::shown;
 use crate::ffi::map::map_file;
 use crate::{Error, Result};
 
@@ -94,7 +95,9 @@ impl Gguf {
     /// The value of a key, where the file has it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries().find_map(|(present, value)| (present == key).then_some(value))
+        let entries = &self.contents.entries;
+        let place = self.contents.by_key.find(key, |place| &entries[place].0)?;
+        Some(&entries[place].1)
     }
 
     /// The tensors in the file's order.
@@ -106,7 +109,9 @@ impl Gguf {
     /// The tensor of that name, where the file has it.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors().iter().find(|tensor| tensor.name == name)
+        let tensors = self.tensors();
+        let place = self.contents.by_name.find(name, |place| &tensors[place].name)?;
+        Some(&tensors[place])
     }
 
     /// The elements of a tensor as they are stored.
@@ -145,7 +150,7 @@ impl Gguf {
     ) -> Result<Vec<T>> {
         if tensor.kind != kind {
             let problem = format!("is of type {}, expected {}", tensor.kind.name(), kind.name());
-            return Err(self.fault(format!("tensor {}", tensor.name), problem));
+            return Err(self.fault(format!("tensor {}", shown(&tensor.name)), problem));
         }
         let (words, _) = self.bytes(tensor).as_chunks();
         Ok(words.iter().copied().map(convert).collect())
@@ -171,7 +176,7 @@ macro_rules! readers {
                 /// [`Error::Gguf`] when the key is missing or its value is of another kind.
                 pub fn $required(&self, key: &str) -> Result<$type> {
                     self.$optional(key)?.ok_or_else(|| {
-                        self.fault(format!("key {key}"), concat!("is missing, expected ", $expected))
+                        self.fault(format!("key {}", shown(key)), concat!("is missing, expected ", $expected))
                     })
                 }
 
@@ -184,7 +189,7 @@ macro_rules! readers {
                     let Some(value) = self.get(key) else { return Ok(None) };
                     $convert(value).map(Some).ok_or_else(|| {
                         let problem = format!(concat!("is of type {}, expected ", $expected), value.type_name());
-                        self.fault(format!("key {key}"), problem)
+                        self.fault(format!("key {}", shown(key)), problem)
                     })
                 }
             )*

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::layout::{LAYERS_KEY, N_LAYER_KEY};
 use super::{RowSet, part_path, store_error};
+use crate::error::shown;
 use crate::ffi::map::map_file;
 use crate::{Result, Site};
 
@@ -234,7 +235,7 @@ struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     fn read(map: &'a [u8]) -> Result<Self, String> {
         let (n_header, metadata) = SafeTensors::read_metadata(map)
-            .map_err(|error| format!("not a safetensors file: {error}"))?;
+            .map_err(|error| format!("not a safetensors file: {}", shown(&error.to_string())))?;
         let data = size_of::<u64>() + n_header;
         Ok(Self { map, metadata, data })
     }
@@ -258,7 +259,7 @@ impl<'a> Tensors<'a> {
         let (Some(n_layer), Some(layers)) = (stated(N_LAYER_KEY), stated(LAYERS_KEY)) else {
             return Ok((highest + 1, (0..=highest).collect()));
         };
-        let fault = || format!("{LAYERS_KEY} is `{layers}` of {n_layer} layers");
+        let fault = || format!("{LAYERS_KEY} is `{}` of {} layers", shown(layers), shown(n_layer));
         let n_layer: usize = n_layer.parse().map_err(|_| fault())?;
         let parsed: Result<Vec<usize>, _> = layers.split(',').map(str::parse).collect();
         let layers = parsed.map_err(|_| fault())?;

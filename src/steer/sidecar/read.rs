@@ -4,6 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::{About, FORMAT, METHOD, Sidecar, TYPE};
+use crate::error::shown;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
 use crate::steer::{Selection, SteeredHead, SteeringVector};
@@ -46,12 +47,13 @@ fn check_kind(file: &Gguf) -> Result<()> {
     let kind = file.opt_str("general.type")?.unwrap_or("model");
     if kind != TYPE {
         let problem =
-            format!("is `{kind}`, expected `{TYPE}`: this is no sidecar, give it with -m");
+            format!("is `{}`, expected `{TYPE}`: this is no sidecar, give it with -m", shown(kind));
         return Err(file.fault("key general.type", problem));
     }
     let method = file.str("adapter.type")?;
     if method != METHOD {
-        let problem = format!("is `{method}`, expected `{METHOD}`: another kind of adapter");
+        let problem =
+            format!("is `{}`, expected `{METHOD}`: another kind of adapter", shown(method));
         return Err(file.fault("key adapter.type", problem));
     }
     let format = file.uint("candor.format")?;
@@ -61,7 +63,8 @@ fn check_kind(file: &Gguf) -> Result<()> {
     }
     let method = file.str("candor.method")?;
     if method != METHOD {
-        let problem = format!("is `{method}`, expected `{METHOD}`: a newer candor may read it");
+        let problem =
+            format!("is `{}`, expected `{METHOD}`: a newer candor may read it", shown(method));
         return Err(file.fault("key candor.method", problem));
     }
     Ok(())
@@ -102,7 +105,7 @@ fn about(file: &Gguf) -> Result<About> {
 fn word<T: FromStr<Err = Error>>(file: &Gguf, key: &str) -> Result<T> {
     file.str(key)?
         .parse()
-        .map_err(|error: Error| file.fault(format!("key {key}"), error.to_string()))
+        .map_err(|error: Error| file.fault(format!("key {key}"), shown(&error.to_string())))
 }
 
 /// A number of things.
@@ -116,8 +119,9 @@ fn size(file: &Gguf, key: &str) -> Result<usize> {
 fn heads(file: &Gguf, d_head: usize) -> Result<Vec<SteeredHead>> {
     let mut heads = Vec::new();
     for tensor in file.tensors() {
-        let (layer, kind) = layer_of(&tensor.name)
-            .ok_or_else(|| file.fault(format!("tensor {}", tensor.name), "does not belong here"))?;
+        let (layer, kind) = layer_of(&tensor.name).ok_or_else(|| {
+            file.fault(format!("tensor {}", shown(&tensor.name)), "does not belong here")
+        })?;
         if kind == "head" {
             heads.extend(layer_heads(file, layer, d_head)?);
         } else {
