@@ -40,24 +40,24 @@ impl<V: Serialize + DeserializeOwned> Ledger<V> {
     /// [`Error::Io`] where the file cannot be read or written; [`Error::Invalid`] where it is no
     /// ledger, so that nobody's file is overwritten.
     pub fn open(path: &Path, identity: &str) -> Result<Self> {
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Error::io("read", path)(error)),
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(Error::io("read", path))?,
         };
         let mut ledger = Self::in_memory();
-        let mut lines = text.split_inclusive('\n');
-        let header: Option<Header> = lines.next().and_then(|line| serde_json::from_str(line).ok());
-        if header.is_none() && !text.is_empty() {
+        let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+        let header: Option<Header> =
+            lines.next().and_then(|line| serde_json::from_slice(line).ok());
+        if header.is_none() && !bytes.is_empty() {
             let problem = "is not a file of partial results: move it away";
             return Err(Error::invalid(path.display().to_string(), problem));
         }
         let expected = to_line(&Header { candor_ledger: VERSION, identity: identity.to_owned() });
         let mut n_good = 0;
-        if text.starts_with(&expected) {
+        if bytes.starts_with(expected.as_bytes()) {
             n_good = expected.len();
             for line in lines {
-                let sound = line.ends_with('\n').then(|| serde_json::from_str(line).ok());
+                let sound = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok());
                 let Some((name, value)) = sound.flatten() else { break };
                 n_good += line.len();
                 ledger.values.insert(name, value);

@@ -103,15 +103,12 @@ impl Fold<'_, '_> {
             self.write(condition, draw, on_step)?;
             let outcome = outcomes.entry(condition).or_default();
             for &i in self.questions {
-                let Some(Record::Scores(scores)) = self.ledger.get(&self.name(condition, draw, i))
-                else {
-                    continue;
-                };
+                let Some(scores) = self.known_scores(condition, draw, i) else { continue };
                 let written = match self.ledger.get(&self.name_of_writing(condition, draw, i)) {
                     Some(Record::Written(text)) => Some(text.clone()),
                     _ => None,
                 };
-                let answered = Answered { log_probabilities: scores.clone(), written };
+                let answered = Answered { log_probabilities: scores.to_vec(), written };
                 outcome.answered.entry(i).or_default().push(answered);
             }
         }
@@ -121,6 +118,17 @@ impl Fold<'_, '_> {
     /// The name of a question's scores.
     fn name(&self, condition: Condition, draw: usize, question: usize) -> String {
         format!("{}, {} {draw}, question {question}", self.name, condition.name())
+    }
+
+    /// A question's scores, where the ledger holds one for each answer.
+    fn known_scores(&self, condition: Condition, draw: usize, question: usize) -> Option<&[f64]> {
+        match self.ledger.get(&self.name(condition, draw, question)) {
+            Some(Record::Scores(scores)) => {
+                let n_answer = self.protocol.data.questions[question].answers.len();
+                (scores.len() == n_answer).then_some(scores)
+            }
+            _ => None,
+        }
     }
 
     fn name_of_writing(&self, condition: Condition, draw: usize, question: usize) -> String {
@@ -136,7 +144,7 @@ impl Fold<'_, '_> {
         let Protocol { data, form, .. } = self.protocol;
         let preamble = self.protocol.preamble_of(condition);
         for chunk in self.questions.chunks(N_CHUNK) {
-            let is_missing = |i: &usize| self.ledger.get(&self.name(condition, draw, *i)).is_none();
+            let is_missing = |i: &usize| self.known_scores(condition, draw, *i).is_none();
             let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
             if !missing.is_empty() {
                 let questions: Vec<_> = missing.iter().map(|&i| &data.questions[i]).collect();
@@ -167,7 +175,8 @@ impl Fold<'_, '_> {
             let mut records = Vec::new();
             for &i in chunk {
                 let name = self.name_of_writing(condition, draw, i);
-                if *n_predict > 0 && self.ledger.get(&name).is_none() {
+                let is_known = matches!(self.ledger.get(&name), Some(Record::Written(_)));
+                if *n_predict > 0 && !is_known {
                     let question = &data.questions[i];
                     let written = self.evaluator.write(question, form, &preamble, *n_predict)?;
                     records.push((name, Record::Written(written.text)));
