@@ -11,6 +11,7 @@ use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
 use super::demo::INSTRUCTION;
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
+use super::table::printable_line;
 use super::{embedded, html, interrupt, table};
 use crate::data::{Kind, sha256};
 use crate::eval::{Evaluator, Policy, TokenCount};
@@ -375,11 +376,11 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let Document { model, data, settings, .. } = document;
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: {} questions of {}, {} {}\n",
-        model.name,
+        printable_line(&model.name),
         document.n_question,
-        data.name,
+        printable_line(data.name),
         if document.folds.len() == 2 { "fitted and scored in" } else { "scored with" },
-        settings.vector,
+        printable_line(&settings.vector),
     ));
     let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let interval = |e: Option<Estimate>| {
@@ -437,6 +438,7 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         settings.judge, document.n_token.read, document.n_token.computed, document.seconds
     ));
     if let Some(folder) = folder {
-        output.line(format_args!("report: {}", folder.join("report.html").display()));
+        let page = folder.join("report.html").display().to_string();
+        output.line(format_args!("report: {}", printable_line(&page)));
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::eval::{Document, title};
 use super::heat::Maps;
 use super::plot::{self, Bar};
+use super::table::printable_line;
 use crate::study::{Estimate, Row};
 use crate::{Error, Result};
 
@@ -183,7 +184,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
             .take(20)
             .map(|category| {
                 let mc1 = |name: &str| category.mc.get(name).map_or(0.0, |mc| 100.0 * mc.mc1);
-                let name = format!("{} ({})", category.name, category.n_question);
+                let name = format!("{} ({})", printable_line(&category.name), category.n_question);
                 (name, mc1("base"), mc1("iti"))
             })
             .collect();

@@ -58,9 +58,13 @@ fn scaled(n: u64, units: [&str; 4]) -> String {
     }
 }
 
-/// A text from a stranger's file with nothing in it that commands a terminal or breaks XML.
+/// A text from a stranger's file with nothing in it that commands a terminal, breaks XML, or shows
+/// what stands beside it in another order (the embeddings, overrides and isolates of Unicode's
+/// bidirectional text).
 pub(super) fn printable_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let is_hidden =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -93,5 +97,6 @@ mod tests {
     #[test]
     fn a_name_cannot_command_the_terminal() {
         assert!(!facts(&[("name", "a\x1b[2Jb\nc".to_owned())]).contains("\x1b[2J"));
+        assert_eq!(printable_line("\x1b\u{9b}\r\u{202e}\u{2066}ü"), "\u{fffd}".repeat(5) + "ü");
     }
 }
