@@ -238,3 +238,6 @@ pub(crate) fn shown_up_to(n: usize, text: &str) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests;

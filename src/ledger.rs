@@ -162,6 +162,33 @@ mod tests {
     }
 
     #[test]
+    fn writes_these_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        Numbers::open(&path, "a \"b\"").unwrap().put(one("x")).unwrap();
+        let expected = "{\"candor_ledger\":1,\"identity\":\"a \\\"b\\\"\"}\n\
+            [\"x\",[0.30000000000000004,1]]\n[\"x, not a number\",[null,3]]\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn ends_before_bytes_that_are_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        Numbers::open(&path, "a").unwrap().put(one("x")).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(
+            &path,
+            [&whole[..], b"[\"\xff\xff\xff\",[0.5,1]]\n[\"y\",[0.5,1]]\n"].concat(),
+        )
+        .unwrap();
+        let mut ledger = Numbers::open(&path, "a").unwrap();
+        assert_eq!(ledger.len(), 2);
+        ledger.put(one("z")).unwrap();
+        assert_eq!(Numbers::open(&path, "a").unwrap().len(), 4);
+    }
+
+    #[test]
     fn begins_anew_for_other_settings() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use candor::gguf::Gguf;
 use memory::{Counting, measured};
 use parsers::PARSERS;
 
@@ -105,7 +106,7 @@ fn a_file_that_ends_early_is_refused_wherever_it_ends() {
             let taken: Vec<usize> = (0..seed.len()).filter(|&n| parser(&seed[..n])).collect();
             match name {
                 // The zeros after the last tensor may be missing.
-                "gguf" | "sidecar" => {
+                "gguf" | "sidecar" | "control_vector" => {
                     assert!(taken.iter().all(|n| seed.len() - n < 64), "{taken:?}")
                 }
                 "store" | "mc_task" => assert!(taken.is_empty(), "{name}: {taken:?}"),
@@ -148,5 +149,23 @@ fn memory_and_time_stay_within_the_size_of_the_file() {
         assert!(memory.peak <= most as isize, "{name}, {what}: {memory:?} of {}", bytes.len());
         // What takes the square of its size takes minutes.
         assert!(seconds < 20.0, "{name}, {what}: {seconds} s");
+    }
+}
+
+#[test]
+fn a_key_of_another_type_is_refused() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.gguf");
+    seeds::sidecar().write(&path).unwrap();
+    for (key, value) in Gguf::open(&path).unwrap().entries() {
+        for other in seeds::of_other_types(value) {
+            let is_number = value.as_uint().is_some() && other.as_uint().is_some();
+            let is_passed_over = key == "general.base_model.count";
+            let what = format!("{key} as {}", other.type_name());
+            let mut sidecar = seeds::sidecar();
+            let taken = parsers::sidecar(&sidecar.set(key, other).to_bytes());
+            assert_eq!(taken, is_number || is_passed_over, "{what}");
+        }
     }
 }

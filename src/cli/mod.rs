@@ -10,6 +10,7 @@ mod demo;
 mod devices;
 mod embedded;
 mod eval;
+mod export;
 mod fit;
 mod heads;
 mod heat;
@@ -54,6 +55,7 @@ enum Command {
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Export(export::ExportArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -76,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
+        Command::Export(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         Command::Bench(args) => args.run(output),

@@ -1,6 +1,6 @@
 //! Heads chosen by what they cause, from the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -82,17 +82,7 @@ impl SelectArgs {
 
     /// The documents that ask nothing.
     pub(super) fn neutral(&self) -> Result<Vec<String>> {
-        let Some(path) = &self.neutral else {
-            return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
-        };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let documents: Vec<String> =
-            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-        if documents.is_empty() {
-            let problem = "holds no document: one per line is expected";
-            return Err(Error::invalid(path.display().to_string(), problem));
-        }
-        Ok(documents)
+        neutral(self.neutral.as_deref())
     }
 
     /// Puts the heads in the order in which they are to be steered, with progress and an estimate of
@@ -137,6 +127,21 @@ impl SelectArgs {
         bar.finish_and_clear();
         Ok((result?, journal))
     }
+}
+
+/// The documents of a file, a line each; without a file the built-in ones.
+pub(super) fn neutral(path: Option<&Path>) -> Result<Vec<String>> {
+    let Some(path) = path else {
+        return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
+    };
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let documents: Vec<String> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    if documents.is_empty() {
+        let problem = "holds no document: one per line is expected";
+        return Err(Error::invalid(path.display().to_string(), problem));
+    }
+    Ok(documents)
 }
 
 /// The largest strength within a budget.

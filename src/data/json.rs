@@ -261,6 +261,13 @@ mod tests {
     }
 
     #[test]
+    fn knows_the_lines_of_arrays_that_stand_for_objects() {
+        let sound = r#"["q", {"a": 1}, {"a": 1}]"#;
+        let data = read("m.json", &format!("[{sound},\n{sound},\n{sound}]")).expect("sound");
+        assert_eq!(data.questions.iter().map(|q| q.line).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
     fn groups_lines_by_prompt() {
         let text = r#"{"prompt": "p", "answer": " a", "label": true, "id": 7}
             {"prompt": "q", "answer": "b", "label": "no"}

@@ -4,6 +4,7 @@
 //! An [`Evaluator`] holds one session. Whatever it measures, it measures under the vector that is
 //! loaded in its bank ([`Evaluator::steer_with`]), or under none.
 
+mod agreement;
 mod budget;
 mod divergence;
 mod effect;
@@ -12,10 +13,13 @@ mod mc;
 mod read;
 
 use crate::capture::plan::Limits;
-use crate::session::{Session, SessionParams};
+use crate::export::ControlVector;
+use crate::ffi::means::LayerMeans;
+use crate::session::{Path, Session, SessionParams};
 use crate::steer::SteeringVector;
 use crate::{Error, Model, Result};
 
+pub use self::agreement::Agreement;
 pub use self::divergence::Divergence;
 pub use self::effect::{Cost, Trials};
 pub use self::greedy::{Written, is_true};
@@ -111,6 +115,19 @@ impl<'m> Evaluator<'m> {
     /// # Errors
     /// As [`Evaluator::new`].
     pub fn with(model: &'m Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
+        Self::build(model, n_ctx, params, false)
+    }
+
+    /// An evaluator whose session adds up what the layers give.
+    pub(crate) fn with_means(
+        model: &'m Model,
+        n_ctx: usize,
+        params: SessionParams,
+    ) -> Result<Self> {
+        Self::build(model, n_ctx, params, true)
+    }
+
+    fn build(model: &'m Model, n_ctx: usize, params: SessionParams, means: bool) -> Result<Self> {
         if model.is_recurrent() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -133,7 +150,10 @@ impl<'m> Evaluator<'m> {
             n_row,
             ..params
         };
-        let session = Session::new(model, &params)?;
+        let geometry = model.geometry();
+        let n_ubatch = params.n_ubatch.min(params.n_batch);
+        let means = means.then(|| LayerMeans::new(geometry.n_layer, geometry.n_embd, n_ubatch));
+        let session = Session::with_means(model, &params, means)?;
         let (held, n_token) = (Vec::new(), TokenCount::default());
         Ok(Self { session, limits, row: 0, held, n_token, n_row, policy: Policy::default() })
     }
@@ -147,6 +167,22 @@ impl<'m> Evaluator<'m> {
         self.session.set_vector(ROW, vector)?;
         self.row = if vector.is_some() { ROW } else { 0 };
         Ok(())
+    }
+
+    /// Adds a control vector's directions to the layers' outputs at every token, whatever the policy,
+    /// or nothing any more.
+    ///
+    /// # Errors
+    /// What [`Session::set_control_vector`] gives.
+    pub fn control_with(&mut self, vector: Option<&ControlVector>) -> Result<()> {
+        self.held.clear();
+        self.session.set_control_vector(vector)
+    }
+
+    /// Whether a layer was steered in the graph when it was last computed.
+    #[must_use]
+    pub fn is_in_graph(&self, layer: usize) -> bool {
+        self.session.path(layer) == Path::InGraph
     }
 
     /// Scores and writes answers under another policy from now on. Neutral text is steered at every

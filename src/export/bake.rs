@@ -142,8 +142,8 @@ fn bias_name(layer: usize) -> String {
     format!("blk.{layer}.attn_output.bias")
 }
 
-/// `wo · offset` of one layer and the bias that the file has there: F32 `[n_embd]`.
-fn bias(file: &Gguf, layer: usize, offset: &[f32]) -> Result<Vec<f32>> {
+/// `wo · offset` of one layer: F64 `[n_embd]`.
+pub(super) fn project(file: &Gguf, layer: usize, offset: &[f32]) -> Result<Vec<f64>> {
     let name = format!("blk.{layer}.attn_output.weight");
     let wo = file.tensor(&name).ok_or_else(|| {
         Error::invalid(format!("layer {layer}"), "the model has no attention there")
@@ -157,6 +157,12 @@ fn bias(file: &Gguf, layer: usize, offset: &[f32]) -> Result<Vec<f32>> {
         let products = row.iter().zip(offset).map(|(&w, &a)| f64::from(w) * f64::from(a));
         sums.push(products.sum::<f64>());
     })?;
+    Ok(sums)
+}
+
+/// `wo · offset` of one layer and the bias that the file has there: F32 `[n_embd]`.
+fn bias(file: &Gguf, layer: usize, offset: &[f32]) -> Result<Vec<f32>> {
+    let mut sums = project(file, layer, offset)?;
     if let Some(present) = file.tensor(&bias_name(layer)) {
         let mut values = Vec::new();
         for_each_row(file, present, |row| values.extend(row.iter().map(|&x| f64::from(x))))?;

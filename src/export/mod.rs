@@ -2,5 +2,9 @@
 //! every llama.cpp program reads.
 
 mod bake;
+mod control_vector;
+mod nearest;
 
 pub use bake::{BAKEABLE, Baked, bake};
+pub use control_vector::{ARCHITECTURE as CONTROL_VECTOR, ControlVector};
+pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_tokens};

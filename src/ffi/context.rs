@@ -9,6 +9,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
 use super::host;
+use super::means::LayerMeans;
 use super::tap::{Pass, Tap, TapError};
 
 /// A failed decode.
@@ -35,6 +36,7 @@ pub(crate) struct BatchArrays {
 pub(crate) struct Context<'m> {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
+    means: Option<LayerMeans>,
     n_vocab: usize,
     is_tapped: bool,
     /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
@@ -49,25 +51,31 @@ impl<'m> Context<'m> {
         unsafe { llama::llama_context_default_params() }
     }
 
-    /// A context whose eval callback is `tap`, or that has none where it is not `attached`; `None`
-    /// where llama.cpp refuses (it logs why).
+    /// A context whose eval callback is `tap`, or that has none where it is not `attached`, and which
+    /// adds up what its layers give where there are `means`; `None` where llama.cpp refuses (it logs
+    /// why).
     pub(crate) fn new(
         model: &'m LlamaModel,
         mut params: llama::llama_context_params,
-        tap: Tap,
-        attached: bool,
+        (tap, attached): (Tap, bool),
+        mut means: Option<LayerMeans>,
     ) -> Option<Self> {
         if attached {
             (params.cb_eval, params.cb_eval_user_data) = tap.callback();
         }
-        // SAFETY: the model outlives the context (`'m`), and so does the tap (same struct, dropped
-        // after `ptr` is freed).
+        if let Some(means) = &mut means {
+            let tap = attached.then(|| tap.callback());
+            (params.cb_eval, params.cb_eval_user_data) = means.callback(tap);
+        }
+        // SAFETY: the model outlives the context (`'m`), and so do the tap and the sums (same struct,
+        // dropped after `ptr` is freed).
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
         let ptr = NonNull::new(ptr)?;
         Some(Self {
             ptr,
             tap,
+            means,
             n_vocab,
             is_tapped: attached,
             tap_begin: Duration::ZERO,
@@ -81,6 +89,27 @@ impl<'m> Context<'m> {
 
     pub(crate) fn tap_mut(&mut self) -> &mut Tap {
         &mut self.tap
+    }
+
+    pub(crate) fn means(&self) -> Option<&LayerMeans> {
+        self.means.as_ref()
+    }
+
+    pub(crate) fn means_mut(&mut self) -> Option<&mut LayerMeans> {
+        self.means.as_mut()
+    }
+
+    /// Adds these rows to the outputs of the layers from 1 on, every token's alike; F32
+    /// `[n_row, n_embd]`, empty for nothing. False where llama.cpp refuses.
+    pub(crate) fn set_control_vector(&mut self, rows: &[f32], n_embd: usize) -> bool {
+        let Ok(n_embd) = i32::try_from(n_embd) else { return false };
+        let data = if rows.is_empty() { std::ptr::null() } else { rows.as_ptr() };
+        // SAFETY: the context is alive; llama.cpp copies as many floats as it is told that there are,
+        // and refuses another width than the model's.
+        unsafe {
+            llama::llama_set_adapter_cvec(self.ptr.as_ptr(), data, rows.len(), n_embd, 1, i32::MAX)
+                == 0
+        }
     }
 
     /// Whether the model keeps anything between decodes: a KV cache, a recurrent state.
@@ -143,6 +172,9 @@ impl<'m> Context<'m> {
             logits: batch.output.as_mut_ptr(),
         };
         let ptr = self.ptr.as_ptr();
+        if let Some(means) = &mut self.means {
+            means.begin(&batch.positions);
+        }
         // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
         let decode = || unsafe { llama::llama_decode(ptr, raw) };
         let (code, verdict) = if self.is_tapped {
@@ -237,7 +269,7 @@ impl<'m> Context<'m> {
 
 impl Drop for Context<'_> {
     fn drop(&mut self) {
-        // SAFETY: freed once, before the tap (a field) that its graphs point into.
+        // SAFETY: freed once, before the tap and the sums (fields) that it calls.
         unsafe { llama::llama_free(self.ptr.as_ptr()) };
     }
 }

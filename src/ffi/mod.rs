@@ -2,14 +2,15 @@
 //!
 //! Three layers, each thin: the declarations ([`sys`] for the tap, `llama_cpp_sys_2` for the host),
 //! the handles with `Drop` ([`tap::Tap`], [`context::Context`]), and, outside this room, the safe
-//! API (`Model`, `Session`). No Rust code runs inside a C callback except the log sink, which
-//! cannot panic.
+//! API (`Model`, `Session`). No Rust code runs inside a C callback except the log sink and
+//! [`means`], which cannot panic.
 
 pub(crate) mod context;
 pub(crate) mod dequantize;
 pub(crate) mod device;
 pub(crate) mod host;
 pub(crate) mod map;
+pub(crate) mod means;
 pub(crate) mod rehearsal;
 pub(crate) mod tap;
 #[cfg(test)]

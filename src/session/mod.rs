@@ -2,6 +2,7 @@
 
 mod batch;
 mod cache;
+mod control;
 mod decode;
 mod fault;
 mod generate;
@@ -26,6 +27,7 @@ pub use self::sequences::State;
 pub use self::text::TextStream;
 use crate::ffi::context::Context;
 use crate::ffi::host;
+use crate::ffi::means::LayerMeans;
 pub use crate::ffi::tap::Path;
 use crate::ffi::tap::Tap;
 use crate::steer::SteeringVector;
@@ -71,6 +73,15 @@ impl<'m> Session<'m> {
     /// not ascending, for a context beyond `i32::MAX` tokens and for a quantized cache without
     /// flash attention, [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
+        Self::with_means(model, params, None)
+    }
+
+    /// The same, with sums over what every layer gives, the warm-up left out.
+    pub(crate) fn with_means(
+        model: &'m Model,
+        params: &SessionParams,
+        means: Option<LayerMeans>,
+    ) -> Result<Self> {
         let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
         let n_batch = if params.n_batch == 0 { 2048 } else { params.n_batch };
         // llama.cpp keeps room for one output per sequence, and aborts where a batch, which it cuts
@@ -107,9 +118,9 @@ impl<'m> Session<'m> {
         host_params.kv_unified = params.kv_unified;
 
         let context =
-            Context::new(model.inner(), host_params, tap, params.tap).ok_or_else(|| {
-                Error::Decode { action: "create a context", problem: host::take_complaints() }
-            })?;
+            Context::new(model.inner(), host_params, (tap, params.tap), means).ok_or_else(
+                || Error::Decode { action: "create a context", problem: host::take_complaints() },
+            )?;
         if !context.has_memory() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -143,6 +154,9 @@ impl<'m> Session<'m> {
         if params.tap || !params.observe.is_empty() {
             session.observe(&params.observe)?;
             session.warm_up()?;
+        }
+        if let Some(means) = session.context.means_mut() {
+            means.reset();
         }
         Ok(session)
     }

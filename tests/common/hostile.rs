@@ -29,6 +29,8 @@ pub fn all() -> Vec<Hostile> {
         seeds::sidecar().set("general.name", "\x1b".repeat(1_000_000)).to_bytes()
     });
 
+    add("control_vector", "9,000 directions", directions(9_000));
+
     add("csv", "a field of ten megabytes", {
         format!("statement,label\n\"{}\",1\n", "a,\n".repeat(3_400_000)).into_bytes()
     });
@@ -200,6 +202,15 @@ fn sidecar(n_layer: u32, n_head: u32) -> Vec<u8> {
                 if matches!(name, "direction" | "probe.weight") { vec![1, n] } else { vec![n] };
             builder.tensor(&format!("blk.{layer}.{name}"), &dims, TensorType::F32, ones.clone());
         }
+    }
+    builder.to_bytes()
+}
+
+fn directions(n: u32) -> Vec<u8> {
+    let mut builder = Builder::new();
+    builder.set("general.architecture", "controlvector");
+    for layer in 1..=n {
+        builder.tensor(&format!("direction.{layer}"), &[1], TensorType::F32, vec![0; 4]);
     }
     builder.to_bytes()
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use candor::capture::store::{Layout, Opened, RowSet, Store, StoreWriter};
 use candor::chat::{ChatTemplate, Message, Role};
 use candor::data::{Dataset, PromptForm};
+use candor::export::ControlVector;
 use candor::gguf::{Builder, Gguf};
 use candor::ledger::Ledger;
 use candor::session::TextStream;
@@ -21,8 +22,9 @@ use candor::{Geometry, Site, check_host_limits, fingerprint};
 pub type Parser = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const PARSERS: [Parser; 10] = [
+pub const PARSERS: [Parser; 11] = [
     ("chat_template", chat_template),
+    ("control_vector", control_vector),
     ("csv", csv),
     ("gguf", gguf),
     ("jsonl", jsonl),
@@ -89,6 +91,18 @@ pub fn sidecar(bytes: &[u8]) -> bool {
         let again = Sidecar::read(path).expect("what was written is read");
         assert_eq!(again.fingerprint(), print);
         assert_eq!(again.vector, sidecar.vector);
+        true
+    })
+}
+
+/// A control vector. What is read can be written, and is the same control vector.
+pub fn control_vector(bytes: &[u8]) -> bool {
+    with_file(bytes, |path| {
+        let Ok(vector) = ControlVector::read(path) else { return false };
+        vector.write(path).expect("what was read can be written");
+        let again = ControlVector::read(path).expect("what was written is read");
+        // By their text, since NaN in the metadata equals nothing.
+        assert_eq!(format!("{again:?}"), format!("{vector:?}"));
         true
     })
 }

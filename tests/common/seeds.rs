@@ -8,11 +8,12 @@ use candor::gguf::{Builder, TensorType, Value};
 use super::parsers::small_layout;
 
 /// The inputs of each parser, by its name.
-pub fn all() -> [(&'static str, Vec<Vec<u8>>); 10] {
+pub fn all() -> [(&'static str, Vec<Vec<u8>>); 11] {
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     let (store, progress) = store();
     [
         ("chat_template", texts(&TEMPLATES)),
+        ("control_vector", vec![control_vector().to_bytes()]),
         ("csv", texts(&[TRUTHFULQA, "statement,label\nsnow is white,1\n\"fire,\nis wet\",no\n"])),
         ("gguf", vec![model().to_bytes(), values().to_bytes()]),
         ("jsonl", texts(&[ANSWERS, PAIRS])),
@@ -166,6 +167,21 @@ pub fn sidecar() -> Builder<'static> {
         add("accuracy", &[1], TensorType::F32, &[one]);
         add("probe.weight", &[2, 1], TensorType::F32, &[one, one]);
         add("probe.bias", &[1], TensorType::F32, &[one]);
+    }
+    builder
+}
+
+/// Directions of two layers, as llama.cpp writes them.
+fn control_vector() -> Builder<'static> {
+    let mut builder = Builder::new();
+    builder
+        .set("general.architecture", "controlvector")
+        .set("controlvector.model_hint", "llama")
+        .set("controlvector.layer_count", 2i32)
+        .set("made.by", "hand");
+    for layer in [1, 3] {
+        let bytes = [0.5f32, -1.0].map(f32::to_le_bytes).concat();
+        builder.tensor(&format!("direction.{layer}"), &[2], TensorType::F32, bytes);
     }
     builder
 }

@@ -200,10 +200,11 @@ impl Store {
         assert!(site.head < self.n_head, "the store has {} heads per layer", self.n_head);
         let rank = self.layers.binary_search(&site.layer);
         let rank = rank.unwrap_or_else(|_| panic!("the store has the layers {:?}", self.layers));
-        let Block { offset, float } = blocks[rank];
         let mut values = Array2::zeros((rows.len(), self.d_head));
         for (mut values, &row) in values.rows_mut().into_iter().zip(rows) {
             assert!(row < n_row, "the store has {n_row} rows of this set, {row} is not among them");
+            // Without rows there may be no blocks either.
+            let Block { offset, float } = blocks[rank];
             let start = (row * self.n_head + site.head) * self.d_head;
             match float {
                 Float::F32 => {

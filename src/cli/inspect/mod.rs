@@ -1,8 +1,11 @@
-//! `candor inspect`: what a model, a sidecar or an activation store holds, read from the file alone.
+//! `candor inspect`: what a model, a sidecar, a control vector or an activation store holds, read from
+//! the file alone; with `--verify`, what a sidecar does.
 
+mod control;
 mod model;
 mod sidecar;
 mod store;
+mod verify;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,22 +14,29 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use self::control::ControlFacts;
 use self::model::ModelFacts;
 use self::sidecar::SidecarFacts;
 use self::store::StoreFacts;
+use self::verify::Verified;
+use super::args::ModelArgs;
 use super::embedded;
 use super::output::Output;
 use super::plot::{self, Format};
 use crate::capture::store::Store;
 use crate::error::shown;
+use crate::export::CONTROL_VECTOR as ARCHITECTURE;
 use crate::gguf::Gguf;
-use crate::steer::Sidecar;
-use crate::{Error, Result};
+use crate::steer::{Sidecar, find_beside};
+use crate::{Error, Result, fingerprint};
 
-/// Show what a model, a sidecar or an activation store holds.
+/// Show what a model, a sidecar, a control vector or an activation store holds
+///
+/// All of it is read from the file alone. With --verify a sidecar is tried on its model, too: whether
+/// the two belong together, whether off is off to the last bit, and what changes.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// A GGUF or safetensors file [default: the built-in demo model].
+    /// A GGUF or safetensors file [default: the model; with --verify the sidecar beside it].
     file: Option<PathBuf>,
 
     /// Show all heads of a sidecar, not only the best 20.
@@ -37,6 +47,13 @@ pub(super) struct InspectArgs {
     /// or .png file.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+
+    /// Try a sidecar on the model (-m) with a few texts. Fails where it was made for another one.
+    #[arg(long)]
+    verify: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// What a file holds. Every field is in `--json`, with `kind` before them.
@@ -46,6 +63,8 @@ enum Facts {
     Model(ModelFacts),
     Sidecar(Box<SidecarFacts>),
     Store(StoreFacts),
+    #[serde(rename = "control-vector")]
+    Control(ControlFacts),
 }
 
 impl InspectArgs {
@@ -53,11 +72,14 @@ impl InspectArgs {
         if let Some(plot) = &self.plot {
             Format::of(plot)?;
         }
-        let path = match &self.file {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
-        let facts = Facts::of(&path)?;
+        let path = self.path()?;
+        let mut facts = Facts::of(&path)?;
+        if self.verify {
+            let Facts::Sidecar(sidecar) = &mut facts else {
+                return Err(Error::invalid("--verify", "only a sidecar can be tried on a model"));
+            };
+            sidecar.verify = Some(verify::verify(&Sidecar::read(&path)?, &self.model)?);
+        }
         if let Some(plot) = &self.plot {
             facts.plot(plot)?;
         }
@@ -67,7 +89,28 @@ impl InspectArgs {
             let n_head = if self.all { usize::MAX } else { 20 };
             output.text(&facts.text(n_head));
         }
-        Ok(())
+        facts.verdict()
+    }
+
+    /// The file: the one that was named, the sidecar beside the model where it is to be verified, or
+    /// the model itself.
+    fn path(&self) -> Result<PathBuf> {
+        if let Some(path) = &self.file {
+            return Ok(path.clone());
+        }
+        let model = match &self.model.model {
+            Some(path) => path.clone(),
+            None => embedded::model()?,
+        };
+        if !self.verify {
+            return Ok(model);
+        }
+        let found = find_beside(&model, &fingerprint(&Gguf::open(&model)?)?)?;
+        let (path, _) = found.ok_or_else(|| {
+            let problem = "none is beside the model that was made for it: name one";
+            Error::invalid("sidecar", problem)
+        })?;
+        Ok(path)
     }
 }
 
@@ -87,6 +130,9 @@ impl Facts {
 
     fn of_gguf(path: &Path) -> Result<Self> {
         let file = Gguf::open(path)?;
+        if file.opt_str("general.architecture")? == Some(ARCHITECTURE) {
+            return Ok(Self::Control(ControlFacts::of(&file)?));
+        }
         match file.opt_str("general.type")? {
             None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
             Some("adapter") => {
@@ -118,6 +164,15 @@ impl Facts {
             Self::Model(model) => model.text(),
             Self::Sidecar(sidecar) => sidecar.text(n_head),
             Self::Store(store) => store.text(),
+            Self::Control(control) => control.text(),
+        }
+    }
+
+    /// What is wrong with what was tried.
+    fn verdict(&self) -> Result<()> {
+        match self {
+            Self::Sidecar(sidecar) => sidecar.verify.as_ref().map_or(Ok(()), Verified::verdict),
+            _ => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::verify::Verified;
 use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
@@ -43,6 +44,9 @@ pub(super) struct SidecarFacts {
     head_effect: Vec<f32>,
     /// As `head_effect`.
     head_cost: Vec<f32>,
+    /// With --verify: what it does to a model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verify: Option<Verified>,
 }
 
 /// The model that a sidecar was made for.
@@ -91,6 +95,7 @@ impl SidecarFacts {
             head_accuracy: about.head_accuracy,
             head_effect: about.head_effect,
             head_cost: about.head_cost,
+            verify: None,
         }
     }
 
@@ -139,6 +144,10 @@ impl SidecarFacts {
         if let Some(map) = self.maps() {
             text.push('\n');
             text.push_str(&map.text(output::width()));
+        }
+        if let Some(verified) = &self.verify {
+            text.push('\n');
+            text.push_str(&verified.text());
         }
         text
     }

@@ -18,7 +18,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
     tap.observe(&[widths.len() - 1]).expect("the tap has this layer");
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_threads) = (64, 8, 1);
-    let mut context = Context::new(model.inner(), params, tap, true).expect("a context");
+    let mut context = Context::new(model.inner(), params, (tap, true), None).expect("a context");
     let mut batch = BatchArrays {
         tokens: vec![1],
         positions: vec![0],
@@ -58,7 +58,7 @@ fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads) = (64, 8, 3, 1);
     (params.n_seq_max, params.kv_unified) = (2, true);
-    let mut context = Context::new(model.inner(), params, tap, true).expect("a context");
+    let mut context = Context::new(model.inner(), params, (tap, true), None).expect("a context");
     let mut batch = BatchArrays {
         tokens: vec![1, 5, 6, 7],
         positions: vec![0, 1, 0, 1],

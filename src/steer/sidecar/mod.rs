@@ -5,7 +5,7 @@
 mod place;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fmt;
 use std::path::Path;

@@ -1,0 +1,169 @@
+//! How near two ways of running a model are to each other, token by token.
+
+use serde::{Deserialize, Serialize};
+
+use super::divergence::kl;
+use super::{Evaluator, log_sum_exp};
+use crate::capture::plan::Text;
+use crate::{Error, Result};
+
+/// What two evaluators say about the next token of the same texts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// KL(one ‖ other) of the next token's distribution, in nats per token.
+    pub kl: f64,
+    /// The share of tokens after which both find the same next one likeliest.
+    pub top1: f64,
+    /// Whether all logits are the same, to the last bit.
+    pub identical: bool,
+    /// Tokens that these are means over.
+    pub n_token: usize,
+}
+
+impl Agreement {
+    /// Of nothing: what others are [`joined`](Self::join) to.
+    pub(crate) const NONE: Self = Self { kl: 0.0, top1: 0.0, identical: true, n_token: 0 };
+
+    /// The agreement over the tokens of both.
+    #[must_use]
+    pub(crate) fn join(self, other: Self) -> Self {
+        let n_token = self.n_token + other.n_token;
+        let mean = |a: f64, b: f64| {
+            let (n, m) = (self.n_token as f64, other.n_token as f64);
+            (a * n + b * m) / (n_token.max(1)) as f64
+        };
+        Self {
+            kl: mean(self.kl, other.kl),
+            top1: mean(self.top1, other.top1),
+            identical: self.identical && other.identical,
+            n_token,
+        }
+    }
+}
+
+impl Evaluator<'_> {
+    /// Reads texts, given as tokens, with both evaluators, each steered as it is, at every token, and
+    /// compares what they predict after every token. The divergence is KL(this ‖ other).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there are no tokens, [`Error::PromptTooLong`] for a text beyond the
+    /// evaluators' context, and what decoding gives.
+    pub fn agreement(&mut self, other: &mut Self, texts: &[Vec<i32>]) -> Result<Agreement> {
+        let mut sum = Agreement::NONE;
+        for chunk in chunks(texts, self.limits.n_token) {
+            let (mine, theirs) = (self.logits_of(chunk)?, other.logits_of(chunk)?);
+            for (mine, theirs) in mine.iter().zip(&theirs) {
+                let of = Agreement {
+                    kl: kl((mine, log_sum_exp(mine)), (theirs, log_sum_exp(theirs))),
+                    top1: f64::from(u8::from(likeliest(mine) == likeliest(theirs))),
+                    identical: mine.iter().zip(theirs).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    n_token: 1,
+                };
+                sum = sum.join(of);
+            }
+        }
+        if sum.n_token == 0 {
+            return Err(Error::invalid("texts to compare", "they hold no tokens"));
+        }
+        Ok(sum)
+    }
+
+    /// Reads texts, steered at every token as the evaluator is, and gives the logits after every
+    /// token: a row for each, F32 `[n_vocab]`.
+    fn logits_of(&mut self, texts: &[Vec<i32>]) -> Result<Vec<Vec<f32>>> {
+        let mut rows = Vec::new();
+        self.read_all(texts, |logits| rows.push(logits.to_vec()))?;
+        Ok(rows)
+    }
+
+    /// The mean output of a layer over what was read since [`Evaluator::reset_means`], F64 `[n_embd]`,
+    /// the first token of each text left out; `None` where the layer never came by, or nothing adds up.
+    pub(crate) fn mean_of(&self, layer: usize) -> Option<Vec<f64>> {
+        let (sum, n_token) = self.session.means()?.sum(layer)?;
+        Some(sum.iter().map(|sum| sum / n_token as f64).collect())
+    }
+
+    /// Begins to add up the layers' outputs anew.
+    pub(crate) fn reset_means(&mut self) {
+        self.session.reset_means();
+    }
+
+    /// Reads texts, steered at every token as the evaluator is, with all their logits.
+    pub(crate) fn read_all(
+        &mut self,
+        texts: &[Vec<i32>],
+        mut each: impl FnMut(&[f32]),
+    ) -> Result<()> {
+        let texts: Vec<Text> = texts
+            .iter()
+            .map(|tokens| Text { tokens: tokens.clone(), row: self.row, steer_from: 0 })
+            .collect();
+        let n = |i: usize| texts[i].tokens.len();
+        self.read(
+            &texts,
+            |i| 0..n(i),
+            |i| format!("text {i}"),
+            |i, read| {
+                (0..n(i)).try_for_each(|position| {
+                    each(read.logits(position)?);
+                    Ok(())
+                })
+            },
+        )
+    }
+}
+
+/// The texts in runs of up to `n_token` tokens, or of one text that is longer.
+fn chunks(texts: &[Vec<i32>], n_token: usize) -> impl Iterator<Item = &[Vec<i32>]> {
+    let mut rest = texts;
+    std::iter::from_fn(move || {
+        let mut n = 0;
+        let fits = |text: &&Vec<i32>| {
+            n += text.len();
+            n <= n_token
+        };
+        let n_text = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (chunk, after) = rest.split_at(n_text);
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+/// The token of the largest logit, the first of equals.
+fn likeliest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joins_means_by_their_tokens() {
+        let a = Agreement { kl: 1.0, top1: 1.0, identical: true, n_token: 1 };
+        let b = Agreement { kl: 0.0, top1: 0.0, identical: false, n_token: 3 };
+        let expected = Agreement { kl: 0.25, top1: 0.25, identical: false, n_token: 4 };
+        assert_eq!(a.join(b), expected);
+        assert_eq!(Agreement::NONE.join(a), a);
+    }
+
+    #[test]
+    fn texts_are_read_in_runs_that_fit() {
+        let texts: Vec<Vec<i32>> = [2, 3, 9, 1].map(|n| vec![0; n]).to_vec();
+        let lengths: Vec<usize> = chunks(&texts, 5).map(<[Vec<i32>]>::len).collect();
+        assert_eq!(lengths, [2, 1, 1]);
+        assert_eq!(chunks(&[], 5).count(), 0);
+    }
+
+    #[test]
+    fn the_likeliest_is_the_first_of_equals() {
+        assert_eq!(likeliest(&[0.5, 2.0, 2.0]), 1);
+        assert_eq!(likeliest(&[f32::NEG_INFINITY]), 0);
+    }
+}

@@ -1,0 +1,195 @@
+//! The mean output of every layer, over the tokens of one or more decodes.
+//!
+//! The tap looks at attention outputs. What a layer as a whole gives, its `l_out-<il>`, is looked at
+//! here: by an eval callback of its own that goes before the tap's, or that stands alone in a context
+//! without one. It adds up columns into memory that is there from the start, and cannot panic: no
+//! index, no allocation, no arithmetic that overflows.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as llama;
+
+/// `cb_eval` and its user data.
+type Callback = (llama::ggml_backend_sched_eval_callback, *mut c_void);
+
+/// Owns the sums. The context that calls it must be freed before.
+#[derive(Debug)]
+pub(crate) struct LayerMeans {
+    ptr: NonNull<Sums>,
+}
+
+/// What the callback works on.
+#[derive(Debug)]
+struct Sums {
+    /// The tap's callback, where there is one.
+    tap: Option<Callback>,
+    /// Whether the tap asked for the node that was asked about last.
+    tap_wants: bool,
+    n_embd: usize,
+    /// Of each token of the present decode, whether it counts.
+    counted: Vec<bool>,
+    /// F32 `[n_batch, n_embd]`: one node.
+    node: Vec<f32>,
+    layers: Vec<Layer>,
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    /// F64 `[n_embd]`.
+    sum: Vec<f64>,
+    n_token: u64,
+    /// Tokens of the present decode that came by.
+    n_seen: usize,
+    /// Nodes that were not F32 of the model's width.
+    n_strange: u64,
+}
+
+impl LayerMeans {
+    /// Sums over `n_layer` layers of outputs of `n_embd` values, for ubatches of up to `n_batch`
+    /// tokens. Tokens at position 0 do not count: what models do there (a BOS of a hundred times the
+    /// size of all else) is like nothing that follows.
+    pub(crate) fn new(n_layer: usize, n_embd: usize, n_batch: usize) -> Self {
+        let layer = Layer { sum: vec![0.0; n_embd], n_token: 0, n_seen: 0, n_strange: 0 };
+        let sums = Box::new(Sums {
+            tap: None,
+            tap_wants: false,
+            n_embd,
+            counted: Vec::new(),
+            node: vec![0.0; n_embd.saturating_mul(n_batch)],
+            layers: vec![layer; n_layer],
+        });
+        Self { ptr: NonNull::from(Box::leak(sums)) }
+    }
+
+    /// The callback for a context, which passes on to the tap's all that it does not care for.
+    pub(super) fn callback(&mut self, tap: Option<Callback>) -> Callback {
+        self.sums_mut().tap = tap;
+        (Some(eval), self.ptr.as_ptr().cast())
+    }
+
+    /// Begins a decode of tokens at these positions, all of them marked for output: of the last layer
+    /// llama.cpp computes no others.
+    pub(super) fn begin(&mut self, positions: &[i32]) {
+        let sums = self.sums_mut();
+        sums.counted.clear();
+        sums.counted.extend(positions.iter().map(|&position| position > 0));
+        sums.layers.iter_mut().for_each(|layer| layer.n_seen = 0);
+    }
+
+    /// Forgets what was added up.
+    pub(crate) fn reset(&mut self) {
+        for layer in &mut self.sums_mut().layers {
+            layer.sum.fill(0.0);
+            (layer.n_token, layer.n_strange) = (0, 0);
+        }
+    }
+
+    /// The sum of a layer's outputs, F64 `[n_embd]`, and the tokens that it is over; `None` where the
+    /// layer's node never came by, or came by in another shape.
+    pub(crate) fn sum(&self, layer: usize) -> Option<(&[f64], u64)> {
+        // SAFETY: the sums live as long as `self`, and no callback runs while it is borrowed: a decode
+        // borrows the context, which owns this, mutably.
+        let layer = unsafe { self.ptr.as_ref() }.layers.get(layer)?;
+        (layer.n_token > 0 && layer.n_strange == 0).then_some((&layer.sum, layer.n_token))
+    }
+
+    fn sums_mut(&mut self) -> &mut Sums {
+        // SAFETY: as in `sum`, and `self` is borrowed mutably.
+        unsafe { self.ptr.as_mut() }
+    }
+}
+
+impl Drop for LayerMeans {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::leak`, freed once.
+        drop(unsafe { Box::from_raw(self.ptr.as_ptr()) });
+    }
+}
+
+/// The layer of a node `l_out-<il>`.
+fn layer_of(name: &CStr) -> Option<usize> {
+    std::str::from_utf8(name.to_bytes().strip_prefix(b"l_out-")?).ok()?.parse().ok()
+}
+
+/// Asked by llama.cpp's scheduler before (`ask`) and after a node is computed.
+unsafe extern "C" fn eval(
+    node: *mut llama::ggml_tensor,
+    ask: bool,
+    user_data: *mut c_void,
+) -> bool {
+    // SAFETY: the user data is the `Sums` of the `LayerMeans` that the context owns; nothing else
+    // borrows them during a decode.
+    let sums = unsafe { &mut *user_data.cast::<Sums>() };
+    // SAFETY: the scheduler passes a node of its graph, whose name ends with NUL.
+    let layer = layer_of(unsafe { CStr::from_ptr(std::ptr::addr_of!((*node).name).cast()) });
+    let tap = |ask| match sums.tap {
+        // SAFETY: the tap's own callback with its own user data; the context owns the tap, too.
+        Some((Some(eval), data)) => unsafe { eval(node, ask, data) },
+        _ => !ask,
+    };
+    if ask {
+        let tap_wants = tap(true);
+        sums.tap_wants = tap_wants;
+        return tap_wants || layer.is_some();
+    }
+    let go_on = !sums.tap_wants || tap(false);
+    if let Some(layer) = layer.and_then(|layer| sums.layers.get_mut(layer)) {
+        // SAFETY: the node was just computed.
+        unsafe { add(node, layer, &sums.counted, (&mut sums.node, sums.n_embd)) };
+    }
+    go_on
+}
+
+/// Adds the columns of a node to a layer's sum.
+///
+/// # Safety
+/// The node must have been computed.
+unsafe fn add(
+    node: *mut llama::ggml_tensor,
+    layer: &mut Layer,
+    counted: &[bool],
+    (values, n_embd): (&mut [f32], usize),
+) {
+    // SAFETY: the node is alive.
+    let (ne, kind, is_whole) =
+        unsafe { ((*node).ne, (*node).type_, llama::ggml_is_contiguous(node)) };
+    let n_column = usize::try_from(ne[1]).unwrap_or(0);
+    let n_value = n_column.saturating_mul(n_embd);
+    let is_plain = kind == llama::GGML_TYPE_F32
+        && is_whole
+        && usize::try_from(ne[0]) == Ok(n_embd)
+        && ne[2] == 1
+        && ne[3] == 1;
+    let Some(values) = values.get_mut(..n_value).filter(|values| is_plain && !values.is_empty())
+    else {
+        layer.n_strange = layer.n_strange.saturating_add(1);
+        return;
+    };
+    // SAFETY: the node is contiguous F32 of as many values as `values` has; it was computed, so it
+    // has memory on its device.
+    unsafe {
+        llama::ggml_backend_tensor_get(node, values.as_mut_ptr().cast(), 0, size_of_val(values));
+    }
+    let counted = counted.iter().skip(layer.n_seen);
+    layer.n_seen = layer.n_seen.saturating_add(n_column);
+    let columns = values.chunks_exact(n_embd.max(1)).zip(counted);
+    for (column, _) in columns.filter(|(_, is_counted)| **is_counted) {
+        layer.sum.iter_mut().zip(column).for_each(|(sum, &value)| *sum += f64::from(value));
+        layer.n_token = layer.n_token.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_layer_outputs_by_name() {
+        let layer = |name: &CStr| layer_of(name);
+        assert_eq!(layer(c"l_out-12"), Some(12));
+        for name in [c"l_out", c"l_out-", c"l_out-x", c"CPU#l_out-1#0", c"kqv_out-1", c""] {
+            assert_eq!(layer(name), None, "{name:?}");
+        }
+    }
+}
