@@ -217,8 +217,13 @@ impl Error {
     }
 }
 
-/// A text from a file as a message quotes it: one line, no character that commands a terminal or turns
-/// the order of others round, and not endless.
+/// Whether a character is none to be read: one that may command a terminal, or one that shows others in
+/// another order (the embeddings, overrides and isolates of Unicode's bidirectional text).
+pub(crate) fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text from a file as a message quotes it: one line in which nothing is a command, and not endless.
 pub(crate) fn shown(text: &str) -> String {
     shown_up_to(200, text)
 }
@@ -227,10 +232,10 @@ pub(crate) fn shown(text: &str) -> String {
 pub(crate) fn shown_up_to(n: usize, text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(n) {
-        match c {
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(c.escape_unicode()),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            c => shown.push(c),
+        if is_command(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
         }
     }
     if text.chars().nth(n).is_some() {
