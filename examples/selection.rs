@@ -23,14 +23,17 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 /// Heads to steer.
-const K: usize = 4;
+const KS: [usize; 2] = [2, 4];
 /// KL per token on neutral text, in nats.
-const BUDGETS: [f64; 4] = [0.001, 0.01, 0.1, 0.3];
+const BUDGETS: [f64; 3] = [0.01, 0.1, 0.3];
 const RANKINGS: [&str; 5] = ["accuracy", "effect", "causal", "random heads", "random"];
 const DIRECTION: DirectionKind = DirectionKind::MassMean;
 
+/// K, budget and ranking, as indices into the tables above.
+type Cell = (usize, usize, usize);
+
 /// What a ranking gave within a budget, over both folds of a split.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Outcome {
     mc1: f64,
     greedy: f64,
@@ -38,7 +41,7 @@ struct Outcome {
 }
 
 /// MC1, greedy truth and KL of every split of every model.
-type Outcomes = BTreeMap<(usize, usize), Vec<Outcome>>;
+type Outcomes = BTreeMap<Cell, Vec<Outcome>>;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -77,15 +80,15 @@ fn main() -> Result<()> {
         for seed in 0..n_split {
             let mut run =
                 Run { evaluator: &mut evaluator, data: &data, form: &form, store: &store };
-            for (&(ranking, budget), outcome) in &run.split(seed, &documents)? {
+            for (cell, outcome) in run.split(seed, &documents)? {
+                let (k, budget, ranking) = cell;
                 let line = serde_json::json!({
-                    "model": path, "split": seed, "ranking": RANKINGS[ranking],
-                    "budget": BUDGETS[budget], "mc1": outcome.mc1, "true": outcome.greedy,
+                    "model": path, "split": seed, "k": KS[k], "budget": BUDGETS[budget],
+                    "ranking": RANKINGS[ranking], "mc1": outcome.mc1, "true": outcome.greedy,
                     "kl": outcome.kl,
                 });
                 println!("{line}");
-                let outcome = Outcome { ..*outcome };
-                outcomes.entry((budget, ranking)).or_default().push(outcome);
+                outcomes.entry(cell).or_default().push(outcome);
             }
         }
     }
@@ -103,15 +106,11 @@ struct Run<'a, 'm> {
 
 impl Run<'_, '_> {
     /// Both folds of one split: the means of their outcomes.
-    fn split(
-        &mut self,
-        seed: u64,
-        documents: &[&str],
-    ) -> Result<BTreeMap<(usize, usize), Outcome>> {
+    fn split(&mut self, seed: u64, documents: &[&str]) -> Result<BTreeMap<Cell, Outcome>> {
         let folds = split::folds_shuffled(self.data.questions.len(), 2, seed)?;
         let halves: [Vec<&str>; 2] =
             [0, 1].map(|half| documents.iter().skip(half).step_by(2).copied().collect());
-        let mut outcomes: BTreeMap<(usize, usize), Outcome> = BTreeMap::new();
+        let mut outcomes: BTreeMap<Cell, Outcome> = BTreeMap::new();
         for (fold, test) in folds.iter().enumerate() {
             let picked = |ids: &[usize]| -> Vec<&Question> {
                 ids.iter().map(|&i| &self.data.questions[i]).collect()
@@ -119,36 +118,44 @@ impl Run<'_, '_> {
             let (questions, test) = (picked(&folds[1 - fold]), picked(test));
             let params = FitParams { seed, ..FitParams::default() };
             let development = Development::fit(self.store, &folds[1 - fold], &params, || ())?;
-            let vectors = self.vectors(&development, questions, &halves[fold], seed)?;
-            for (ranking, vector) in vectors.iter().enumerate() {
-                for (budget, &kl) in BUDGETS.iter().enumerate() {
-                    let (alpha, _) =
+            let rankings = self.rankings(&development, questions, &halves[fold], seed)?;
+            for (k, &n_head) in KS.iter().enumerate() {
+                let vectors = self.vectors(&development, &rankings, n_head, seed)?;
+                for (ranking, vector) in vectors.iter().enumerate() {
+                    for (budget, &kl) in BUDGETS.iter().enumerate() {
                         self.evaluator.strength_within(vector, &halves[fold], kl, |_, _| Ok(()))?;
-                    self.evaluator.steer_with(Some((vector, alpha)))?;
-                    let scores = self.evaluator.score_answers(&test, self.form, "")?;
-                    let mut n_true = 0;
-                    for question in &test {
-                        let written = self.evaluator.write(question, self.form, "", 16)?;
-                        n_true += usize::from(is_true(&written, question));
+                        let outcome = outcomes.entry((k, budget, ranking)).or_default();
+                        outcome.add_half(self.score(&test, &halves[1 - fold])?);
                     }
-                    let outcome = outcomes.entry((ranking, budget)).or_default();
-                    outcome.mc1 += McScore::mean(&scores).mc1 / 2.0;
-                    outcome.greedy += n_true as f64 / test.len() as f64 / 2.0;
-                    outcome.kl += self.evaluator.divergence(&halves[1 - fold])?.kl / 2.0;
                 }
             }
         }
         Ok(outcomes)
     }
 
-    /// A vector of each of [`RANKINGS`].
-    fn vectors(
+    /// What the vector that is loaded gives on questions and documents that it has not seen.
+    fn score(&mut self, test: &[&Question], documents: &[&str]) -> Result<Outcome> {
+        let scores = self.evaluator.score_answers(test, self.form, "")?;
+        let mut n_true = 0;
+        for question in test {
+            let written = self.evaluator.write(question, self.form, "", 16)?;
+            n_true += usize::from(is_true(&written, question));
+        }
+        Ok(Outcome {
+            mc1: McScore::mean(&scores).mc1,
+            greedy: n_true as f64 / test.len() as f64,
+            kl: self.evaluator.divergence(documents)?.kl,
+        })
+    }
+
+    /// All heads by effect, by cause and at random, the best first.
+    fn rankings(
         &mut self,
         development: &Development,
         questions: Vec<&Question>,
         documents: &[&str],
         seed: u64,
-    ) -> Result<Vec<SteeringVector>> {
+    ) -> Result<[Vec<Site>; 3]> {
         let trial = Trial {
             questions,
             form: self.form,
@@ -172,17 +179,33 @@ impl Run<'_, '_> {
         }
         let mut random: Vec<Site> = development.scores.iter().map(|score| score.site).collect();
         random.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let of = |sites: &[Site]| {
-            let k = K.min(sites.len());
-            development.ranked(&sites[..k])?.vector(self.store, k, DIRECTION)
-        };
-        Ok(vec![
-            development.vector(self.store, K, DIRECTION)?,
-            of(&ranking(&heads, Selection::Effect)?)?,
-            of(&ranking(&heads, Selection::Causal)?)?,
-            of(&random)?,
-            development.random(self.store, K, seed)?,
-        ])
+        Ok([ranking(&heads, Selection::Effect)?, ranking(&heads, Selection::Causal)?, random])
+    }
+
+    /// A vector of each of [`RANKINGS`].
+    fn vectors(
+        &self,
+        development: &Development,
+        rankings: &[Vec<Site>; 3],
+        k: usize,
+        seed: u64,
+    ) -> Result<Vec<SteeringVector>> {
+        let mut vectors = vec![development.vector(self.store, k, DIRECTION)?];
+        for sites in rankings {
+            let k = k.min(sites.len());
+            vectors.push(development.ranked(&sites[..k])?.vector(self.store, k, DIRECTION)?);
+        }
+        vectors.push(development.random(self.store, k, seed)?);
+        Ok(vectors)
+    }
+}
+
+impl Outcome {
+    /// Adds one fold of two.
+    fn add_half(&mut self, fold: Self) {
+        self.mc1 += fold.mc1 / 2.0;
+        self.greedy += fold.greedy / 2.0;
+        self.kl += fold.kl / 2.0;
     }
 }
 
@@ -195,12 +218,13 @@ fn print(outcomes: &Outcomes, base: &[f64]) {
         (sum / (values.len() as f64 - 1.0).max(1.0)).sqrt()
     };
     println!("\nno steering: MC1 {:.1} ± {:.1}", 100.0 * mean(base), 100.0 * spread(base));
-    println!("budget  ranking               MC1            true            KL");
-    for (&(budget, ranking), runs) in outcomes {
+    println!("K  budget  ranking               MC1            true            KL");
+    for (&(k, budget, ranking), runs) in outcomes {
         let of = |value: fn(&Outcome) -> f64| runs.iter().map(value).collect::<Vec<f64>>();
         let (mc1, greedy, kl) = (of(|o| 100.0 * o.mc1), of(|o| 100.0 * o.greedy), of(|o| o.kl));
         println!(
-            "{:<7} {:<14} {:>7.1} ± {:<5.1} {:>7.1} ± {:<5.1} {:>9.4}",
+            "{:<2} {:<7} {:<14} {:>7.1} ± {:<5.1} {:>7.1} ± {:<5.1} {:>9.4}",
+            KS[k],
             BUDGETS[budget],
             RANKINGS[ranking],
             mean(&mc1),

@@ -232,3 +232,62 @@ fn refuses_what_it_does_not_know() {
         inspect(&projector).assert().code(1).stderr(message);
     }
 }
+
+/// A sidecar of a vector that steers a fixture, beside it.
+fn steering_sidecar(model: &Path, heads: &[(usize, usize)]) -> PathBuf {
+    let file = Gguf::open(model).expect("sound");
+    let geometry = candor::Geometry::read(&file).expect("a model");
+    let sidecar = Sidecar {
+        vector: common::steering::vector(geometry, heads, 1),
+        about: About {
+            head_accuracy: Vec::new(),
+            alpha: 4.0,
+            ..sidecar(fingerprint(&file).expect("a model")).about
+        },
+    };
+    let path = default_path(model, "truth").expect("a name");
+    sidecar.write(&path).expect("writable");
+    path
+}
+
+#[test]
+fn verifies_a_sidecar_on_its_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = Fixture::new(Arch::Llama).write(folder.path());
+    let path = steering_sidecar(&model, &[(0, 1), (2, 3)]);
+    let mut command = inspect(&path);
+    command.arg("--verify").arg("-m").arg(&model);
+    let facts = common::program::json(&mut command);
+    let verify = &facts["verify"];
+    assert_eq!(verify["fingerprint_matches"], true);
+    assert_eq!(verify["off_is_off"], true);
+    assert_eq!(verify["layers_in_graph"], json!([0, 2]));
+    assert_eq!(verify["layers_in_callback"], json!([]));
+    assert!(verify["kl"].as_f64().expect("a number") > 0.0);
+    let completions = verify["completions"].as_array().expect("a list");
+    assert_eq!(completions.len(), 3);
+    assert!(completions.iter().any(|of| of["before"] != of["after"]), "{completions:?}");
+
+    // Without a file it is the sidecar beside the model.
+    let mut command = Command::cargo_bin("candor").expect("the program is built");
+    command.args(["inspect", "--verify", "-m"]).arg(&model);
+    let out = command.assert().success().stdout(predicate::str::contains("off is off, to the bit"));
+    out.stdout(predicate::str::contains("made for this model     yes"));
+}
+
+#[test]
+fn fails_where_a_sidecar_was_made_for_another_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = Fixture::new(Arch::Llama).write(folder.path());
+    let path = steering_sidecar(&model, &[(1, 1)]);
+    let other = Fixture::new(Arch::Llama).seed(1).write(folder.path());
+    let mut command = inspect(&path);
+    command.arg("--verify").arg("-m").arg(&other);
+    command
+        .assert()
+        .code(1)
+        .stdout(predicate::str::contains("made for this model     NO"))
+        .stderr(predicate::str::contains("the sidecar was made for the model"));
+    let mut command = inspect(&model);
+    command.arg("--verify").assert().code(1).stderr(predicate::str::contains("only a sidecar"));
+}

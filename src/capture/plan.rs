@@ -88,10 +88,7 @@ impl PlannedBatch {
     /// If the list is shorter than the one that was planned.
     #[must_use]
     pub fn to_batch_at(&self, texts: &[Text], start: usize) -> (Batch, Vec<Vec<usize>>) {
-        let mut tree = Tree::default();
-        for (seq, text) in texts[self.texts.clone()].iter().enumerate() {
-            tree.insert(text, seq);
-        }
+        let tree = Tree::of(&texts[self.texts.clone()]);
         let mut batch = Batch::new();
         let mut paths = vec![Vec::new(); self.texts.len()];
         let mut stack: Vec<usize> = tree.roots.iter().rev().copied().collect();
@@ -108,7 +105,8 @@ impl PlannedBatch {
     }
 }
 
-/// Distributes texts over batches, in order.
+/// Distributes texts over batches, in order, each as full as it can be without parting texts that
+/// begin alike where there is a better place.
 ///
 /// # Errors
 /// [`Error::PromptTooLong`] for a text that alone exceeds the limit, [`Error::Invalid`] for an
@@ -119,8 +117,9 @@ pub fn plan(
     name: impl Fn(usize) -> String,
 ) -> Result<Vec<PlannedBatch>> {
     let mut batches: Vec<PlannedBatch> = Vec::new();
-    // The tree of the newest batch only: a plan is small, however large the data set.
+    // Of the newest batch only: a plan is small, however large the data set.
     let mut tree = Tree::default();
+    let mut joins: Vec<Join> = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         if text.tokens.is_empty() {
             return Err(Error::invalid(name(i), "the text has no tokens"));
@@ -132,13 +131,31 @@ pub fn plan(
                 n_ctx: limits.longest,
             });
         }
+        let join = Join { n_shared: tree.n_shared(text), n_before: tree.nodes.len() };
         let fits = batches.last().is_some_and(|batch| {
-            let n_new = text.tokens.len() - tree.n_shared(text);
+            let n_new = text.tokens.len() - join.n_shared;
             batch.texts.len() < limits.n_seq && tree.nodes.len() + n_new <= limits.n_token
         });
-        if !fits {
-            tree = Tree::default();
-            batches.push(PlannedBatch { texts: i..i, n_token: 0 });
+        if fits {
+            joins.push(join);
+        } else {
+            let mut start = batches.last().map_or(i, |batch| batch.texts.start + cut(&joins, join));
+            tree = Tree::of(&texts[start..i]);
+            if tree.nodes.len() + text.tokens.len() - tree.n_shared(text) > limits.n_token {
+                (start, tree) = (i, Tree::default());
+            }
+            if let Some(batch) = batches.last_mut() {
+                let kept = start - batch.texts.start;
+                batch.texts.end = start;
+                batch.n_token = joins.get(kept).map_or(batch.n_token, |join| join.n_before);
+            }
+            batches.push(PlannedBatch { texts: start..i, n_token: 0 });
+            joins.clear();
+            let mut moved = Tree::default();
+            for text in &texts[start..=i] {
+                joins.push(Join { n_shared: moved.n_shared(text), n_before: moved.nodes.len() });
+                moved.insert(text, 0);
+            }
         }
         if let Some(batch) = batches.last_mut() {
             tree.insert(text, i - batch.texts.start);
@@ -147,6 +164,27 @@ pub fn plan(
         }
     }
     Ok(batches)
+}
+
+/// How a text came to its batch: the tokens that it shared with those before it, and those that the
+/// batch had.
+#[derive(Debug, Clone, Copy)]
+struct Join {
+    n_shared: usize,
+    n_before: usize,
+}
+
+/// Where to end a full batch, so that the least is computed again in the next one: at a text of its
+/// second half that shares least with those before it, such as the first answer of a question; else
+/// before the text that does not fit, whose join is `last`.
+fn cut(joins: &[Join], last: Join) -> usize {
+    let is_late = |join: &Join| 2 * join.n_before >= last.n_before;
+    let late = joins.iter().enumerate().skip(1).filter(|(_, join)| is_late(join));
+    let least = late.rev().min_by_key(|(_, join)| join.n_shared);
+    match least {
+        Some((i, join)) if join.n_shared < last.n_shared => i,
+        _ => joins.len(),
+    }
 }
 
 /// A prefix tree over (token, row).
@@ -165,6 +203,14 @@ struct Node {
 }
 
 impl Tree {
+    fn of(texts: &[Text]) -> Self {
+        let mut tree = Self::default();
+        for (seq, text) in texts.iter().enumerate() {
+            tree.insert(text, seq);
+        }
+        tree
+    }
+
     fn child(&self, of: Option<usize>, key: (i32, usize)) -> Option<usize> {
         let children = of.map_or(&self.roots, |n| &self.nodes[n].children);
         children.iter().copied().find(|&c| self.nodes[c].key == key)
@@ -225,6 +271,27 @@ mod tests {
         let (batch, paths) = batches[0].to_batch(&texts);
         assert_eq!(batch.len(), 5);
         assert_eq!(paths, [vec![0, 1, 2, 3], vec![0, 1, 4], vec![0, 1, 2]]);
+    }
+
+    #[test]
+    fn ends_a_batch_where_the_least_is_computed_again() {
+        // Two questions of three answers; the sixth text does not fit.
+        let texts = plain(&[
+            &[1, 2, 3, 4, 10],
+            &[1, 2, 3, 4, 11],
+            &[1, 2, 3, 4, 12],
+            &[1, 5, 6, 7, 20],
+            &[1, 5, 6, 7, 21],
+            &[1, 5, 6, 7, 22],
+        ]);
+        let batches = planned(&texts, Limits { n_token: 12, ..WIDE });
+        let ranges: Vec<_> = batches.iter().map(|batch| batch.texts.clone()).collect();
+        assert_eq!(ranges, [0..3, 3..6]);
+        assert_eq!(batches.iter().map(PlannedBatch::n_token).sum::<usize>(), 7 + 7);
+        // Where every text shares alike, batches are filled.
+        let alike = plain(&[&[1, 2, 10], &[1, 2, 11], &[1, 2, 12], &[1, 2, 13]]);
+        let batches = planned(&alike, Limits { n_token: 5, ..WIDE });
+        assert_eq!(batches.iter().map(|b| b.texts.clone()).collect::<Vec<_>>(), [0..3, 3..4]);
     }
 
     #[test]

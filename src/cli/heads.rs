@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::table::table;
 use crate::Site;
 use crate::select::causal_score;
-use crate::steer::{Selection, Sidecar};
+use crate::steer::{Selection, Sidecar, SteeringVector};
 
 /// A steered head, as `--json` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -13,15 +13,15 @@ pub(super) struct Head {
     #[serde(flatten)]
     pub(super) site: Site,
     /// Validation accuracy of the probe, 0 to 1.
-    accuracy: f32,
+    pub(super) accuracy: f32,
     /// Standard deviation of the outputs along the direction.
-    sigma: f32,
+    pub(super) sigma: f32,
     /// What moving it by itself does, in nats; absent where that was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    effect: Option<f32>,
+    pub(super) effect: Option<f32>,
     /// What that costs, in nats per token of neutral text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cost: Option<f32>,
+    pub(super) cost: Option<f32>,
 }
 
 /// The steered heads of a sidecar in the order in which they were chosen; equals by their place.
@@ -51,6 +51,22 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
     // The sort is stable, and a vector's heads are ordered by site.
     heads.sort_by(|a, b| merit(b).total_cmp(&merit(a)));
     heads
+}
+
+/// How much a vector steers: `12 heads`, `31 layers`, `12 heads and 31 layers`.
+pub(super) fn amount(vector: &SteeringVector) -> String {
+    let n_layer = vector.layers().map_or(0, |layers| layers.directions().len());
+    amount_of(vector.heads().len(), n_layer)
+}
+
+/// The same for these numbers.
+pub(super) fn amount_of(n_head: usize, n_layer: usize) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    match (n_head, n_layer) {
+        (n, 0) => count(n, "head"),
+        (0, n) => count(n, "layer"),
+        (n, m) => format!("{} and {}", count(n, "head"), count(m, "layer")),
+    }
 }
 
 /// The first `n` heads in columns, and how many there are besides.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::table::{self, printable_line};
 use crate::Error;
+use crate::error::is_command;
 
 /// A heading or a label that matters.
 pub(super) const BOLD: Style = Style::new().bold();
@@ -153,17 +154,16 @@ pub(super) fn printable(text: &str) -> String {
 
 /// JSON leaves DEL and the control characters of Latin-1 as they are; some terminals obey these.
 fn json_for_terminals(json: &str) -> Cow<'_, str> {
-    let is_command = |c: char| c.is_control() && c != '\n';
-    if !json.contains(is_command) {
+    let is_hidden = |c: char| is_command(c) && c != '\n';
+    if !json.contains(is_hidden) {
         return Cow::Borrowed(json);
     }
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
-        match c {
-            c if is_command(c) => {
-                let _ = write!(text, "\\u{:04x}", u32::from(c));
-            }
-            c => text.push(c),
+        if is_hidden(c) {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
         }
     }
     Cow::Owned(text)

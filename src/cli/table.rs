@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::output::{BOLD, DIM};
+use crate::error::is_command;
 
 /// A line per fact: its name, then its value, the values below each other.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
@@ -19,8 +20,8 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
 /// A header and rows of as many cells, every column to the right.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].len());
-        cells.chain([header[column].len()]).max().unwrap_or(0)
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
     let line = |cells: [&str; N]| {
         let cells: Vec<String> = cells
@@ -58,13 +59,10 @@ fn scaled(n: u64, units: [&str; 4]) -> String {
     }
 }
 
-/// A text from a stranger's file with nothing in it that commands a terminal, breaks XML, or shows
-/// what stands beside it in another order (the embeddings, overrides and isolates of Unicode's
-/// bidirectional text).
+/// A text from a stranger's file with nothing in it that commands a terminal, breaks XML, or shows what
+/// stands beside it in another order.
 pub(super) fn printable_line(text: &str) -> String {
-    let is_hidden =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_command(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

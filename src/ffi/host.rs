@@ -11,6 +11,8 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
+use crate::error::is_command;
+
 /// Whether llama.cpp's log goes to stderr.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 /// The newest warnings and errors, oldest first: the evidence for an [`crate::Error`].
@@ -54,7 +56,7 @@ unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: 
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
         // It quotes the model's file, which must not command the terminal.
-        let is_plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+        let is_plain = |c: &char| !is_command(*c) || matches!(c, '\n' | '\t');
         let plain: String = text.chars().filter(is_plain).collect();
         // A closed stderr is no reason to fail.
         let _ = std::io::stderr().write_all(plain.as_bytes());

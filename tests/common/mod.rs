@@ -4,6 +4,8 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod control;
+pub mod decided;
 pub mod fixture;
 pub mod heads;
 pub mod host;
@@ -13,6 +15,7 @@ pub mod place;
 pub mod program;
 pub mod quantize;
 pub mod script;
+pub mod server;
 pub mod steering;
 #[cfg(feature = "cli")]
 pub mod worker;

@@ -2,6 +2,7 @@
 //! the file alone; with `--verify`, what a sidecar does.
 
 mod control;
+mod metadata;
 mod model;
 mod sidecar;
 mod store;
@@ -48,6 +49,11 @@ pub(super) struct InspectArgs {
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 
+    /// Show nothing but a GGUF file's metadata, key by key, as one JSON object: what
+    /// docs/sidecar.schema.json describes of a sidecar.
+    #[arg(long, conflicts_with_all = ["verify", "plot", "all"])]
+    metadata: bool,
+
     /// Try a sidecar on the model (-m) with a few texts. Fails where it was made for another one.
     #[arg(long)]
     verify: bool,
@@ -73,6 +79,10 @@ impl InspectArgs {
             Format::of(plot)?;
         }
         let path = self.path()?;
+        if self.metadata {
+            output.json(&metadata::of(&path)?);
+            return Ok(());
+        }
         let mut facts = Facts::of(&path)?;
         if self.verify {
             let Facts::Sidecar(sidecar) = &mut facts else {

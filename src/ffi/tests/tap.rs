@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as ggml;
 
-use super::super::tap::{Pass, Path, Reader, Tap, TapError};
+use super::super::tap::{Kind, Pass, Path, Reader, Tap, TapError};
 use super::graph::{Graph, Node, get, set};
 
 const WIDTH: usize = 4;
@@ -17,7 +17,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// One pass of `rows.len()` tokens that observes nothing.
 fn pass<T>(tap: &mut Tap, rows: &[i32], run: impl FnOnce() -> T) -> (T, Result<(), TapError>) {
-    let pass = Pass { rows, want: &[], tokens: None };
+    let pass = Pass { rows, want: &[], tokens: None, outputs: None };
     tap.pass(&pass, &mut [], run).expect("the pass begins")
 }
 
@@ -33,15 +33,15 @@ fn reshaped() -> (Graph, Node, Node) {
 #[test]
 fn a_token_on_row_0_keeps_even_its_negative_zeros() {
     let (graph, result, node) = reshaped();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     set(result, &VALUES);
     pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     set(result, &VALUES);
     let (answers, verdict) = pass(&mut tap, &[0, 1], || graph.run(callback));
     verdict.unwrap();
-    assert_eq!((answers, tap.path(0)), (vec![false], Path::InGraph));
+    assert_eq!((answers, tap.path(Kind::Heads, 0)), (vec![false], Path::InGraph));
     let got = get(node, VALUES.len());
     assert_eq!(bits(&got[..WIDTH]), bits(&VALUES[..WIDTH]));
     // Where a row adds nothing to a value, that one is kept, too.
@@ -51,7 +51,7 @@ fn a_token_on_row_0_keeps_even_its_negative_zeros() {
 #[test]
 fn a_graph_without_anything_to_add_is_as_it_was() {
     let (graph, result, node) = reshaped();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     // SAFETY: the node lives as long as the graph.
     let shape = || unsafe { ((*node).op, (*node).src) };
@@ -59,13 +59,13 @@ fn a_graph_without_anything_to_add_is_as_it_was() {
     assert_eq!(before.0, ggml::GGML_OP_RESHAPE);
     pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
     for _ in 0..2 {
-        tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+        tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
         pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
         assert_eq!(shape().0, ggml::GGML_OP_ADD_ID);
-        tap.set_row(0, 1, None).unwrap();
+        tap.set_row(Kind::Heads, 0, 1, None).unwrap();
         set(result, &VALUES);
         pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
-        assert_eq!((shape(), tap.path(0)), (before, Path::Watched));
+        assert_eq!((shape(), tap.path(Kind::Heads, 0)), (before, Path::Watched));
         assert_eq!(bits(&get(node, VALUES.len())), bits(&VALUES));
     }
 }
@@ -77,7 +77,7 @@ fn reader(build: impl FnOnce(&mut Graph, Node)) -> Reader {
     let node = graph.reshape("kqv_out-0", result, WIDTH, N_TOKEN);
     build(&mut graph, node);
     graph.allocate();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     pass(&mut tap, &[0, 0], || graph.ask(callback)).1.unwrap();
     tap.reader(0)
@@ -160,17 +160,17 @@ fn rotated() -> (Graph, Node, Node) {
 #[test]
 fn steers_rotated_heads_in_their_own_terms() {
     let (graph, result, flat) = rotated();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     // One row is set before anything is known, and once more after.
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     for again in [false, true] {
         set(result, &VALUES);
         pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
         assert_eq!((tap.reader(0), tap.rotation(0)), (Reader::Projection, 2));
         let plain = get(flat, VALUES.len());
         if again {
-            tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+            tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
         }
         set(result, &VALUES);
         pass(&mut tap, &[0, 1], || graph.run(callback)).1.unwrap();
@@ -188,10 +188,113 @@ fn steers_rotated_heads_in_their_own_terms() {
 #[test]
 fn a_first_pass_that_steers_rotated_heads_is_an_error() {
     let (graph, _, _) = rotated();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     let (_, verdict) = pass(&mut tap, &[0, 1], || graph.ask(callback));
     assert_eq!(verdict, Err(TapError::Rotated { layer: 0 }));
     pass(&mut tap, &[0, 1], || graph.run(callback)).1.unwrap();
+}
+
+/// A layer's output with a control vector of -0.0: the output, and the ADD named `l_out-1`.
+fn output() -> (Graph, Node, Node) {
+    let mut graph = Graph::new();
+    let result = graph.leaf("result", WIDTH, N_TOKEN);
+    let vector = graph.leaf("vector", WIDTH, 1);
+    let node = graph.add("l_out-1", result, vector);
+    graph.allocate();
+    set(vector, &[-0.0; WIDTH]);
+    (graph, result, node)
+}
+
+#[test]
+fn an_added_vector_gives_way_to_each_tokens_row_and_comes_back() {
+    let (graph, result, node) = output();
+    let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 2, 8, true).unwrap();
+    let callback = tap.callback();
+    // SAFETY: the node lives as long as the graph.
+    let shape = || unsafe { ((*node).op, (*node).src) };
+    let before = shape();
+    pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
+    assert_eq!((shape(), tap.path(Kind::Output, 1)), (before, Path::Watched));
+    for _ in 0..2 {
+        tap.set_row(Kind::Output, 1, 1, Some(&OFFSET)).unwrap();
+        set(result, &VALUES);
+        let (answers, verdict) = pass(&mut tap, &[0, 1], || graph.run(callback));
+        verdict.unwrap();
+        assert_eq!((answers, tap.path(Kind::Output, 1)), (vec![false], Path::InGraph));
+        assert_eq!(shape().0, ggml::GGML_OP_ADD_ID);
+        let got = get(node, VALUES.len());
+        assert_eq!(bits(&got[..WIDTH]), bits(&VALUES[..WIDTH]));
+        assert_eq!(bits(&got[WIDTH..]), bits(&[1.0, -1.0, -0.0, -0.5]));
+        tap.set_row(Kind::Output, 1, 1, None).unwrap();
+        set(result, &VALUES);
+        pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
+        assert_eq!(shape(), before);
+        assert_eq!(bits(&get(node, VALUES.len())), bits(&VALUES));
+    }
+}
+
+#[test]
+fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
+    let mut graph = Graph::new();
+    let attention = graph.leaf("attention", WIDTH, 3);
+    graph.reshape("kqv_out-0", attention, WIDTH, 3);
+    let result = graph.leaf("result", WIDTH, N_TOKEN);
+    let vector = graph.leaf("vector", WIDTH, 1);
+    let node = graph.add("l_out-1", result, vector);
+    graph.allocate();
+    set(vector, &[-0.0; WIDTH]);
+    for in_graph in [true, false] {
+        let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 3, 8, in_graph).unwrap();
+        let callback = tap.callback();
+        let rows = [2, 1, 0];
+        let mut try_with = |tap: &mut Tap, outputs: Option<&[i8]>| {
+            set(result, &[1.0; WIDTH * N_TOKEN]);
+            let pass = Pass { rows: &rows, want: &[], tokens: None, outputs };
+            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1?;
+            graph.run(callback);
+            Ok::<_, TapError>(())
+        };
+        try_with(&mut tap, Some(&[1, 0, 1])).unwrap();
+        tap.set_row(Kind::Output, 1, 1, Some(&[10.0; WIDTH])).unwrap();
+        tap.set_row(Kind::Output, 1, 2, Some(&[20.0; WIDTH])).unwrap();
+        let pass = Pass { rows: &rows, want: &[], tokens: None, outputs: Some(&[0, 1, 1]) };
+        set(result, &[1.0; WIDTH * N_TOKEN]);
+        if in_graph {
+            // The bank exists since the graph came by.
+            tap.pass(&pass, &mut [], || graph.run(callback)).unwrap().1.unwrap();
+            let got = get(node, WIDTH * N_TOKEN);
+            assert_eq!((got[0], got[WIDTH]), (11.0, 1.0));
+            assert_eq!(tap.path(Kind::Output, 1), Path::InGraph);
+        } else {
+            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1.unwrap();
+            assert_eq!(tap.path(Kind::Output, 1), Path::Callback);
+        }
+        // Two columns, and three tokens are wanted, or nobody knows which.
+        for outputs in [Some(&[1i8, 1, 1][..]), None] {
+            let error = try_with(&mut tap, outputs).unwrap_err();
+            assert!(matches!(error, TapError::Miscount { kind: Kind::Output, layer: 1, .. }));
+        }
+    }
+}
+
+#[test]
+fn an_addition_of_computed_values_is_no_control_vector() {
+    let mut graph = Graph::new();
+    let result = graph.leaf("result", WIDTH, 1);
+    let other = graph.leaf("other", WIDTH, 1);
+    let computed = graph.add("sum", result, other);
+    graph.add("l_out-1", result, computed);
+    // The scheduler's copy of what another device computed.
+    let copy = graph.leaf("CUDA0#sum#0", WIDTH, 1);
+    graph.add("l_out-2", result, copy);
+    graph.allocate();
+    for layer in [1, 2] {
+        let mut tap = Tap::new(&[WIDTH; 3], WIDTH, 2, 8, true).unwrap();
+        let callback = tap.callback();
+        tap.set_row(Kind::Output, layer, 1, Some(&OFFSET)).unwrap();
+        let (_, verdict) = pass(&mut tap, &[1], || graph.ask(callback));
+        assert_eq!(verdict, Err(TapError::Miscount { kind: Kind::Output, layer, got: 0 }));
+    }
 }

@@ -1,0 +1,182 @@
+//! `candor card`: what is known of a vector, in Markdown.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use candor::gguf::{Gguf, TensorType};
+use candor::steer::{About, DirectionKind, Positions, Selection, Sidecar, default_path};
+use candor::{Geometry, fingerprint};
+use common::fixture::{Arch, Fixture};
+use common::program::{candor, refusal};
+use common::steering::vector;
+use serde_json::json;
+
+struct Shelf {
+    folder: tempfile::TempDir,
+    model: PathBuf,
+    sidecar: Sidecar,
+    path: PathBuf,
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = Fixture::new(Arch::Llama).quantized(TensorType::Q8_0).write(folder.path());
+        let file = Gguf::open(&model).expect("sound");
+        let geometry = Geometry::read(&file).expect("a model");
+        let n_site = geometry.n_layer * geometry.n_head;
+        let mut vector = vector(geometry, &[(0, 1), (2, 3)], 1);
+        // Numbers that no rounding of another machine's moves.
+        vector = &vector * 0.0;
+        let mut effect = vec![f32::NAN; n_site];
+        (effect[1], effect[n_site - 1]) = (0.25, 0.5);
+        let sidecar = Sidecar {
+            vector,
+            about: About {
+                architecture: "llama".to_owned(),
+                name: "truth | <b>".to_owned(),
+                description: Some("Says what is so.\n# and nothing else".to_owned()),
+                license: Some("MIT OR Apache-2.0".to_owned()),
+                author: None,
+                model_name: "tiny llama".to_owned(),
+                model_fingerprint: fingerprint(&file).expect("a model"),
+                candor_version: "0.1.0".to_owned(),
+                direction: DirectionKind::MassMean,
+                alpha: 7.5,
+                positions: Positions::Generated,
+                seed: 42,
+                data_name: "facts".to_owned(),
+                data_sha256: "ab".repeat(32),
+                prompt: "Q: {question} A: {answer}".to_owned(),
+                split: "80 % and 20 %".to_owned(),
+                selection: Selection::Effect,
+                head_accuracy: vec![0.5; n_site],
+                head_cost: effect.iter().map(|x| x / 64.0).collect(),
+                head_effect: effect,
+            },
+        };
+        let path = default_path(&model, "truth").expect("a name");
+        sidecar.write(&path).expect("writable");
+        Self { folder, model, sidecar, path }
+    }
+
+    fn card(&self) -> Command {
+        let mut command = candor(self.folder.path());
+        command.arg("card").arg("-m").arg(&self.model);
+        command
+    }
+
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.card().args(arguments).args(["-o", "-"]).assert().success();
+        String::from_utf8(output.get_output().stdout.clone()).expect("UTF-8")
+    }
+
+    /// What `candor eval` writes of a vector, and more.
+    fn report(&self, vector_fingerprint: Option<String>) -> serde_json::Value {
+        let row = |name: &str, mc1: f64| {
+            json!({
+                "name": name, "mc1": mc1, "mc2": 0.25, "mc3": 0.375, "ce": 1.5, "kl": 0.0625,
+                "true": null, "info": null, "something new": [1],
+                "interval": { "mc1": { "mean": mc1, "low": 0.125, "high": 0.875 } },
+            })
+        };
+        json!({
+            "candor": "0.1.0",
+            "command": "candor eval --report r",
+            "model": { "name": "tiny llama", "fingerprint": self.sidecar.about.model_fingerprint },
+            "data": { "name": "other facts", "sha256": "cd".repeat(32) },
+            "settings": {
+                "vector": "2-fold", "vector_fingerprint": vector_fingerprint,
+                "policy": "generated", "selection": "causal", "n_random": 3, "n_document": 40,
+                "judge": "word for word", "seed": 1,
+            },
+            "folds": [{ "k": 2, "alpha": 7.5 }],
+            "rows": [row("base", 0.5), row("iti", 0.75), row("random", 0.5)],
+            "n_question": 12,
+        })
+    }
+
+    fn write_report(&self, report: &serde_json::Value) -> PathBuf {
+        let path = self.folder.path().join("report.json");
+        std::fs::write(&path, report.to_string()).expect("writable");
+        path
+    }
+}
+
+fn of(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn says_what_was_measured() {
+    let shelf = Shelf::new();
+    let report = shelf.write_report(&shelf.report(Some(shelf.sidecar.fingerprint())));
+    insta::assert_snapshot!(shelf.text(&["--report", of(&report)]));
+}
+
+#[test]
+fn says_that_nothing_was_measured_where_nothing_was() {
+    let shelf = Shelf::new();
+    let text = shelf.text(&[]);
+    assert!(text.contains("Nothing was measured"), "{text}");
+    assert!(!text.contains("MC1"), "no empty table");
+}
+
+#[test]
+fn lies_beside_the_sidecar() {
+    let shelf = Shelf::new();
+    shelf.card().assert().success();
+    let card = std::fs::read_to_string(shelf.path.with_extension("md")).expect("was written");
+    assert_eq!(card, shelf.text(&[]));
+    // Front matter: what is between the first two lines of dashes.
+    let front = card.strip_prefix("---\n").and_then(|rest| rest.split_once("\n---\n"));
+    let (front, _) = front.expect("front matter comes first");
+    assert!(front.contains("license: \"other\"\nlicense_name: \"MIT OR Apache-2.0\""), "{front}");
+    assert!(
+        front
+            .lines()
+            .all(|line| line.starts_with("  - ") || line.contains(": ") || line == "tags:")
+    );
+}
+
+#[test]
+fn says_of_cross_validation_that_another_vector_was_scored() {
+    let shelf = Shelf::new();
+    let report = shelf.write_report(&shelf.report(None));
+    let text = shelf.text(&["--report", of(&report)]);
+    assert!(text.contains("Not this very vector was scored"), "{text}");
+    assert!(text.contains("heads chosen by causal"), "{text}");
+}
+
+#[test]
+fn refuses_reports_of_something_else() {
+    let shelf = Shelf::new();
+    let message = |report: &serde_json::Value| {
+        let path = shelf.write_report(report);
+        refusal(shelf.card().arg("--report").arg(path))
+    };
+    let other = message(&shelf.report(Some("00".repeat(32))));
+    assert!(other.contains("is of another vector"), "{other}");
+    let mut report = shelf.report(None);
+    report["model"]["fingerprint"] = json!("00");
+    let other = message(&report);
+    assert!(other.contains("is of another model than the sidecar"), "{other}");
+    let none = message(&json!({ "rows": [] }));
+    assert!(none.contains("is no report.json of `candor eval --report DIR`"), "{none}");
+    let missing = refusal(shelf.card().args(["--report", "nowhere.json"]));
+    assert!(missing.contains("cannot read nowhere.json"), "{missing}");
+}
+
+#[test]
+fn refuses_a_sidecar_of_another_model() {
+    let shelf = Shelf::new();
+    let other = Fixture::new(Arch::Qwen3).write(shelf.folder.path());
+    let mut command = candor(shelf.folder.path());
+    command.arg("card").arg("-m").arg(&other);
+    let none = refusal(&mut command);
+    assert!(none.contains("none is beside the model that was made for it"), "{none}");
+    let message = refusal(command.arg("--steer").arg(&shelf.path));
+    assert!(message.contains("give its own model with -m"), "{message}");
+}
