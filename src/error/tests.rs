@@ -29,7 +29,7 @@ macro_rules! variants {
 
 variants! {
     Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, Invalid, Device, Worker,
-    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted,
+    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge,
 }
 
 /// What no file can bring about: llama.cpp would have to compute another graph than it does for any
