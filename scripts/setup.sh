@@ -3,6 +3,7 @@
 #
 #     scripts/setup.sh          installs what is missing; one line when nothing is
 #     scripts/setup.sh --env    prints the environment that cargo needs here, often nothing
+#     scripts/setup.sh --browser    installs Chromium, in which a test opens a report
 #
 # With SETUP_DRY_RUN=1 it prints what it would run and installs nothing.
 #
@@ -91,6 +92,8 @@ libclang_folder() {
 
 has_libclang() { libclang_folder >/dev/null; }
 
+has_browser() { has chromium || has chromium-browser || has google-chrome; }
+
 # What is missing, in words that package_of knows.
 missing() {
     has_c || echo c
@@ -107,6 +110,7 @@ reason() {
         make) echo "make, which CMake drives" ;;
         cmake) echo "CMake, which configures llama.cpp" ;;
         libclang) echo "libclang, with which bindgen reads the C headers" ;;
+        browser) echo "Chromium, in which a test opens a report" ;;
     esac
 }
 
@@ -118,6 +122,7 @@ package_of() {
         apt-get:c | apt-get:cxx | apt-get:make) echo build-essential ;;
         apt-get:cmake) echo cmake ;;
         apt-get:libclang) echo libclang-dev ;;
+        apt-get:browser | dnf:browser) echo chromium ;;
         dnf:c) echo gcc ;;
         dnf:cxx) echo gcc-c++ ;;
         dnf:make) echo make ;;
@@ -193,7 +198,7 @@ check_rust() {
         die "cargo $found is too old, $wanted is needed: run 'rustup update stable', or see https://rustup.rs"
 }
 
-# ---- the two ways to call it ----------------------------------------------------------------
+# ---- the ways to call it ----------------------------------------------------------------
 
 # clang-sys looks everywhere but where Homebrew on Apple silicon puts its llvm.
 if [ "${1:-}" = --env ]; then
@@ -202,6 +207,15 @@ if [ "${1:-}" = --env ]; then
             /opt/homebrew/*) echo LIBCLANG_PATH=/opt/homebrew/opt/llvm/lib ;;
         esac
     fi
+    exit
+fi
+
+if [ "${1:-}" = --browser ]; then
+    if ! has_browser; then
+        if is_macos || ! { has apt-get || has dnf; }; then die "no browser here: put chromium on the path"; fi
+        install browser
+    fi
+    say "ready: a browser, for the test that opens a report"
     exit
 fi
 

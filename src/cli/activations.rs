@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::args::{DataArgs, ModelArgs};
 use super::capture::{KEPT, run_capture};
 use super::embedded;
 use super::output::Output;
-use crate::capture::Store;
+use crate::capture::{CaptureParams, Store};
 use crate::data::{Dataset, PromptForm};
 use crate::{Error, Geometry, Model, Result};
 
@@ -21,15 +20,14 @@ impl Activations {
     /// that was stopped finds it again.
     pub(super) fn open(
         file: Option<&PathBuf>,
-        (model_args, data_args): (&ModelArgs, &DataArgs),
+        params: &CaptureParams,
         model: &Model,
         data: &Dataset,
-        form: &PromptForm,
         output: Output,
     ) -> Result<Self> {
         if let Some(path) = file.filter(|path| path.exists()) {
             let store = Store::open(path)?;
-            check_store(&store, model, data, form)?;
+            check_store(&store, model, data, &params.form)?;
             return Ok(Self { store, temporary: false });
         }
         let path = match file {
@@ -41,13 +39,12 @@ impl Activations {
                     short(model.fingerprint()),
                     short(&data.sha256),
                     data.questions.len(),
-                    if form.is_chat() { "-chat" } else { "" },
+                    if params.form.is_chat() { "-chat" } else { "" },
                 );
                 embedded::cache_folder("activations")?.join(name)
             }
         };
-        let params = data_args.capture_params(model_args, data, model)?;
-        run_capture(model, data, &params, &path, KEPT, output)?;
+        run_capture(model, data, params, &path, KEPT, output)?;
         Ok(Self { store: Store::open(&path)?, temporary: file.is_none() })
     }
 

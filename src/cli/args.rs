@@ -114,7 +114,8 @@ impl ModelArgs {
 #[derive(Debug, Args)]
 pub(super) struct DataArgs {
     /// Labelled texts: TruthfulQA.csv, mc_task.json, a CSV of statement,label, or JSONL of
-    /// {"prompt", "answer", "label"} or {"positive", "negative"} [default: the demo's questions].
+    /// {"prompt", "answer", "label"}, {"question", "choices", "answer"}, {"question", "true",
+    /// "false"} or {"positive", "negative"} [default: the demo's questions].
     #[arg(short, long, value_name = "FILE")]
     pub(super) data: Option<PathBuf>,
 
@@ -143,11 +144,7 @@ impl DataArgs {
         if self.chat {
             return ChatTemplate::of(model).form();
         }
-        self.template
-            .as_deref()
-            // As shells leave it.
-            .map(|template| template.replace("\\n", "\n"))
-            .map_or_else(|| Ok(PromptForm::default_for(data.kind)), |t| PromptForm::parse(&t))
+        prompt_form(self.template.as_deref(), data)
     }
 
     /// How to capture these texts.
@@ -165,6 +162,14 @@ impl DataArgs {
             ..CaptureParams::new(self.form(data, model)?)
         })
     }
+}
+
+/// The prompt form: the user's, else the usual one for this kind of data.
+pub(super) fn prompt_form(template: Option<&str>, data: &Dataset) -> Result<PromptForm> {
+    template
+        // As shells leave it.
+        .map(|template| template.replace("\\n", "\n"))
+        .map_or_else(|| Ok(PromptForm::default_for(data.kind)), |t| PromptForm::parse(&t))
 }
 
 /// Sampling, as llama.cpp names it.

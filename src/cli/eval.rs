@@ -8,13 +8,14 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
-use super::demo::INSTRUCTION;
+use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
+use super::table::{nats, percent};
 use super::{embedded, html, interrupt, table};
-use crate::data::{Kind, Question, sha256};
-use crate::eval::{Evaluator, Policy, TokenCount};
+use crate::data::{Dataset, Kind, Question};
+use crate::eval::{Evaluator, TokenCount};
 use crate::file::write_atomically;
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
@@ -23,7 +24,7 @@ use crate::study::{
     Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
     two_fold,
 };
-use crate::{Error, Model, Result, Special};
+use crate::{Error, Model, Result};
 
 /// Measure what steering does: to truth, to writing, to everything else the model says
 ///
@@ -63,28 +64,10 @@ pub(super) struct EvalArgs {
     select: SelectArgs,
 
     #[command(flatten)]
+    ask: AskArgs,
+
+    #[command(flatten)]
     judge: JudgeArgs,
-
-    /// Text before every question, such as examples that are answered.
-    #[arg(long, value_name = "FILE")]
-    preamble: Option<PathBuf>,
-
-    /// The baseline that needs no vector: an instruction before all else.
-    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
-    instruction: String,
-
-    /// Tokens to steer: from the last of the prompt on (`generated`), all, the answer's own, or from
-    /// its second one on, as the paper's code does (`original`).
-    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = ["generated", "all", "answer", "original"])]
-    policy: String,
-
-    /// Questions to take, spread evenly over the data; 0 takes all.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    limit: usize,
-
-    /// Draws of random heads and directions.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    draws: usize,
 
     /// Tokens that the model writes at most for an answer; 0: it writes none.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
@@ -132,6 +115,23 @@ pub(super) struct DataFacts<'a> {
     sha256: &'a str,
 }
 
+impl ModelFacts {
+    pub(super) fn of(model: &Model) -> Self {
+        Self {
+            name: model.name().unwrap_or("model").to_owned(),
+            architecture: model.architecture().to_owned(),
+            fingerprint: model.fingerprint().to_owned(),
+            n_head: model.geometry().n_head,
+        }
+    }
+}
+
+impl<'a> DataFacts<'a> {
+    pub(super) fn of(data: &'a Dataset) -> Self {
+        Self { name: &data.name, sha256: &data.sha256 }
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct Settings<'a> {
     /// `2-fold`, or the sidecar's path.
@@ -158,7 +158,7 @@ pub(super) struct Settings<'a> {
 impl EvalArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?.limited(self.limit);
+        let data = self.data.open(&self.model)?.limited(self.ask.limit);
         if matches!(data.kind, Kind::Statement | Kind::Pair) {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
@@ -169,15 +169,12 @@ impl EvalArgs {
             return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
         }
         self.select.check(&data)?;
-        let preamble = self.preamble()?;
-        let neutral = self.select.neutral()?;
-        if neutral.len() < 2 {
-            return Err(Error::invalid("--neutral", "holds one document, at least 2 are needed"));
-        }
+        let preamble = self.ask.preamble()?;
+        let neutral = self.select.neutral_halves()?;
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
-        let policy: Policy = self.policy.parse()?;
+        let policy = self.ask.policy()?;
         let steered = match self.cv {
             Some(_) => None,
             None => Some(self.sidecar(&model, output)?),
@@ -195,31 +192,31 @@ impl EvalArgs {
             form: form.clone(),
             preamble,
             neutral: neutral.iter().map(String::as_str).collect(),
-            instruction: self.instruction.clone(),
+            instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
             direction: self.direction.parse()?,
             selection: self.select.by()?,
             select: self.select.params(),
             grid,
-            n_random: self.draws,
+            n_random: self.ask.draws,
             n_predict: self.n_predict,
             n_example: 6,
             seed: self.data.seed,
         };
-        self.check_preamble(&model, &protocol)?;
+        self.ask.check_preamble((&model, &self.model), &protocol)?;
         let fingerprint = steered.as_ref().map(|(_, sidecar, _)| sidecar.fingerprint());
-        let identity = self.identity(&model, &protocol, fingerprint.as_deref());
-        let place = self.place(&identity)?;
-        let mut ledger = Ledger::open(&place, &identity)?;
-        if !ledger.is_empty() {
-            output.note(format_args!("going on: {} results are known", ledger.len()));
-        }
+        let identity = self.ask.identity(
+            (&model, &self.model),
+            &protocol,
+            &(fingerprint.as_deref().unwrap_or("cv"), self.steer.given_alpha()),
+        );
+        let place = ledger_place("eval", self.report.as_deref(), &identity)?;
+        let mut ledger = open_ledger(&place, &identity, output)?;
         let activations = Activations::open(
             self.activations.as_ref(),
-            (&self.model, &self.data),
+            &self.data.capture_params(&self.model, &data, &model)?,
             &model,
             &data,
-            &form,
             output,
         )?;
         let mut evaluator = Evaluator::with(
@@ -244,13 +241,8 @@ impl EvalArgs {
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
             command: command(),
-            model: ModelFacts {
-                name: model.name().unwrap_or("model").to_owned(),
-                architecture: model.architecture().to_owned(),
-                fingerprint: model.fingerprint().to_owned(),
-                n_head: model.geometry().n_head,
-            },
-            data: DataFacts { name: &data.name, sha256: &data.sha256 },
+            model: ModelFacts::of(&model),
+            data: DataFacts::of(&data),
             settings: Settings {
                 vector,
                 vector_fingerprint,
@@ -263,7 +255,7 @@ impl EvalArgs {
                 selection: protocol.selection.name(),
                 kl_budget: steered.is_none().then_some(protocol.grid.kl_budget),
                 shuffle: self.shuffle,
-                n_random: self.draws,
+                n_random: self.ask.draws,
                 n_predict: self.n_predict,
                 n_document: neutral.len(),
                 judge: judge.facts.about.clone(),
@@ -279,7 +271,7 @@ impl EvalArgs {
             seconds: start.elapsed().as_secs_f64(),
         };
         if let Some(folder) = &self.report {
-            write_report(folder, &document)?;
+            write_report(folder, &document, &html::page(&document)?)?;
         }
         ledger.remove()?;
         activations.discard()?;
@@ -330,79 +322,18 @@ impl EvalArgs {
         let alpha = self.steer.alpha(&sidecar);
         Ok((path, sidecar, alpha))
     }
-
-    /// The text before every question, which begins a line of its own.
-    fn preamble(&self) -> Result<String> {
-        let Some(path) = &self.preamble else { return Ok(String::new()) };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        match text.trim_end() {
-            "" => Err(Error::invalid(path.display().to_string(), "holds no text")),
-            text => Ok(format!("{text}\n\n")),
-        }
-    }
-
-    /// Refuses what leaves no room for a question, before anything is captured.
-    fn check_preamble(&self, model: &Model, protocol: &Protocol) -> Result<()> {
-        let n_ctx = Evaluator::longest(model, self.model.ctx_size().unwrap_or(0));
-        let text = format!("{} {}", protocol.instruction, protocol.preamble);
-        let n_token = model.tokenize(&text, Special::Start).len();
-        if n_token < n_ctx {
-            return Ok(());
-        }
-        let what = match &self.preamble {
-            Some(path) => format!("the text before every question, from {},", path.display()),
-            None => "the instruction".to_owned(),
-        };
-        Err(Error::PromptTooLong { what, n_token, n_ctx })
-    }
-
-    /// Everything that a result depends on.
-    fn identity(&self, model: &Model, protocol: &Protocol, vector: Option<&str>) -> String {
-        let text = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {} {:?}",
-            env!("CARGO_PKG_VERSION"),
-            model.identity(),
-            protocol.data.sha256,
-            protocol.form,
-            protocol.preamble,
-            protocol.neutral,
-            protocol.instruction,
-            protocol.direction,
-            protocol.selection,
-            protocol.n_predict,
-            protocol.seed,
-            protocol.select,
-            protocol.grid,
-            (self.shuffle, self.limit, &self.policy),
-            (self.model.cache(), self.model.ctx_size()),
-            vector.unwrap_or("cv"),
-            self.steer.given_alpha(),
-        );
-        sha256(text.as_bytes())
-    }
-
-    /// The file of partial results.
-    fn place(&self, identity: &str) -> Result<PathBuf> {
-        match &self.report {
-            Some(folder) => {
-                std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-                Ok(folder.join("partial.jsonl"))
-            }
-            None => Ok(embedded::cache_folder("eval")?.join(format!("{}.jsonl", &identity[..16]))),
-        }
-    }
 }
 
-fn write_report(folder: &Path, document: &Document) -> Result<()> {
+/// Writes `report.json` and `report.html` into a folder.
+pub(super) fn write_report(folder: &Path, document: &impl Serialize, page: &str) -> Result<()> {
     let json = serde_json::to_vec_pretty(document)
         .map_err(|e| Error::invalid("report.json", e.to_string()))?;
     write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
-    let page = html::page(document)?;
     write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
 }
 
 /// The command that runs, as it was typed.
-fn command() -> String {
+pub(super) fn command() -> String {
     let words = std::env::args().skip(1);
     std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
@@ -416,6 +347,39 @@ pub(super) fn title(name: &str) -> &'static str {
         "instruction" => "asked to",
         _ => "asked to, and steered",
     }
+}
+
+/// The rows of a study as a table.
+pub(super) fn rows_text(rows: &[Row]) -> String {
+    let interval = |e: Option<Estimate>| {
+        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
+    };
+    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
+    let is_judged = rows.iter().any(|row| row.info.is_some());
+    let rows: Vec<[String; 10]> = rows
+        .iter()
+        .map(|row| {
+            [
+                title(row.name).to_owned(),
+                percent(row.mc.mc1),
+                interval(row.interval.mc1),
+                percent(row.mc.mc2),
+                percent(row.mc.mc3),
+                share(row.truth),
+                share(row.info),
+                share(row.true_info),
+                row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
+                row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
+            ]
+        })
+        .collect();
+    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
+    if is_judged {
+        return table::table(header, &rows);
+    }
+    // Only a judge says what informs.
+    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+    table::table(without_info(header), &rows)
 }
 
 fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
@@ -432,38 +396,7 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         if document.folds.len() == 2 { "fitted and scored in" } else { "scored with" },
         settings.vector,
     ));
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
-    let interval = |e: Option<Estimate>| {
-        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
-    };
-    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
-    let nats = |x: Option<f64>, n: usize| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.n$}"));
-    let rows: Vec<[String; 10]> = document
-        .rows
-        .iter()
-        .map(|row| {
-            [
-                title(row.name).to_owned(),
-                percent(row.mc.mc1),
-                interval(row.interval.mc1),
-                percent(row.mc.mc2),
-                percent(row.mc.mc3),
-                share(row.truth),
-                share(row.info),
-                share(row.true_info),
-                nats(row.ce, 3),
-                nats(row.kl, 4),
-            ]
-        })
-        .collect();
-    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
-    if document.rows.iter().any(|row| row.info.is_some()) {
-        output.text(&table::table(header, &rows));
-    } else {
-        // Only a judge says what informs.
-        let rows: Vec<_> = rows.into_iter().map(without_info).collect();
-        output.text(&table::table(without_info(header), &rows));
-    }
+    output.text(&rows_text(&document.rows));
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "iti") {
         let both = row.change.true_info;

@@ -154,10 +154,9 @@ impl FitArgs {
         };
         let activations = Activations::open(
             self.activations.as_ref(),
-            (&self.model, &self.data),
+            &self.data.capture_params(&self.model, &data, &model)?,
             &model,
             &data,
-            &form,
             output,
         )?;
         let source = &activations.store;

@@ -1,27 +1,37 @@
 //! A study as one page that needs nothing else: it opens from disk, on a phone, and in print.
 
+pub(super) mod heat;
+
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use super::eval::{Document, title};
 use super::heat::Maps;
-use super::plot::{self, Bar};
+use super::plot::{self, Bar, Pair};
+use super::table::{nats, percent};
 use crate::judge::Reading;
 use crate::study::{Estimate, Row, Scored};
 use crate::{Error, Result};
+
+/// What all pages have in common.
+const PARTS: [(&str, &str); 3] = [
+    ("page", include_str!("html/page.html")),
+    ("results", include_str!("html/results.html")),
+    ("grid", include_str!("html/grid.html")),
+];
 
 const PAGE: &str = include_str!("report.html");
 
 /// Most questions that are shown one by one; `report.json` holds all.
 const N_QUESTION: usize = 200;
 
-/// A cell of the table of results.
+/// A number of a table.
 #[derive(Serialize)]
-struct Cell {
-    text: String,
+pub(super) struct Cell {
+    pub(super) text: String,
     /// The interval, where there is one.
-    interval: Option<String>,
+    pub(super) interval: Option<String>,
 }
 
 /// The page of a study.
@@ -30,18 +40,17 @@ struct Cell {
 /// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
-    let is_judged = document.rows.iter().any(|row| row.info.is_some());
-    let rows: Vec<_> = document
-        .rows
-        .iter()
-        .map(|row| context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row, is_judged)) })
-        .collect();
+    let rows = result_rows(&document.rows);
+    let is_judged = is_judged(&document.rows);
     let folds: Vec<_> = document
         .folds
         .iter()
         .map(|fold| {
             let heads: Vec<String> = fold.heads.iter().map(ToString::to_string).collect();
-            let mc1 = |name: &str| fold.mc.get(name).map_or_else(String::new, |mc| percent(mc.mc1));
+            let mc1 = |name: &str| {
+                let mc1 = fold.mc1_interval.get(name).copied();
+                Serde(share_cell(mc1.map(|e| e.mean), mc1))
+            };
             context! {
                 k => fold.choice.k,
                 alpha => fold.choice.alpha,
@@ -71,10 +80,9 @@ pub(super) fn page(document: &Document) -> Result<String> {
             })
         })
         .collect();
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    let made = environment.add_template("report", PAGE).and_then(|()| {
-        environment.get_template("report")?.render(context! {
+    render(
+        PAGE,
+        context! {
             model => Serde(&document.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
@@ -84,9 +92,32 @@ pub(super) fn page(document: &Document) -> Result<String> {
             written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
             rows, folds, questions, is_judged,
             plots => Serde(plots),
-        })
-    });
-    made.map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+        },
+    )
+}
+
+/// A page of a template and what it shows.
+///
+/// # Errors
+/// [`Error::Invalid`] where the template is wrong.
+pub(super) fn render(template: &'static str, shown: Value) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    let mut templates = PARTS.into_iter().chain([("report", template)]);
+    templates
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template("report")?.render(shown))
+        .map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+}
+
+/// The rows of a study, as `results.html` shows them.
+pub(super) fn result_rows(rows: &[Row]) -> Vec<Value> {
+    let is_judged = is_judged(rows);
+    let row = |row: &Row| {
+        let cells = Serde(cells(row, is_judged));
+        context! { name => title(row.name), steered => row.name == "iti", cells => cells }
+    };
+    rows.iter().map(row).collect()
 }
 
 /// What a question's answer is marked with: whether what was written is true, else whether the best
@@ -105,45 +136,54 @@ fn judged(scored: &Scored) -> Option<String> {
     Some(format!("{truth} · {}", word(judgement.info, "informs", "does not inform")))
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1}", 100.0 * share)
+/// Whether a judge says what informs.
+fn is_judged(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.info.is_some())
+}
+
+/// A share in percent.
+fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
+    Cell {
+        text: value.map_or_else(|| "–".to_owned(), percent),
+        interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
+    }
 }
 
 fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
-    let share = |value: Option<f64>, interval: Option<Estimate>| Cell {
-        text: value.map_or_else(|| "–".to_owned(), percent),
-        interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
-    };
-    let nats = |value: Option<f64>, n_digit: usize| Cell {
-        text: value.map_or_else(|| "–".to_owned(), |x| format!("{x:.n_digit$}")),
-        interval: None,
+    let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
+        text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
+        interval: interval
+            .map(|e| format!("{} to {}", nats(e.low, n_digit), nats(e.high, n_digit))),
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
     let mut cells = vec![
-        share(Some(row.mc.mc1), row.interval.mc1),
+        share_cell(Some(row.mc.mc1), row.interval.mc1),
         Cell {
             text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
             interval: change.map(|e| format!("{:+.1} to {:+.1}", 100.0 * e.low, 100.0 * e.high)),
         },
-        share(Some(row.mc.mc2), row.interval.mc2),
-        share(Some(row.mc.mc3), row.interval.mc3),
-        share(row.truth, row.interval.truth),
+        share_cell(Some(row.mc.mc2), row.interval.mc2),
+        share_cell(Some(row.mc.mc3), row.interval.mc3),
+        share_cell(row.truth, row.interval.truth),
     ];
     if is_judged {
-        cells.push(share(row.info, row.interval.info));
-        cells.push(share(row.true_info, row.interval.true_info));
+        cells.push(share_cell(row.info, row.interval.info));
+        cells.push(share_cell(row.true_info, row.interval.true_info));
     }
-    cells.extend([nats(row.ce, 3), nats(row.kl, 4)]);
+    cells.extend([
+        per_token(row.ce, row.interval.ce, 3),
+        per_token(row.kl, row.interval.kl.filter(|_| row.name != "base"), 4),
+    ]);
     cells
 }
 
 /// A drawing with its heading and what it says.
 #[derive(Serialize)]
-struct Plot {
-    id: &'static str,
-    title: String,
-    note: String,
-    svg: String,
+pub(super) struct Plot {
+    pub(super) id: &'static str,
+    pub(super) title: String,
+    pub(super) note: String,
+    pub(super) svg: String,
 }
 
 /// A mean and its interval, where there are such.
@@ -197,20 +237,23 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
     if document.categories.len() > 1 {
         let mut categories: Vec<_> = document.categories.iter().collect();
         categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
-        let shown: Vec<(String, f64, f64)> = categories
+        let shown: Vec<Pair> = categories
             .iter()
             .take(20)
-            .map(|category| {
-                let mc1 = |name: &str| category.mc.get(name).map_or(0.0, |mc| 100.0 * mc.mc1);
+            .filter_map(|category| {
+                let [before, after] = ["base", "iti"].map(|name| {
+                    let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
+                    Some([mean, low, high].map(|share| 100.0 * share))
+                });
                 let name = format!("{} ({})", category.name, category.n_question);
-                (name, mc1("base"), mc1("iti"))
+                Some(Pair { name, before: before?, after: after? })
             })
             .collect();
         plots.push(Plot {
             id: "categories",
             title: "MC1 by category".to_owned(),
-            note: "Without steering (hollow) and steered (filled), in percent; the number of \
-                   questions in brackets, the largest categories first."
+            note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
+                   intervals; the number of questions in brackets, the largest categories first."
                 .to_owned(),
             svg: plot::categories_svg(&shown)?,
         });

@@ -3,6 +3,7 @@
 
 mod activations;
 mod args;
+mod asking;
 mod bake;
 mod bench;
 mod capture;
@@ -27,7 +28,9 @@ mod parts;
 mod plot;
 mod run;
 mod select;
+mod sweep;
 mod table;
+mod transfer;
 mod worker;
 
 use std::process::ExitCode;
@@ -61,6 +64,8 @@ enum Command {
     Capture(capture::CaptureArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Sweep(sweep::SweepArgs),
+    Transfer(transfer::TransferArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Mix(mix::MixArgs),
@@ -88,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(output),
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
+        Command::Sweep(args) => args.run(output),
+        Command::Transfer(args) => args.run(output),
         Command::Export(args) => args.run(output),
         Command::Import(args) => args.run(output),
         Command::Mix(args) => args.run(output),

@@ -85,6 +85,15 @@ impl SelectArgs {
         neutral_documents(self.neutral.as_deref())
     }
 
+    /// The same, of which there must be one for each of two halves.
+    pub(super) fn neutral_halves(&self) -> Result<Vec<String>> {
+        let neutral = self.neutral()?;
+        match neutral.len() {
+            0 | 1 => Err(Error::invalid("--neutral", "holds one document, at least 2 are needed")),
+            _ => Ok(neutral),
+        }
+    }
+
     /// Puts the heads in the order in which they are to be steered, with progress and an estimate of
     /// the time before it starts. `place` names the journal that a stopped run goes on from, and
     /// `identity` is what its content depends on besides the settings here.

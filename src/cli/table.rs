@@ -18,11 +18,17 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
 
 /// A header and rows of as many cells, every column to the right.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.to_vec()).collect();
+    columns(&header.map(str::to_owned), &rows)
+}
+
+/// The same, of any number of columns.
+pub(super) fn columns(header: &[String], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+        let lines = rows.iter().map(Vec::as_slice).chain([header]);
+        lines.filter_map(|cells| Some(cells.get(column)?.chars().count())).max().unwrap_or(0)
     };
-    let line = |cells: [&str; N]| {
+    let line = |cells: &[String]| {
         let cells: Vec<String> = cells
             .iter()
             .enumerate()
@@ -32,10 +38,25 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
     };
     let mut text = format!("{BOLD}{}{BOLD:#}\n", line(header));
     for row in rows {
-        text.push_str(&line(row.each_ref().map(String::as_str)));
+        text.push_str(&line(row));
         text.push('\n');
     }
     text
+}
+
+/// A share in percent; a dash where it is none.
+pub(super) fn percent(share: f64) -> String {
+    if share.is_nan() { "–".to_owned() } else { format!("{:.1}", 100.0 * share) }
+}
+
+/// Nats with some digits; a dash where there is no number.
+pub(super) fn nats(x: f64, n_digit: usize) -> String {
+    match x.is_nan() {
+        true => "–".to_owned(),
+        // Rounding can leave a KL of nothing below zero.
+        false if x.abs() < 0.5 * 0.1f64.powi(n_digit as i32) => format!("{:.n_digit$}", 0.0),
+        false => format!("{x:.n_digit$}"),
+    }
 }
 
 /// A number of bytes.

@@ -108,8 +108,8 @@ fn element_lines(bytes: &[u8]) -> Vec<u64> {
     lines
 }
 
-/// Reads one object per line: prompts with an answer and a label, or pairs. Blank lines are passed
-/// over.
+/// Reads one object per line: prompts with an answer and a label, questions with their answers, or
+/// pairs. Blank lines are passed over.
 pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
     let mut questions: Vec<Question> = Vec::new();
     let mut known = HashMap::new();
@@ -121,23 +121,32 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         let item = parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
         let this = item.kind();
         if *kind.get_or_insert(this) != this {
-            let problem = "prompts with answers and pairs stand in one file: make it two";
-            return Err(Flaw::line(line, problem));
+            return Err(Flaw::line(line, TWO_FORMS));
         }
-        let mut begin = |text: &str| {
-            let (text, category, answers) = (text.to_owned(), None, Vec::new());
+        let mut begin = |text: &str, category: Option<&String>| {
+            let (text, category, answers) = (text.to_owned(), category.cloned(), Vec::new());
             questions.push(Question { text, category, line, answers });
             questions.len() - 1
         };
         let added = match &item {
             Line::Answer { prompt, answer, label } => {
-                let index = *known.entry(prompt.clone()).or_insert_with(|| begin(prompt));
+                let index = *known.entry(prompt.clone()).or_insert_with(|| begin(prompt, None));
                 questions[index].add(answer, *label, false)
             }
             Line::Pair { positive, negative } => {
-                let index = begin("");
+                let index = begin("", None);
                 let question = &mut questions[index];
                 question.add(positive, true, true).and(question.add(negative, false, false))
+            }
+            Line::Choice { question, category, answers } => {
+                let index = begin(question, category.as_ref());
+                let question = &mut questions[index];
+                answers.iter().enumerate().try_for_each(|(i, (answer, label))| {
+                    match answers[..i].iter().any(|(known, _)| known == answer) {
+                        true => Err(format!("the answer `{answer}` is there twice")),
+                        false => question.add(answer, *label, false),
+                    }
+                })
             }
         };
         added.map_err(|problem| Flaw::line(line, problem))?;
@@ -147,14 +156,30 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
 
 /// What one line holds.
 enum Line {
-    Answer { prompt: String, answer: String, label: bool },
-    Pair { positive: String, negative: String },
+    Answer {
+        prompt: String,
+        answer: String,
+        label: bool,
+    },
+    Pair {
+        positive: String,
+        negative: String,
+    },
+    /// Answers with their labels; the first true one is the best.
+    Choice {
+        question: String,
+        category: Option<String>,
+        answers: Vec<(String, bool)>,
+    },
 }
+
+const TWO_FORMS: &str = "lines of two forms stand in one file: make it two";
 
 impl Line {
     fn kind(&self) -> Kind {
         match self {
             Self::Answer { .. } => Kind::PromptAnswer,
+            Self::Choice { .. } => Kind::QuestionAnswer,
             Self::Pair { .. } => Kind::Pair,
         }
     }
@@ -179,8 +204,57 @@ fn parse_line(raw: &[u8]) -> Result<Line, String> {
         }
         return Ok(Line::Pair { positive, negative });
     }
+    if has("question") && (has("choices") && has("answer") || has("true") && has("false")) {
+        return choice(&object);
+    }
     let keys = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    Err(format!("expected the keys prompt, answer, label or positive, negative; got {keys}"))
+    Err(format!("{EXPECTED}; got {keys}"))
+}
+
+const EXPECTED: &str = "expected the keys prompt, answer, label, or question, choices, answer, or \
+                        question, true, false, or positive, negative";
+
+/// A question with all its answers: `choices` of which `answer` is the index of the true one,
+/// counted from 0, or the `true` and the `false` ones.
+fn choice(object: &Map<String, Value>) -> Result<Line, String> {
+    let answers = if object.contains_key("choices") {
+        let choices = texts(object, "choices")?;
+        let index = object.get("answer").and_then(Value::as_u64).and_then(|i| i.try_into().ok());
+        let index = index.filter(|&index: &usize| index < choices.len()).ok_or_else(|| {
+            format!(
+                "answer is {}, expected the index of a choice, 0 to {}",
+                object.get("answer").unwrap_or(&Value::Null),
+                choices.len().saturating_sub(1)
+            )
+        })?;
+        choices.into_iter().enumerate().map(|(i, choice)| (choice, i == index)).collect()
+    } else {
+        let of = |key, label| -> Result<Vec<(String, bool)>, String> {
+            Ok(texts(object, key)?.into_iter().map(|text| (text, label)).collect())
+        };
+        [of("true", true)?, of("false", false)?].concat()
+    };
+    let category = match object.get("category") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(text(object, "category")?),
+    };
+    match answers.len() {
+        0 | 1 => Err("a question needs at least two answers".into()),
+        _ => Ok(Line::Choice { question: text(object, "question")?, category, answers }),
+    }
+}
+
+/// The list of texts under `key`, none of which may be empty.
+fn texts(object: &Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
+    let list = object.get(key).and_then(Value::as_array);
+    let list = list.ok_or_else(|| format!("{key} is not a list of texts"))?;
+    list.iter()
+        .enumerate()
+        .map(|(i, item)| match item {
+            Value::String(text) if !text.is_empty() => Ok(text.clone()),
+            _ => Err(format!("{key}[{i}] is not a text, or is empty")),
+        })
+        .collect()
 }
 
 /// The text under `key`, which must not be empty.
@@ -277,7 +351,7 @@ mod tests {
             let message = refusal("d.jsonl", &format!("{sound}\n\n{line}\n"));
             message.strip_prefix("d.jsonl, line 3: ").expect("names the line").to_owned()
         };
-        let keys = "expected the keys prompt, answer, label or positive, negative; got ";
+        let keys = format!("{EXPECTED}; got ");
         assert_eq!(
             refuse(r#"{"prompt": "p", "completion": "c"}"#),
             format!("{keys}completion, prompt")
@@ -305,9 +379,81 @@ mod tests {
             refuse(r#"{"positive": "p", "negative": "p"}"#),
             "positive and negative are the same"
         );
-        assert_eq!(
-            refuse(r#"{"positive": "p", "negative": "n"}"#),
-            "prompts with answers and pairs stand in one file: make it two"
+        assert_eq!(refuse(r#"{"positive": "p", "negative": "n"}"#), TWO_FORMS);
+    }
+
+    #[test]
+    fn reads_questions_with_their_choices() {
+        let text = r#"{"question": "1 + 1?", "choices": ["3", "2", "1"], "answer": 1, "category": "sums"}
+            {"question": "Why?", "true": ["so", "thus"], "false": ["no"]}
+            {"question": "1 + 1?", "choices": ["2", "11"], "answer": 0, "category": null}"#;
+        let data = read("mc.jsonl", text).expect("sound");
+        assert_eq!(data.kind, Kind::QuestionAnswer);
+        let answers = |i: usize| -> Vec<(&str, bool)> {
+            data.questions[i].answers.iter().map(|a| (a.text.as_str(), a.label)).collect()
+        };
+        assert_eq!(answers(0), [("3", false), ("2", true), ("1", false)]);
+        assert_eq!(answers(1), [("so", true), ("thus", true), ("no", false)]);
+        assert_eq!(answers(2), [("2", true), ("11", false)], "a line is a question of its own");
+        let best: Vec<usize> = data.questions.iter().map(Question::best).collect();
+        assert_eq!(best, [1, 0, 0]);
+        assert_eq!(data.questions[0].category.as_deref(), Some("sums"));
+        assert_eq!(data.questions[2].category, None);
+    }
+
+    #[test]
+    fn refuses_flawed_choices_by_number() {
+        let refuse = |line: &str| {
+            let message = refusal("mc.jsonl", &format!("\n{line}\n"));
+            message.strip_prefix("mc.jsonl, line 2: ").expect("names the line").to_owned()
+        };
+        for (answer, got) in [("2", "2"), ("-1", "-1"), ("\"b\"", "\"b\""), ("0.5", "0.5")] {
+            assert_eq!(
+                refuse(&format!(
+                    r#"{{"question": "q", "choices": ["a", "b"], "answer": {answer}}}"#
+                )),
+                format!("answer is {got}, expected the index of a choice, 0 to 1")
+            );
+        }
+        for (line, problem) in [
+            (
+                r#"{"question": "", "choices": ["a", "b"], "answer": 0}"#,
+                "question is not a text, or is empty",
+            ),
+            (
+                r#"{"question": "q", "choices": "ab", "answer": 0}"#,
+                "choices is not a list of texts",
+            ),
+            (
+                r#"{"question": "q", "choices": ["a", 2], "answer": 0}"#,
+                "choices[1] is not a text, or is empty",
+            ),
+            (
+                r#"{"question": "q", "choices": ["a", "a"], "answer": 0}"#,
+                "the answer `a` is there twice",
+            ),
+            (
+                r#"{"question": "q", "choices": ["a"], "answer": 0}"#,
+                "a question needs at least two answers",
+            ),
+            (
+                r#"{"question": "q", "true": ["a"], "false": ["a"]}"#,
+                "the answer `a` is there twice",
+            ),
+            (
+                r#"{"question": "q", "true": ["a"], "false": [""]}"#,
+                "false[0] is not a text, or is empty",
+            ),
+            (
+                r#"{"question": "q", "choices": ["a", "b"], "answer": 0, "category": 7}"#,
+                "category is not a text, or is empty",
+            ),
+        ] {
+            assert_eq!(refuse(line), problem);
+        }
+        assert!(
+            refuse(r#"{"question": "q", "choices": ["a", "b"]}"#)
+                .ends_with("got choices, question")
         );
     }
 

@@ -1,6 +1,6 @@
 //! What people have: labelled data sets, read strictly into one model.
 //!
-//! Five forms are understood, told apart by the extension and by the header or the first keys:
+//! Six forms are understood, told apart by the extension and by the header or the first keys:
 //!
 //! | file | form | one question is |
 //! |---|---|---|
@@ -8,9 +8,12 @@
 //! | `.csv` | statements: `statement, label` | a distinct statement |
 //! | `.json` | TruthfulQA's `mc_task.json`: `question, mc1_targets, mc2_targets` | an object |
 //! | `.jsonl` | `{"prompt", "answer", "label"}` | a distinct prompt |
+//! | `.jsonl` | `{"question", "choices", "answer"}` or `{"question", "true", "false"}` | a line |
 //! | `.jsonl` | `{"positive", "negative"}` | a line |
 //!
-//! Further columns and keys are allowed and ignored. A label is `0`, `1`, `true`, `false`, `yes` or
+//! Of choices, `answer` is the index of the true one, counted from 0; `true` and `false` are lists of
+//! answers, the first true one is the best. Further columns and keys are allowed and ignored, save
+//! `category` beside a question. A label is `0`, `1`, `true`, `false`, `yes` or
 //! `no`. What breaks a form is refused with the line it stands on, never guessed at or skipped.
 
 mod form;
@@ -206,7 +209,8 @@ impl Question {
 /// What [`Dataset::open`] says when it cannot tell what a file is.
 const UNDERSTOOD: &str = "not a known form of data; understood are TruthfulQA.csv \
     (Question, Best Answer, Correct Answers, Incorrect Answers), other .csv files with the columns \
-    statement and label, mc_task.json, and .jsonl files of {\"prompt\", \"answer\", \"label\"} or \
+    statement and label, mc_task.json, and .jsonl files of {\"prompt\", \"answer\", \"label\"}, \
+    {\"question\", \"choices\", \"answer\"}, {\"question\", \"true\", \"false\"} or \
     {\"positive\", \"negative\"}";
 
 /// What a parser found wrong, still without the name of the file.
@@ -337,6 +341,8 @@ mod tests {
                 "Question,Best Answer,Correct Answers,Incorrect Answers\n",
                 "[{\"question\": \"",
                 "{\"prompt\": \"p\", \"answer\": ",
+                "{\"question\": \"q\", \"choices\": [\"a\", \"b\"], \"answer\": ",
+                "{\"question\": \"q\", \"true\": [\"a\"], \"false\": [",
             ]),
             bytes in prop::collection::vec(
                 prop_oneof![any::<u8>(), prop::sample::select(b"\"\r\n,;{}[]:01ab".to_vec())],

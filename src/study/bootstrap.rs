@@ -23,17 +23,29 @@ impl Estimate {
     /// replacement. `None` where there are none.
     #[must_use]
     pub fn of(values: &[f64], seed: u64) -> Option<Self> {
+        let values: Vec<(f64, f64)> = values.iter().map(|&value| (value, 1.0)).collect();
+        Self::of_weighted(&values, seed)
+    }
+
+    /// The mean of values, each with its weight, and how it varies when they are drawn anew: means
+    /// per token of documents of different lengths. `None` where they weigh nothing.
+    #[must_use]
+    pub fn of_weighted(values: &[(f64, f64)], seed: u64) -> Option<Self> {
+        let values: Vec<(f64, f64)> =
+            values.iter().filter(|(_, weight)| *weight > 0.0).map(|&(x, w)| (x * w, w)).collect();
         if values.is_empty() {
             return None;
         }
         let n = values.len();
+        let add = |a: (f64, f64), b: (f64, f64)| (a.0 + b.0, a.1 + b.1);
+        let mean = |(sum, weight): (f64, f64)| sum / weight;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut means: Vec<f64> = (0..N_RESAMPLE)
-            .map(|_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64)
+            .map(|_| mean((0..n).map(|_| values[rng.random_range(0..n)]).fold((0.0, 0.0), add)))
             .collect();
         means.sort_by(f64::total_cmp);
         let quantile = |share: f64| means[(share * (N_RESAMPLE - 1) as f64).round() as usize];
-        let mean = values.iter().sum::<f64>() / n as f64;
+        let mean = mean(values.iter().copied().fold((0.0, 0.0), add));
         Some(Self { mean, low: quantile(0.025), high: quantile(0.975) })
     }
 
@@ -69,6 +81,13 @@ mod tests {
         assert!((0.93..=0.97).contains(&is_right), "shares: {is_right}");
         let is_right = coverage(100, |rng| rng.random_range(-1.0..3.0), 1.0);
         assert!((0.93..=0.97).contains(&is_right), "numbers: {is_right}");
+    }
+
+    #[test]
+    fn a_long_document_counts_more() {
+        let estimate = Estimate::of_weighted(&[(1.0, 3.0), (9.0, 0.0), (5.0, 1.0)], 0).unwrap();
+        assert_eq!((estimate.mean, estimate.low, estimate.high), (2.0, 1.0, 5.0));
+        assert!(Estimate::of_weighted(&[(1.0, 0.0)], 0).is_none());
     }
 
     #[test]

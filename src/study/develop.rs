@@ -20,6 +20,21 @@ pub struct Developed {
     pub choice: Choice,
 }
 
+/// Reports the steps of choosing heads by what they cause as [`SELECT_STEPS`], counted in `n_step`.
+pub(super) fn in_parts(
+    n_step: &mut usize,
+    on_step: &mut impl FnMut() -> Result<()>,
+) -> impl FnMut(Step) -> Result<()> {
+    move |step| {
+        let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
+        while *n_step < due {
+            *n_step += 1;
+            on_step()?;
+        }
+        Ok(())
+    }
+}
+
 /// Fits probes and directions and chooses heads, K and α on some of the questions (indices into the
 /// data set) and documents. No other question, row of activations or document is looked at.
 /// `on_step` is called as in [`two_fold`](super::two_fold).
@@ -44,14 +59,7 @@ pub fn develop(
         params: protocol.select,
     };
     let mut n_step = 0;
-    let on_trial = |step: Step| {
-        let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
-        while n_step < due {
-            n_step += 1;
-            on_step()?;
-        }
-        Ok(())
-    };
+    let on_trial = in_parts(&mut n_step, &mut on_step);
     let mut journal = Journal::in_memory();
     let by = protocol.selection;
     let ranked = rank(evaluator, &development, source, &trial, by, &mut journal, on_trial)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, Protocol};
 use crate::eval::{Cut, Divergence, Evaluator};
@@ -25,14 +25,24 @@ pub enum Record {
         /// The heads, by place.
         heads: Vec<Site>,
     },
+    /// The heads of a model, the best first.
+    Ranking(Vec<Site>),
+    /// The largest strength within a budget of KL.
+    Strength(f32),
     /// Σ log p of each answer of one question under one condition, in nats.
-    Scores(Vec<f64>),
+    Scores(#[serde(deserialize_with = "numbers")] Vec<f64>),
     /// What the model writes by itself.
     Written(String),
     /// What a judge says of a written answer.
     Judged(Judgement),
-    /// Neutral text under one condition.
-    Neutral(Divergence),
+    /// Each document of neutral text under one condition.
+    Neutral(Vec<Divergence>),
+}
+
+/// JSON has no NaN, in which a model that is steered too far ends: it is written as null.
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
+    let numbers = Vec::<Option<f64>>::deserialize(deserializer)?;
+    Ok(numbers.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect())
 }
 
 /// One question under one condition.
@@ -51,7 +61,8 @@ pub(super) struct Answered {
 pub(super) struct Outcome {
     /// By question, an index into the data set: one for each draw.
     pub(super) answered: BTreeMap<usize, Vec<Answered>>,
-    /// One for each draw; none where the condition does not change how neutral text is read.
+    /// By document: the mean over draws. None where the condition does not change how neutral text
+    /// is read.
     pub(super) neutral: Vec<Divergence>,
 }
 
@@ -67,13 +78,23 @@ pub(super) struct Fold<'a, 'm> {
     pub(super) ledger: &'a mut Ledger<Record>,
 }
 
+/// A setting under which questions are scored: the same name, the same results.
+pub(super) struct Turn<'v> {
+    /// Its name in the ledger.
+    pub(super) label: String,
+    /// What stands before every question.
+    pub(super) preamble: String,
+    pub(super) steered: Option<(&'v SteeringVector, f32)>,
+}
+
 impl Fold<'_, '_> {
-    /// Scores every condition. `on_step` is called after each chunk of questions, scored or answered,
-    /// and after each reading of the documents.
+    /// Scores every condition; `label` is the name under which the ledger knows the vector's own
+    /// results. `on_step` is called after each chunk of questions, scored or answered, and after
+    /// each reading of the documents.
     pub(super) fn run(
         &mut self,
-        vector: &SteeringVector,
-        alpha: f32,
+        (vector, alpha): (&SteeringVector, f32),
+        label: &str,
         random: &[SteeringVector],
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<BTreeMap<Condition, Outcome>> {
@@ -84,78 +105,81 @@ impl Fold<'_, '_> {
                 Condition::Iti | Condition::InstructionIti => vec![Some(vector)],
                 Condition::Random => random.iter().map(Some).collect(),
             };
-            let steered = |vector: Option<_>| vector.map(|vector| (vector, alpha));
-            turns.extend(
-                vectors.into_iter().enumerate().map(|(draw, v)| (condition, draw, steered(v))),
-            );
+            for (draw, vector) in vectors.into_iter().enumerate() {
+                let label = match condition {
+                    Condition::Iti => label.to_owned(),
+                    _ => format!("{} {draw}", condition.name()),
+                };
+                let preamble = self.protocol.preamble_of(condition);
+                let steered = vector.map(|vector| (vector, alpha));
+                turns.push((condition, Turn { label, preamble, steered }));
+            }
         }
         // What stands before the questions is computed once for all turns that have the same:
         // writing, which needs the memory for itself, comes last.
-        turns.sort_by_key(|(condition, ..)| condition.is_instructed());
+        turns.sort_by_key(|(condition, _)| condition.is_instructed());
         let mut outcomes: BTreeMap<Condition, Outcome> = BTreeMap::new();
-        for &(condition, draw, vector) in &turns {
-            self.evaluator.steer_with(vector)?;
-            self.score(condition, draw, on_step)?;
+        for (_, turn) in &turns {
+            self.score(turn, on_step)?;
         }
-        for &(condition, draw, vector) in &turns {
-            self.evaluator.steer_with(vector)?;
-            let outcome = outcomes.entry(condition).or_default();
-            self.read_neutral(condition, draw, outcome)?;
+        let mut draws: BTreeMap<Condition, Vec<Vec<Divergence>>> = BTreeMap::new();
+        for (condition, turn) in &turns {
+            // An instruction changes the prompt, not the reading of neutral text.
+            if !condition.is_instructed() {
+                draws.entry(*condition).or_default().push(self.read_neutral(turn)?);
+            }
             on_step()?;
         }
-        for &(condition, draw, vector) in &turns {
-            self.evaluator.steer_with(vector)?;
-            self.write(condition, draw, on_step)?;
-            let outcome = outcomes.entry(condition).or_default();
-            for &i in self.questions {
-                let Some(Record::Scores(scores)) = self.ledger.get(&self.name(condition, draw, i))
-                else {
-                    continue;
-                };
-                let written = match self.ledger.get(&self.name_of_writing(condition, draw, i)) {
-                    Some(Record::Written(text)) => Some(text.clone()),
-                    _ => None,
-                };
-                let answered =
-                    Answered { log_probabilities: scores.clone(), written, judged: None };
-                outcome.answered.entry(i).or_default().push(answered);
-            }
+        for (condition, draws) in draws {
+            let of_document =
+                |i: usize| draws.iter().filter_map(|draw| draw.get(i).copied()).collect::<Vec<_>>();
+            let n_draw = draws.len();
+            let mean = |i| {
+                let mean = Divergence::mean(&of_document(i));
+                Divergence { n_token: mean.n_token / n_draw, ..mean }
+            };
+            outcomes.entry(condition).or_default().neutral =
+                (0..self.documents.len()).map(mean).collect();
+        }
+        for (condition, turn) in &turns {
+            self.write(turn, on_step)?;
+            self.collect(turn, outcomes.entry(*condition).or_default());
         }
         Ok(outcomes)
     }
 
     /// The name of a question's scores.
-    fn name(&self, condition: Condition, draw: usize, question: usize) -> String {
-        format!("{}, {} {draw}, question {question}", self.name, condition.name())
+    fn name(&self, turn: &Turn, question: usize) -> String {
+        format!("{}, {}, question {question}", self.name, turn.label)
     }
 
-    fn name_of_writing(&self, condition: Condition, draw: usize, question: usize) -> String {
+    fn name_of_writing(&self, turn: &Turn, question: usize) -> String {
         let how = match self.evaluator.cut() {
             Cut::Line => ", written",
             Cut::Question => ", written up to Q:",
         };
-        self.name(condition, draw, question) + how
+        self.name(turn, question) + how
     }
 
-    fn score(
+    /// Scores all questions, as far as that is not known.
+    pub(super) fn score(
         &mut self,
-        condition: Condition,
-        draw: usize,
+        turn: &Turn,
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Protocol { data, form, .. } = self.protocol;
-        let preamble = self.protocol.preamble_of(condition);
+        self.evaluator.steer_with(turn.steered)?;
         for chunk in self.questions.chunks(N_CHUNK) {
-            let is_missing = |i: &usize| self.ledger.get(&self.name(condition, draw, *i)).is_none();
+            let is_missing = |i: &usize| self.ledger.get(&self.name(turn, *i)).is_none();
             let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
             if !missing.is_empty() {
                 let questions: Vec<_> = missing.iter().map(|&i| &data.questions[i]).collect();
-                let scores = self.evaluator.score_answers(&questions, form, &preamble)?;
+                let scores = self.evaluator.score_answers(&questions, form, &turn.preamble)?;
                 let records: Vec<_> = missing
                     .iter()
                     .zip(scores)
                     .map(|(&i, score)| {
-                        (self.name(condition, draw, i), Record::Scores(score.log_probabilities))
+                        (self.name(turn, i), Record::Scores(score.log_probabilities))
                     })
                     .collect();
                 self.ledger.put(records)?;
@@ -165,21 +189,22 @@ impl Fold<'_, '_> {
         Ok(())
     }
 
-    fn write(
+    /// Lets the model answer all questions, as far as that is not known.
+    pub(super) fn write(
         &mut self,
-        condition: Condition,
-        draw: usize,
+        turn: &Turn,
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Protocol { data, form, n_predict, .. } = self.protocol;
-        let preamble = self.protocol.preamble_of(condition);
+        self.evaluator.steer_with(turn.steered)?;
         for chunk in self.questions.chunks(N_CHUNK) {
             let mut records = Vec::new();
             for &i in chunk {
-                let name = self.name_of_writing(condition, draw, i);
+                let name = self.name_of_writing(turn, i);
                 if *n_predict > 0 && self.ledger.get(&name).is_none() {
                     let question = &data.questions[i];
-                    let written = self.evaluator.write(question, form, &preamble, *n_predict)?;
+                    let written =
+                        self.evaluator.write(question, form, &turn.preamble, *n_predict)?;
                     records.push((name, Record::Written(written.text)));
                 }
             }
@@ -191,26 +216,30 @@ impl Fold<'_, '_> {
         Ok(())
     }
 
-    /// An instruction changes the prompt, not the reading of neutral text.
-    fn read_neutral(
-        &mut self,
-        condition: Condition,
-        draw: usize,
-        outcome: &mut Outcome,
-    ) -> Result<()> {
-        if condition.is_instructed() {
-            return Ok(());
+    /// Reads the documents, unless what that gives is known.
+    pub(super) fn read_neutral(&mut self, turn: &Turn) -> Result<Vec<Divergence>> {
+        let name = format!("{}, {}, neutral", self.name, turn.label);
+        if let Some(Record::Neutral(documents)) = self.ledger.get(&name) {
+            return Ok(documents.clone());
         }
-        let name = format!("{}, {} {draw}, neutral", self.name, condition.name());
-        let divergence = match self.ledger.get(&name) {
-            Some(Record::Neutral(divergence)) => *divergence,
-            _ => {
-                let divergence = self.evaluator.divergence(self.documents)?;
-                self.ledger.put([(name, Record::Neutral(divergence))])?;
-                divergence
-            }
-        };
-        outcome.neutral.push(divergence);
-        Ok(())
+        self.evaluator.steer_with(turn.steered)?;
+        let documents = self.evaluator.divergences(self.documents)?;
+        self.ledger.put([(name, Record::Neutral(documents.clone()))])?;
+        Ok(documents)
+    }
+
+    /// Adds what the ledger knows of the questions.
+    pub(super) fn collect(&self, turn: &Turn, outcome: &mut Outcome) {
+        for &i in self.questions {
+            let Some(Record::Scores(scores)) = self.ledger.get(&self.name(turn, i)) else {
+                continue;
+            };
+            let written = match self.ledger.get(&self.name_of_writing(turn, i)) {
+                Some(Record::Written(text)) => Some(text.clone()),
+                _ => None,
+            };
+            let answered = Answered { log_probabilities: scores.clone(), written, judged: None };
+            outcome.answered.entry(i).or_default().push(answered);
+        }
     }
 }

@@ -12,6 +12,8 @@ mod develop;
 mod judged;
 mod measure;
 mod report;
+mod sweep;
+mod transfer;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,13 @@ pub use self::develop::{Developed, develop};
 pub use self::judged::Judging;
 use self::measure::Fold;
 pub use self::measure::Record;
-pub use self::report::{Category, Example, FoldReport, QuestionReport, Report, Row, Scored};
+pub use self::report::{
+    Category, Example, FoldReport, Intervals, QuestionReport, Report, Row, Scored,
+};
+pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
+pub use self::transfer::{
+    Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
+};
 use crate::data::{Dataset, PromptForm, split};
 use crate::eval::Evaluator;
 use crate::ledger::Ledger;
@@ -103,7 +111,7 @@ impl Condition {
 /// Steps of [`two_fold`] that choosing heads by what they cause is reported as, per fold.
 const SELECT_STEPS: usize = 100;
 
-impl Protocol<'_> {
+impl<'a> Protocol<'a> {
     /// Steps of [`two_fold`], for a progress bar.
     #[must_use]
     pub fn n_step(&self) -> usize {
@@ -135,6 +143,27 @@ impl Protocol<'_> {
         Ok(usable)
     }
 
+    /// Both ways to part the questions and documents in two.
+    fn halves(&self) -> Result<Vec<Half<'a>>> {
+        let usable = self.questions()?;
+        let folds = if self.shuffle {
+            split::folds_shuffled(usable.len(), 2, self.seed)?
+        } else {
+            split::folds(usable.len(), 2)?
+        };
+        let questions =
+            |fold: usize| folds[fold].iter().map(|&i| usable[i]).collect::<Vec<usize>>();
+        let documents =
+            |half: usize| self.neutral.iter().skip(half).step_by(2).copied().collect::<Vec<_>>();
+        let half = |fold: usize| Half {
+            development: questions(1 - fold),
+            development_documents: documents(fold),
+            test: questions(fold),
+            documents: documents(1 - fold),
+        };
+        Ok([0, 1].map(half).into())
+    }
+
     /// What stands before a question under a condition.
     fn preamble_of(&self, condition: Condition) -> String {
         match (condition.is_instructed(), self.preamble.as_str()) {
@@ -143,6 +172,19 @@ impl Protocol<'_> {
             (true, preamble) => format!("{}\n\n{preamble}", self.instruction),
         }
     }
+}
+
+/// The name under which a ledger knows the results of the one vector of a fold.
+const ITI: &str = "iti 0";
+
+/// What is chosen on, and what is scored: the two have no question and no document in common.
+struct Half<'a> {
+    /// Questions, as indices into the data set.
+    development: Vec<usize>,
+    development_documents: Vec<&'a str>,
+    /// Questions, as indices into the data set.
+    test: Vec<usize>,
+    documents: Vec<&'a str>,
 }
 
 /// Fits and scores in two folds. What the ledger holds is not measured again. `on_step` is called
@@ -158,39 +200,23 @@ pub fn two_fold<'a>(
     ledger: &mut Ledger<Record>,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Report<'a>> {
-    let usable = protocol.questions()?;
-    let folds = if protocol.shuffle {
-        split::folds_shuffled(usable.len(), 2, protocol.seed)?
-    } else {
-        split::folds(usable.len(), 2)?
-    };
-    let folds: Vec<Vec<usize>> =
-        folds.into_iter().map(|fold| fold.into_iter().map(|i| usable[i]).collect()).collect();
-    let documents: [Vec<&str>; 2] =
-        [0, 1].map(|half| protocol.neutral.iter().skip(half).step_by(2).copied().collect());
     let mut report = Report::new(protocol);
-    for (fold, test) in folds.iter().enumerate() {
-        let (own, other) = (&folds[1 - fold], &documents[1 - fold]);
-        let developed = develop_once(
-            evaluator,
-            source,
-            protocol,
-            (own, &documents[fold]),
-            (fold, ledger),
-            &mut on_step,
-        )?;
+    for (fold, half) in protocol.halves()?.iter().enumerate() {
+        let developed =
+            develop_once(evaluator, source, protocol, half, (fold, ledger), &mut on_step)?;
         let Developed { development, vector, choice, .. } = &developed;
         let random = random_vectors(development, source, choice.k, protocol)?;
         let mut measure = Fold {
             evaluator: &mut *evaluator,
             protocol,
             name: format!("fold {fold}"),
-            questions: test,
-            documents: other,
+            questions: &half.test,
+            documents: &half.documents,
             ledger: &mut *ledger,
         };
-        let outcomes = measure.run(vector, choice.alpha, &random, &mut on_step)?;
-        report.add(outcomes, FoldReport::of(choice, vector, development, test.len()));
+        let steered = (vector, choice.alpha);
+        let outcomes = measure.run(steered, ITI, &random, &mut on_step)?;
+        report.add(outcomes, FoldReport::of(choice, vector, development, half.test.len()));
     }
     Ok(report)
 }
@@ -200,7 +226,7 @@ fn develop_once(
     evaluator: &mut Evaluator,
     source: &impl Activations,
     protocol: &Protocol,
-    (questions, documents): (&[usize], &[&str]),
+    half: &Half,
     (fold, ledger): (usize, &mut Ledger<Record>),
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Developed> {
@@ -208,12 +234,13 @@ fn develop_once(
     if let Some(Record::Choice { choice, heads }) = ledger.get(&name) {
         let (choice, heads) = (*choice, heads.clone());
         let params = FitParams { seed: protocol.seed, ..FitParams::default() };
-        let development = Development::fit(source, questions, &params, || ())?;
+        let development = Development::fit(source, &half.development, &params, || ())?;
         let vector = development.ranked(&heads)?.vector(source, heads.len(), protocol.direction)?;
         let n_select = if protocol.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
         (0..n_select + protocol.grid.n_step()).try_for_each(|_| on_step())?;
         return Ok(Developed { development, effects: Vec::new(), vector, choice });
     }
+    let (questions, documents) = (&half.development, &half.development_documents);
     let developed = develop(evaluator, source, protocol, questions, documents, on_step)?;
     let heads = developed.vector.heads().iter().map(|head| head.site).collect();
     ledger.put([(name, Record::Choice { choice: developed.choice, heads })])?;
@@ -249,7 +276,7 @@ pub fn of_vector<'a>(
         documents: &protocol.neutral,
         ledger,
     };
-    let outcomes = measure.run(vector, alpha, &random, &mut on_step)?;
+    let outcomes = measure.run((vector, alpha), ITI, &random, &mut on_step)?;
     let choice = Choice { k, alpha, mc1: f64::NAN, kl: f64::NAN };
     let mut report = Report::new(protocol);
     report.add(outcomes, FoldReport::of(&choice, vector, &development, usable.len()));

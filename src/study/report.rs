@@ -43,13 +43,13 @@ pub struct Row {
     pub info: Option<f64>,
     /// Share of written answers that are true and inform; needs a judge.
     pub true_info: Option<f64>,
-    /// All shares with their intervals, over questions.
+    /// All of these with their intervals.
     pub interval: Intervals,
-    /// The same as changes from `base`, paired by question.
+    /// The same as changes from `base`, paired by question and by document.
     pub change: Intervals,
 }
 
-/// Means over questions with 95 % intervals by bootstrap.
+/// Means over questions, or over the tokens of documents, with 95 % intervals by bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Intervals {
     /// MC1.
@@ -65,6 +65,10 @@ pub struct Intervals {
     pub info: Option<Estimate>,
     /// Answers that are true and inform.
     pub true_info: Option<Estimate>,
+    /// Cross-entropy, over documents.
+    pub ce: Option<Estimate>,
+    /// KL(steered ‖ base), over documents.
+    pub kl: Option<Estimate>,
 }
 
 /// What was chosen for one fold, and what it gave there.
@@ -81,6 +85,8 @@ pub struct FoldReport {
     pub head_accuracy: Vec<f32>,
     /// By condition: means over the fold.
     pub mc: BTreeMap<&'static str, McScore>,
+    /// MC1 with its interval.
+    pub mc1_interval: BTreeMap<&'static str, Estimate>,
 }
 
 /// One category of questions.
@@ -92,6 +98,8 @@ pub struct Category {
     pub n_question: usize,
     /// By condition.
     pub mc: BTreeMap<&'static str, McScore>,
+    /// MC1 with its interval.
+    pub mc1_interval: BTreeMap<&'static str, Estimate>,
 }
 
 /// One question under every condition.
@@ -138,6 +146,7 @@ pub struct Example {
 }
 
 impl Intervals {
+    /// Of what is measured by question.
     fn of(estimate: impl Fn(fn(&Values) -> &Vec<f64>) -> Option<Estimate>) -> Self {
         Self {
             mc1: estimate(|v| &v.mc1),
@@ -146,6 +155,7 @@ impl Intervals {
             truth: estimate(|v| &v.truth),
             info: estimate(|v| &v.info),
             true_info: estimate(|v| &v.true_info),
+            ..Self::default()
         }
     }
 }
@@ -163,6 +173,7 @@ impl FoldReport {
             heads: vector.heads().iter().map(|head| head.site).collect(),
             head_accuracy: development.accuracies(),
             mc: BTreeMap::new(),
+            mc1_interval: BTreeMap::new(),
         }
     }
 }
@@ -182,6 +193,9 @@ impl<'a> Report<'a> {
         for (&condition, outcome) in &outcomes {
             let ids: Vec<usize> = outcome.answered.keys().copied().collect();
             fold.mc.insert(condition.name(), self.mean_mc(outcome, &ids));
+            if let Some(mc1) = self.mc1(outcome, &ids) {
+                fold.mc1_interval.insert(condition.name(), mc1);
+            }
         }
         self.folds.push(fold);
         for (condition, outcome) in outcomes {
@@ -200,31 +214,56 @@ impl<'a> Report<'a> {
     /// One row for each condition, in their order.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
-        let base = self.outcomes.get(&Condition::Base).map(|outcome| self.values(outcome));
-        let row = |(condition, outcome): (&Condition, &Outcome)| {
-            let values = self.values(outcome);
-            let change = |pick: fn(&Values) -> &Vec<f64>| {
-                Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
-            };
-            let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-            let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
-            Row {
-                name: condition.name(),
-                mc: McScore {
-                    mc1: mean(&values.mc1),
-                    mc2: mean(&values.mc2),
-                    mc3: mean(&values.mc3),
-                },
-                ce: mean_neutral(outcome, |d| d.ce),
-                kl: mean_neutral(outcome, |d| d.kl),
-                truth: some(&values.truth),
-                info: some(&values.info),
-                true_info: some(&values.true_info),
-                interval: Intervals::of(|pick| Estimate::of(pick(&values), self.seed)),
-                change: Intervals::of(change),
-            }
+        let base = self.outcomes.get(&Condition::Base);
+        let measured = self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty());
+        measured.map(|(&condition, outcome)| self.row(condition, outcome, base)).collect()
+    }
+
+    /// The row of a condition, with its changes from `base`.
+    pub(super) fn row(
+        &self,
+        condition: Condition,
+        outcome: &Outcome,
+        base: Option<&Outcome>,
+    ) -> Row {
+        let values = self.values(outcome);
+        let base = base.map(|outcome| self.values(outcome));
+        let change = |pick: fn(&Values) -> &Vec<f64>| {
+            Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
         };
-        self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty()).map(row).collect()
+        let per_token = |value: fn(&Divergence) -> f64| {
+            let documents: Vec<_> =
+                values.neutral.iter().map(|d| (value(d), d.n_token as f64)).collect();
+            Estimate::of_weighted(&documents, self.seed)
+        };
+        let change_per_token = |value: fn(&Divergence) -> f64| {
+            let pairs = values.neutral.iter().zip(&base.as_ref()?.neutral);
+            let changes: Vec<_> =
+                pairs.map(|(a, b)| (value(a) - value(b), a.n_token as f64)).collect();
+            Estimate::of_weighted(&changes, self.seed)
+        };
+        let (ce, kl) = (per_token(|d| d.ce), per_token(|d| d.kl));
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
+        Row {
+            name: condition.name(),
+            mc: McScore { mc1: mean(&values.mc1), mc2: mean(&values.mc2), mc3: mean(&values.mc3) },
+            ce: ce.map(|ce| ce.mean),
+            kl: kl.map(|kl| kl.mean),
+            truth: some(&values.truth),
+            info: some(&values.info),
+            true_info: some(&values.true_info),
+            interval: Intervals {
+                ce,
+                kl,
+                ..Intervals::of(|pick| Estimate::of(pick(&values), self.seed))
+            },
+            change: Intervals {
+                ce: change_per_token(|d| d.ce),
+                kl: change_per_token(|d| d.kl),
+                ..Intervals::of(change)
+            },
+        }
     }
 
     /// Multiple choice by category; none where the data names none.
@@ -244,6 +283,13 @@ impl<'a> Report<'a> {
                     .outcomes
                     .iter()
                     .map(|(condition, outcome)| (condition.name(), self.mean_mc(outcome, &ids)))
+                    .collect(),
+                mc1_interval: self
+                    .outcomes
+                    .iter()
+                    .filter_map(|(condition, outcome)| {
+                        Some((condition.name(), self.mc1(outcome, &ids)?))
+                    })
                     .collect(),
             })
             .collect()
@@ -302,17 +348,24 @@ impl<'a> Report<'a> {
             .collect()
     }
 
-    fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
-        let scores: Vec<McScore> = ids
-            .iter()
+    pub(super) fn mean_mc(&self, outcome: &Outcome, ids: &[usize]) -> McScore {
+        mean(&self.scores(outcome, ids))
+    }
+
+    fn mc1(&self, outcome: &Outcome, ids: &[usize]) -> Option<Estimate> {
+        let scores: Vec<f64> = self.scores(outcome, ids).iter().map(|score| score.mc1).collect();
+        Estimate::of(&scores, self.seed)
+    }
+
+    fn scores(&self, outcome: &Outcome, ids: &[usize]) -> Vec<McScore> {
+        ids.iter()
             .filter_map(|i| Some(mean_of_draws(&self.questions[*i], outcome.answered.get(i)?)))
-            .collect();
-        mean(&scores)
+            .collect()
     }
 
     /// One value per question: means over draws.
     fn values(&self, outcome: &Outcome) -> Values {
-        let mut values = Values::default();
+        let mut values = Values { neutral: outcome.neutral.clone(), ..Values::default() };
         for (&i, draws) in &outcome.answered {
             let question = &self.questions[i];
             let mc = mean_of_draws(question, draws);
@@ -327,9 +380,10 @@ impl<'a> Report<'a> {
     }
 }
 
-/// One value per question.
+/// One value per question, and one per document.
 #[derive(Debug, Default)]
 struct Values {
+    neutral: Vec<Divergence>,
     mc1: Vec<f64>,
     mc2: Vec<f64>,
     mc3: Vec<f64>,
@@ -373,11 +427,4 @@ fn share(draws: &[Answered], is_so: impl Fn(&Answered) -> Option<bool>) -> Optio
     let said: Vec<f64> =
         draws.iter().filter_map(is_so).map(|is_so| f64::from(u8::from(is_so))).collect();
     (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
-}
-
-/// The mean over tokens.
-fn mean_neutral(outcome: &Outcome, value: fn(&Divergence) -> f64) -> Option<f64> {
-    let n_token: usize = outcome.neutral.iter().map(|d| d.n_token).sum();
-    let sum: f64 = outcome.neutral.iter().map(|d| d.n_token as f64 * value(d)).sum();
-    (n_token > 0).then(|| sum / n_token as f64)
 }

@@ -10,6 +10,7 @@ pub mod decided;
 pub mod fixture;
 pub mod heads;
 pub mod host;
+pub mod leaning;
 pub mod oracle;
 pub mod place;
 #[cfg(feature = "cli")]

@@ -15,9 +15,9 @@ pub(in crate::cli) struct Bar {
     pub(in crate::cli) steered: bool,
 }
 
-const WIDTH: u32 = 680;
+const WIDTH: u32 = 600;
 const ROW: u32 = 34;
-const LABELS: u32 = 230;
+const LABELS: u32 = 236;
 
 /// Text of `size` pixels.
 fn font(size: i32) -> TextStyle<'static> {
@@ -66,8 +66,8 @@ fn rows<'a>(
         .axis_style(INK.mix(0.4))
         .y_labels(0)
         .x_labels(6)
-        .label_style(font(13))
-        .axis_desc_style(font(14))
+        .label_style(font(14))
+        .axis_desc_style(font(15))
         .x_desc(unit)
         .x_label_formatter(&|x| format!("{x:.0}"))
         .draw()?;
@@ -77,7 +77,7 @@ fn rows<'a>(
             Some((end, _)) => format!("{}…", &name[..end]),
             None => (*name).to_owned(),
         };
-        let style = font(14).pos(Pos::new(HPos::Right, VPos::Center));
+        let style = font(15).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw_text(&short, &style, (x - 8, y))?;
     }
     Ok(chart)
@@ -109,19 +109,30 @@ pub(in crate::cli) fn bars_svg(unit: &str, bars: &[Bar]) -> Result<String> {
     })
 }
 
+/// A value before and one after, each with the ends of its interval.
+pub(in crate::cli) struct Pair {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) before: [f64; 3],
+    pub(in crate::cli) after: [f64; 3],
+}
+
 /// For each name a value before and one after.
-pub(in crate::cli) fn categories_svg(categories: &[(String, f64, f64)]) -> Result<String> {
-    let names: Vec<&str> = categories.iter().map(|(name, ..)| name.as_str()).collect();
-    let height = 70 + 26 * categories.len().max(1) as u32;
+pub(in crate::cli) fn categories_svg(categories: &[Pair]) -> Result<String> {
+    let names: Vec<&str> = categories.iter().map(|pair| pair.name.as_str()).collect();
+    let height = 70 + ROW * categories.len().max(1) as u32;
     drawn((WIDTH, height), |area| {
         let mut chart = rows(area, &names, -2.0..102.0, "MC1 in percent")?;
-        for (row, &(_, before, after)) in categories.iter().enumerate() {
-            let y = row as f64;
-            let line = vec![(before, y), (after, y)];
-            chart.draw_series([PathElement::new(line, INK.mix(0.35).stroke_width(2))])?;
-            chart.draw_series([Circle::new((before, y), 5, WHITE.filled())])?;
-            chart.draw_series([Circle::new((before, y), 5, rgb(0.35).stroke_width(2))])?;
-            chart.draw_series([Circle::new((after, y), 5, OUTLINE.filled())])?;
+        let grey = rgb(0.35);
+        for (row, pair) in categories.iter().enumerate() {
+            for ([value, low, high], y, colour) in
+                [(pair.before, row as f64 - 0.16, grey), (pair.after, row as f64 + 0.16, OUTLINE)]
+            {
+                let line = vec![(low, y), (high, y)];
+                chart.draw_series([PathElement::new(line, colour.stroke_width(2))])?;
+                let inside = if colour == grey { WHITE.filled() } else { colour.filled() };
+                chart.draw_series([Circle::new((value, y), 5, inside)])?;
+                chart.draw_series([Circle::new((value, y), 5, colour.stroke_width(2))])?;
+            }
         }
         Ok(())
     })
@@ -152,8 +163,8 @@ pub(in crate::cli) fn histogram_svg(values: &[f32]) -> Result<String> {
             .light_line_style(WHITE)
             .bold_line_style(INK.mix(0.12))
             .axis_style(INK.mix(0.4))
-            .label_style(font(13))
-            .axis_desc_style(font(14))
+            .label_style(font(14))
+            .axis_desc_style(font(15))
             .x_desc("probe accuracy in percent")
             .y_desc("heads")
             .y_labels(5)
@@ -165,5 +176,65 @@ pub(in crate::cli) fn histogram_svg(values: &[f32]) -> Result<String> {
             Rectangle::new([(left, 0.0), (right, f64::from(n))], rgb(0.35).filled())
         }))?;
         Ok(())
+    })
+}
+
+/// One line through points `(x, y)` for each name. The axis of x, which is not negative, grows by
+/// the square: a KL does so with the strength.
+pub(in crate::cli) fn curve_svg(
+    (x_unit, y_unit): (&str, &str),
+    lines: &[(String, Vec<(f64, f64)>)],
+) -> Result<String> {
+    let lines: Vec<(&String, Vec<(f64, f64)>)> = lines
+        .iter()
+        .map(|(name, points)| {
+            let finite = points.iter().filter(|p| p.0.is_finite() && p.1.is_finite());
+            (name, finite.map(|&(x, y)| (x.max(0.0).sqrt(), y)).collect())
+        })
+        .collect();
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let low = points().map(of).fold(f64::INFINITY, f64::min);
+        let high = points().map(of).fold(f64::NEG_INFINITY, f64::max);
+        let margin = 0.05 * (high - low).max(1e-3);
+        low - margin..high + margin
+    };
+    let (x_range, y_range) = (range(|p| p.0), range(|p| p.1));
+    if points().next().is_none() {
+        return Ok(String::new());
+    }
+    drawn((WIDTH, 400), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(10)
+            .x_label_area_size(44)
+            .y_label_area_size(64)
+            .build_cartesian_2d(x_range, y_range)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(INK.mix(0.12))
+            .axis_style(INK.mix(0.4))
+            .label_style(font(14))
+            .axis_desc_style(font(15))
+            .x_desc(x_unit)
+            .y_desc(y_unit)
+            .x_label_formatter(&|x| format!("{}", ((x * x.abs()) * 100.0).round() / 100.0))
+            .y_label_formatter(&|y| format!("{y:.0}"))
+            .draw()?;
+        let n = lines.len().max(2) - 1;
+        for (i, (name, points)) in lines.iter().enumerate() {
+            let colour = rgb(0.9 * i as f32 / n as f32);
+            chart
+                .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
+                .label((*name).clone())
+                .legend(move |(x, y)| Circle::new((x + 6, y), 5, colour.filled()));
+            chart.draw_series(points.iter().map(|&p| Circle::new(p, 4, colour.filled())))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.85))
+            .label_font(font(14))
+            .draw()
     })
 }

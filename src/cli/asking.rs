@@ -1,0 +1,128 @@
+//! How questions are asked and scored, and where what is known of them is kept.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::args::ModelArgs;
+use super::demo::INSTRUCTION;
+use super::embedded;
+use super::output::Output;
+use crate::data::sha256;
+use crate::eval::{Evaluator, Policy};
+use crate::ledger::Ledger;
+use crate::study::{Protocol, Record};
+use crate::{Error, Model, Result, Special};
+
+/// How questions are asked and scored.
+#[derive(Debug, Args)]
+pub(super) struct AskArgs {
+    /// Text before every question, such as examples that are answered.
+    #[arg(long, value_name = "FILE")]
+    preamble: Option<PathBuf>,
+
+    /// The baseline that needs no vector: an instruction before all else.
+    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
+    pub(super) instruction: String,
+
+    /// Tokens to steer: from the last of the prompt on (`generated`), all, the answer's own, or from
+    /// its second one on, as the paper's code does (`original`).
+    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = ["generated", "all", "answer", "original"])]
+    policy: String,
+
+    /// Questions to take, spread evenly over the data; 0 takes all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) limit: usize,
+
+    /// Draws of random heads and directions.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) draws: usize,
+}
+
+impl AskArgs {
+    /// The text before every question, which begins a line of its own.
+    pub(super) fn preamble(&self) -> Result<String> {
+        let Some(path) = &self.preamble else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        match text.trim_end() {
+            "" => Err(Error::invalid(path.display().to_string(), "holds no text")),
+            text => Ok(format!("{text}\n\n")),
+        }
+    }
+
+    /// Refuses what leaves no room for a question, before anything is captured.
+    pub(super) fn check_preamble(
+        &self,
+        (model, args): (&Model, &ModelArgs),
+        protocol: &Protocol,
+    ) -> Result<()> {
+        let n_ctx = Evaluator::longest(model, args.ctx_size().unwrap_or(0));
+        let text = format!("{} {}", protocol.instruction, protocol.preamble);
+        let n_token = model.tokenize(&text, Special::Start).len();
+        if n_token < n_ctx {
+            return Ok(());
+        }
+        let what = match &self.preamble {
+            Some(path) => format!("the text before every question, from {},", path.display()),
+            None => "the instruction".to_owned(),
+        };
+        Err(Error::PromptTooLong { what, n_token, n_ctx })
+    }
+
+    pub(super) fn policy(&self) -> Result<Policy> {
+        self.policy.parse()
+    }
+
+    /// Everything that a result depends on; `more` is what only one command knows.
+    pub(super) fn identity(
+        &self,
+        (model, args): (&Model, &ModelArgs),
+        protocol: &Protocol,
+        more: &impl Debug,
+    ) -> String {
+        let text = format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {more:?}",
+            env!("CARGO_PKG_VERSION"),
+            model.identity(),
+            protocol.data.sha256,
+            protocol.form,
+            protocol.preamble,
+            protocol.neutral,
+            protocol.instruction,
+            protocol.direction,
+            protocol.selection,
+            protocol.n_predict,
+            protocol.seed,
+            protocol.select,
+            protocol.grid,
+            (protocol.shuffle, self.limit, &self.policy),
+            (args.cache(), args.ctx_size()),
+        );
+        sha256(text.as_bytes())
+    }
+}
+
+/// The file of the partial results of a command: in the folder of its report, or in the cache.
+pub(super) fn ledger_place(
+    command: &str,
+    report: Option<&Path>,
+    identity: &str,
+) -> Result<PathBuf> {
+    match report {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            Ok(folder.join(format!("{command}.partial.jsonl")))
+        }
+        None => Ok(embedded::cache_folder(command)?.join(format!("{}.jsonl", &identity[..16]))),
+    }
+}
+
+/// Opens the partial results of a command that was stopped, or begins them.
+pub(super) fn open_ledger(place: &Path, identity: &str, output: Output) -> Result<Ledger<Record>> {
+    let ledger = Ledger::open(place, identity)?;
+    if !ledger.is_empty() {
+        output.note(format_args!("going on: {} results are known", ledger.len()));
+    }
+    Ok(ledger)
+}

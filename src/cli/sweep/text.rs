@@ -1,0 +1,97 @@
+//! A sweep in a terminal.
+
+use std::path::Path;
+
+use super::super::eval::rows_text;
+use super::super::output::{BOLD, DIM, Output};
+use super::super::table::{columns, nats, percent};
+use super::{Cell, Document, Recommended, Row};
+
+/// What a recommended cell is marked with.
+const MARK: char = '*';
+
+pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) {
+    let Document { model, data, settings, .. } = document;
+    output.line(format_args!(
+        "{BOLD}{}{BOLD:#}: {} questions of {}, each scored by what was fitted on the other half\n",
+        model.name, document.n_question, data.name,
+    ));
+    for direction in &settings.directions {
+        let title = match settings.directions.len() {
+            1 => String::new(),
+            _ => format!(", {direction} directions"),
+        };
+        let grid = |name: &str, cell: &dyn Fn(&Row) -> String| {
+            output.line(format_args!("{name}{title}; heads downwards, alpha to the right"));
+            output.text(&grid(document, direction, cell));
+            output.line("");
+        };
+        grid("MC1 in percent", &|row| percent(row.mc.mc1));
+        if settings.n_predict > 0 {
+            grid("true answers in percent", &|row| percent(row.truth.unwrap_or(f64::NAN)));
+        }
+        grid("KL in nats per token", &|row| nats(row.kl.unwrap_or(f64::NAN), 3));
+    }
+    output.line(format_args!(
+        "{MARK} recommended: {}. Within {} nats.",
+        settings.rule, settings.kl_budget
+    ));
+    for Recommended { fold, direction, k, alpha, development, held_out } in &document.recommended {
+        output.line(format_args!(
+            "{DIM}fold {fold}: {k} heads, alpha {}, {direction}: MC1 {} and KL {} there, MC1 {} \
+             and KL {} held out{DIM:#}",
+            strength(*alpha),
+            percent(development.mc1.unwrap_or(f64::NAN)),
+            nats(development.kl, 3),
+            percent(held_out.mc1.unwrap_or(f64::NAN)),
+            nats(held_out.kl, 3),
+        ));
+    }
+    output.line("\nthe recommended cells on the half that did not recommend them");
+    output.text(&rows_text(&document.rows));
+    output.line(format_args!("\nto ship, fitted on all questions: {}", document.overall.command));
+    output.line(format_args!(
+        "{DIM}Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
+        document.n_token.read, document.n_token.computed, document.seconds
+    ));
+    if let Some(folder) = folder {
+        output.line(format_args!("report: {}", folder.join("report.html").display()));
+    }
+}
+
+/// One line per K, one column per α.
+fn grid(document: &Document, direction: &str, value: &dyn Fn(&Row) -> String) -> String {
+    let cells = || document.cells.iter().filter(|cell| cell.direction == direction);
+    let mut header = vec![String::new()];
+    header.extend(match document.settings.alphas {
+        Some(alphas) => alphas.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        None => vec!["alpha, by fold".to_owned(), String::new()],
+    });
+    let rows = document.settings.ks.iter().map(|&k| {
+        let mut row = vec![k.to_string()];
+        for cell in cells().filter(|cell| cell.k == k) {
+            if cell.alpha.is_none() {
+                row.push(strengths(cell));
+            }
+            let mark = if document.is_recommended(cell) { MARK } else { ' ' };
+            row.push(format!("{}{mark}", value(&cell.held_out)));
+        }
+        row
+    });
+    columns(&header, &rows.collect::<Vec<_>>())
+}
+
+/// A strength, to as many digits as it was found to.
+pub(super) fn strength(alpha: f32) -> String {
+    let text = format!("{alpha:.2}");
+    match text.trim_end_matches('0').trim_end_matches('.') {
+        "0" if alpha != 0.0 => alpha.to_string(),
+        text => text.to_owned(),
+    }
+}
+
+/// The strength of each fold.
+pub(super) fn strengths(cell: &Cell) -> String {
+    let alphas: Vec<String> = cell.folds.iter().map(|fold| strength(fold.alpha)).collect();
+    alphas.join(", ")
+}

@@ -1,0 +1,435 @@
+//! Every K at every α, on questions that nothing was fitted to.
+//!
+//! In each of two folds heads are ranked once, each K gives one vector, and α scales it. Each cell
+//! is measured twice: on the development half, for the choice, and on the other, for the report.
+//! The rule of [`Cell::choose`] looks at the former alone, so what the chosen cell gives on the
+//! other half is a fair measurement.
+
+use serde::Serialize;
+
+use super::develop::in_parts;
+use super::measure::{Fold, N_CHUNK, Outcome, Record, Turn};
+use super::{Condition, FoldReport, Half, Protocol, Report, Row, SELECT_STEPS, random_vectors};
+use crate::eval::{Divergence, Evaluator};
+use crate::ledger::Ledger;
+use crate::probe::Activations;
+use crate::select::{Choice, Journal, Trial, rank};
+use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use crate::{Error, Result, Site};
+
+/// What a sweep varies besides the protocol's K.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axes {
+    /// Kinds of directions.
+    pub directions: Vec<DirectionKind>,
+    /// Strengths; 0 is measured once. `None`: for each K the largest within the protocol's budget of
+    /// KL, found on the development documents.
+    pub alphas: Option<Vec<f32>>,
+}
+
+/// What came out of a sweep.
+#[derive(Debug, Clone)]
+pub struct Sweep<'a> {
+    /// By direction, then K, then α.
+    pub cells: Vec<Cell>,
+    /// What the development half of each fold recommends, an index into `cells`.
+    pub recommended: Vec<usize>,
+    /// What both development halves together, and so all questions, recommend for a vector that is
+    /// fitted on all of them: an index into `cells`.
+    pub overall: usize,
+    /// The recommended cell of each fold, on the questions that did not recommend it, beside the
+    /// baselines.
+    pub report: Report<'a>,
+}
+
+/// One K at one α.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cell {
+    /// Kind of directions.
+    pub direction: &'static str,
+    /// Heads asked for.
+    pub k: usize,
+    /// Strength; `None` where each fold found its own.
+    pub alpha: Option<f32>,
+    /// Each fold by itself.
+    pub folds: Vec<CellFold>,
+    /// Both folds together, each scored on the questions that nothing was fitted to.
+    pub held_out: Row,
+}
+
+/// One cell in one fold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellFold {
+    /// Heads steered: fewer than asked for where fewer may be.
+    pub n_head: usize,
+    /// Strength.
+    pub alpha: f32,
+    /// On the half that everything was fitted to.
+    pub development: Scores,
+    /// On the other half.
+    pub held_out: Scores,
+}
+
+/// Means over one half.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Scores {
+    /// Multiple choice; `None` where it is not needed, since the cell costs too much KL.
+    pub mc1: Option<f64>,
+    /// Cross-entropy on neutral text, nats per token.
+    pub ce: f64,
+    /// KL(steered ‖ base) on neutral text, nats per token.
+    pub kl: f64,
+}
+
+impl Scores {
+    fn is_within(&self, budget: f64) -> bool {
+        self.kl <= budget && self.mc1.is_some_and(|mc1| !mc1.is_nan())
+    }
+}
+
+impl Cell {
+    /// The rule: of all cells whose KL per token on the development documents is within the budget,
+    /// the one with the highest MC1 on the development questions, at equal MC1 the one with the
+    /// lowest KL, then the first. Means over `folds`; nothing held out is looked at. An index, or
+    /// `None` where no cell is within the budget.
+    #[must_use]
+    pub fn choose(cells: &[Self], folds: &[usize], budget: f64) -> Option<usize> {
+        let score = |cell: &Self| {
+            let of: Vec<Scores> =
+                folds.iter().filter_map(|&f| Some(cell.folds.get(f)?.development)).collect();
+            let is_eligible = of.len() == folds.len() && of.iter().all(|s| s.is_within(budget));
+            let mean = |value: fn(&Scores) -> f64| {
+                of.iter().map(value).sum::<f64>() / of.len().max(1) as f64
+            };
+            is_eligible.then(|| (mean(|s| s.mc1.unwrap_or(f64::NAN)), -mean(|s| s.kl)))
+        };
+        let mut best: Option<(usize, (f64, f64))> = None;
+        for (i, cell) in cells.iter().enumerate() {
+            if let Some(score) = score(cell)
+                && best.is_none_or(|(_, known)| score > known)
+            {
+                best = Some((i, score));
+            }
+        }
+        best.map(|(i, _)| i)
+    }
+}
+
+impl Protocol<'_> {
+    /// Steps of [`sweep`], for a progress bar.
+    #[must_use]
+    pub fn n_step_of_sweep(&self, axes: &Axes) -> usize {
+        let n_direction = axes.directions.len();
+        let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
+        let n_question = self.data.questions.iter().filter(|q| q.is_two_sided()).count();
+        let [short, long] = [n_question / 2, n_question.div_ceil(2)];
+        let n_chunk = |n: usize| n.div_ceil(N_CHUNK);
+        let n_base = 1;
+        let n_cell = match &axes.alphas {
+            Some(alphas) => alphas.iter().filter(|&&alpha| alpha != 0.0).count(),
+            None => 1,
+        };
+        let n_cell = n_base + n_direction * self.grid.ks.len() * n_cell;
+        let of_fold = |development: usize, test: usize| {
+            n_direction * n_select
+                + n_cell * (n_chunk(development) + 2 * n_chunk(test) + 1)
+                + self.n_step_of_fold(test)
+        };
+        of_fold(short, long) + of_fold(long, short)
+    }
+}
+
+/// Measures every cell in two folds, and the recommended ones beside their baselines. What the
+/// ledger holds is not measured again. Where heads are chosen by what they cause, `journal` opens, by
+/// name, what is known of the heads that were tried; it is removed once their order is in the
+/// ledger. `on_step` is called after each of [`Protocol::n_step_of_sweep`] steps and may refuse to go
+/// on by an error.
+///
+/// # Errors
+/// What fitting and evaluating give; [`Error::Invalid`] where no question can be scored, an axis is
+/// empty, or no cell stays within the budget of KL.
+pub fn sweep<'a>(
+    evaluator: &mut Evaluator,
+    source: &impl Activations,
+    protocol: &Protocol<'a>,
+    axes: &Axes,
+    ledger: &mut Ledger<Record>,
+    journal: impl Fn(&str) -> Result<Journal>,
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Sweep<'a>> {
+    let no_alpha = axes.alphas.as_ref().is_some_and(Vec::is_empty);
+    if no_alpha || axes.directions.is_empty() || protocol.grid.ks.is_empty() {
+        return Err(Error::invalid("sweep", "no K, no strength or no direction was given"));
+    }
+    let halves = protocol.halves()?;
+    let mut report = Report::new(protocol);
+    let mut folds = Vec::new();
+    for (number, half) in halves.iter().enumerate() {
+        let mut sweeper = Sweeper {
+            evaluator: &mut *evaluator,
+            protocol,
+            ledger: &mut *ledger,
+            journal: &journal,
+            report: &report,
+            name: format!("fold {number}"),
+            half,
+        };
+        folds.push(sweeper.run(source, axes, &mut on_step)?);
+    }
+    let cells = together(&folds, axes, protocol, &report);
+    let budget = protocol.grid.kl_budget;
+    let over = || {
+        let problem = format!("no cell stays within {budget} nat per token: try smaller strengths");
+        Error::invalid("KL budget", problem)
+    };
+    let mut recommended = Vec::new();
+    for (number, (half, fold)) in halves.iter().zip(&folds).enumerate() {
+        let chosen = Cell::choose(&cells, &[number], budget).ok_or_else(over)?;
+        let Measured { vector, alpha, label, development, .. } = &fold.cells[chosen];
+        let vector = &fold.vectors[*vector];
+        let k = vector.heads().len();
+        let random = random_vectors(&fold.development, source, k, protocol)?;
+        let mut measure = Fold {
+            evaluator: &mut *evaluator,
+            protocol,
+            name: format!("fold {number}"),
+            questions: &half.test,
+            documents: &half.documents,
+            ledger: &mut *ledger,
+        };
+        let outcomes = measure.run((vector, *alpha), label, &random, &mut on_step)?;
+        let mc1 = development.mc1.unwrap_or(f64::NAN);
+        let choice = Choice { k, alpha: *alpha, mc1, kl: development.kl };
+        report.add(outcomes, FoldReport::of(&choice, vector, &fold.development, half.test.len()));
+        recommended.push(chosen);
+    }
+    // Where no cell suits both halves, the first one's choice is as good as any.
+    let both: Vec<usize> = (0..folds.len()).collect();
+    let overall = Cell::choose(&cells, &both, budget).unwrap_or(recommended[0]);
+    Ok(Sweep { cells, recommended, overall, report })
+}
+
+/// One fold of a sweep.
+struct Sweeper<'r, 'm, 'p, 'a> {
+    evaluator: &'r mut Evaluator<'m>,
+    protocol: &'p Protocol<'a>,
+    ledger: &'r mut Ledger<Record>,
+    journal: &'r dyn Fn(&str) -> Result<Journal>,
+    report: &'p Report<'a>,
+    name: String,
+    half: &'p Half<'a>,
+}
+
+/// What one fold gave.
+struct Swept {
+    development: Development,
+    vectors: Vec<SteeringVector>,
+    /// In the order of [`Sweep::cells`].
+    cells: Vec<Measured>,
+    base: Outcome,
+}
+
+/// One cell in one fold.
+#[derive(Clone)]
+struct Measured {
+    /// An index.
+    vector: usize,
+    alpha: f32,
+    /// Under which the ledger knows it.
+    label: String,
+    development: Scores,
+    outcome: Outcome,
+}
+
+impl<'m> Sweeper<'_, 'm, '_, '_> {
+    fn run(
+        &mut self,
+        source: &impl Activations,
+        axes: &Axes,
+        on_step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<Swept> {
+        let params = FitParams { seed: self.protocol.seed, ..FitParams::default() };
+        let development = Development::fit(source, &self.half.development, &params, || ())?;
+        let (mut vectors, mut cells) = (Vec::new(), Vec::new());
+        let unsteered = Turn {
+            label: format!("{} 0", Condition::Base.name()),
+            preamble: self.protocol.preamble.clone(),
+            steered: None,
+        };
+        let (base_development, base) = self.measure(&unsteered, on_step)?;
+        for &direction in &axes.directions {
+            let ranked = self.rank(&development, source, direction, on_step)?;
+            for &k in &self.protocol.grid.ks {
+                let vector = ranked.vector(source, k.min(ranked.scores.len()), direction)?;
+                let alphas = match &axes.alphas {
+                    Some(alphas) => alphas.clone(),
+                    None => vec![self.strength(&vector, direction)?],
+                };
+                for alpha in alphas {
+                    let label =
+                        format!("{direction}, {} heads, alpha {alpha}", vector.heads().len());
+                    let turn = Turn {
+                        label,
+                        preamble: self.protocol.preamble.clone(),
+                        steered: Some((&vector, alpha)),
+                    };
+                    let (label, (development, outcome)) = if alpha == 0.0 {
+                        (unsteered.label.clone(), (base_development, base.clone()))
+                    } else {
+                        let measured = self.measure(&turn, on_step)?;
+                        (turn.label, measured)
+                    };
+                    let vector = vectors.len();
+                    cells.push(Measured { vector, alpha, label, development, outcome });
+                }
+                vectors.push(vector);
+            }
+        }
+        Ok(Swept { development, vectors, cells, base })
+    }
+
+    /// The heads in the order in which they are to be steered, from the ledger where that is known.
+    fn rank(
+        &mut self,
+        development: &Development,
+        source: &impl Activations,
+        direction: DirectionKind,
+        on_step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<Development> {
+        let by = self.protocol.selection;
+        if by == Selection::Accuracy {
+            return Ok(development.clone());
+        }
+        let name = format!("{}, {direction}, ranking", self.name);
+        let mut n_step = 0;
+        let sites: Vec<Site> = match self.ledger.get(&name) {
+            Some(Record::Ranking(sites)) => sites.clone(),
+            _ => {
+                let questions = &self.protocol.data.questions;
+                let trial = Trial {
+                    questions: self.half.development.iter().map(|&i| &questions[i]).collect(),
+                    form: &self.protocol.form,
+                    documents: &self.half.development_documents,
+                    direction,
+                    params: self.protocol.select,
+                };
+                let on_trial = in_parts(&mut n_step, on_step);
+                let mut journal = (self.journal)(&name)?;
+                let ranked =
+                    rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial)?;
+                let sites: Vec<Site> =
+                    ranked.development.scores.iter().map(|score| score.site).collect();
+                self.ledger.put([(name, Record::Ranking(sites.clone()))])?;
+                journal.remove()?;
+                sites
+            }
+        };
+        (n_step..SELECT_STEPS).try_for_each(|_| on_step())?;
+        development.ranked(&sites)
+    }
+
+    /// The largest strength within the budget, on the development documents.
+    fn strength(&mut self, vector: &SteeringVector, direction: DirectionKind) -> Result<f32> {
+        let n_head = vector.heads().len();
+        let name = format!("{}, {direction}, {n_head} heads, strength", self.name);
+        if let Some(Record::Strength(alpha)) = self.ledger.get(&name) {
+            return Ok(*alpha);
+        }
+        let documents = &self.half.development_documents;
+        let budget = self.protocol.grid.kl_budget;
+        let found = self.evaluator.strength_within(vector, documents, budget, |_, _| Ok(()));
+        let (alpha, _) = found?;
+        self.ledger.put([(name, Record::Strength(alpha))])?;
+        Ok(alpha)
+    }
+
+    /// Measures on both halves: on the development half MC1 only where KL is within the budget.
+    fn measure(
+        &mut self,
+        turn: &Turn,
+        on_step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<(Scores, Outcome)> {
+        let protocol = self.protocol;
+        // Documents first: what stands before all questions is then computed once for a cell.
+        let mut held_out = self.fold(false);
+        let mut outcome = Outcome { neutral: held_out.read_neutral(turn)?, ..Outcome::default() };
+        let mut development = self.fold(true);
+        let mut chosen_on =
+            Outcome { neutral: development.read_neutral(turn)?, ..Outcome::default() };
+        on_step()?;
+        if Divergence::mean(&chosen_on.neutral).kl <= protocol.grid.kl_budget {
+            development.score(turn, on_step)?;
+            development.collect(turn, &mut chosen_on);
+        } else {
+            development.questions.chunks(N_CHUNK).try_for_each(|_| on_step())?;
+        }
+        let mut held_out = self.fold(false);
+        held_out.score(turn, on_step)?;
+        held_out.write(turn, on_step)?;
+        held_out.collect(turn, &mut outcome);
+        Ok((scores(&chosen_on, self.report), outcome))
+    }
+
+    /// The development half, or the other.
+    fn fold<'s>(&'s mut self, is_development: bool) -> Fold<'s, 'm> {
+        let (name, questions, documents) = match is_development {
+            true => {
+                let name = format!("{} development", self.name);
+                (name, &self.half.development, &self.half.development_documents)
+            }
+            false => (self.name.clone(), &self.half.test, &self.half.documents),
+        };
+        let (evaluator, ledger) = (&mut *self.evaluator, &mut *self.ledger);
+        Fold { evaluator, protocol: self.protocol, name, questions, documents, ledger }
+    }
+}
+
+/// The mean over one half.
+fn scores(outcome: &Outcome, report: &Report) -> Scores {
+    let Divergence { ce, kl, .. } = Divergence::mean(&outcome.neutral);
+    let ids: Vec<usize> = outcome.answered.keys().copied().collect();
+    let mc1 = (!ids.is_empty()).then(|| report.mean_mc(outcome, &ids).mc1);
+    Scores { mc1, ce, kl }
+}
+
+/// The cells of both folds as one.
+fn together(folds: &[Swept], axes: &Axes, protocol: &Protocol, report: &Report) -> Vec<Cell> {
+    let merged = |outcomes: Vec<&Outcome>| {
+        let mut all = Outcome::default();
+        for outcome in outcomes {
+            all.answered.extend(outcome.answered.clone());
+            all.neutral.extend(&outcome.neutral);
+        }
+        all
+    };
+    let base = merged(folds.iter().map(|fold| &fold.base).collect());
+    let alphas: Vec<Option<f32>> = match &axes.alphas {
+        Some(alphas) => alphas.iter().copied().map(Some).collect(),
+        None => vec![None],
+    };
+    let mut names = Vec::new();
+    for direction in &axes.directions {
+        for &k in &protocol.grid.ks {
+            names.extend(alphas.iter().map(|&alpha| (direction.name(), k, alpha)));
+        }
+    }
+    let cell = |(i, (direction, k, alpha)): (usize, (&'static str, usize, Option<f32>))| {
+        let of: Vec<&Measured> = folds.iter().map(|fold| &fold.cells[i]).collect();
+        let outcome = merged(of.iter().map(|measured| &measured.outcome).collect());
+        let condition = if alpha == Some(0.0) { Condition::Base } else { Condition::Iti };
+        let folds = of.iter().zip(folds).map(|(measured, fold)| CellFold {
+            n_head: fold.vectors[measured.vector].heads().len(),
+            alpha: measured.alpha,
+            development: measured.development,
+            held_out: scores(&measured.outcome, report),
+        });
+        Cell {
+            direction,
+            k,
+            alpha,
+            folds: folds.collect(),
+            held_out: report.row(condition, &outcome, Some(&base)),
+        }
+    };
+    names.into_iter().enumerate().map(cell).collect()
+}
