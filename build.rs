@@ -4,8 +4,12 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo:rerun-if-changed=vendor/headtap.c");
-    println!("cargo:rerun-if-changed=vendor/headtap.h");
+    let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
+    for file in
+        sources.iter().map(String::as_str).chain(["vendor/headtap.h", "vendor/headtap_impl.h"])
+    {
+        println!("cargo:rerun-if-changed={file}");
+    }
 
     let root = env::var("DEP_LLAMA_ROOT").expect(
         "llama-cpp-sys-2 did not export its install folder; \
@@ -16,7 +20,7 @@ fn main() {
     let include = PathBuf::from(root).join("include");
 
     cc::Build::new()
-        .file("vendor/headtap.c")
+        .files(&sources)
         .include("vendor")
         .include(&include)
         .std("c11")

@@ -18,6 +18,8 @@ mod file;
 mod fingerprint;
 mod geometry;
 pub mod gguf;
+pub mod import;
+pub mod judge;
 pub mod ledger;
 mod limits;
 mod model;

@@ -6,6 +6,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
+use crate::data::PromptForm;
 use crate::device::Placement;
 use crate::ffi::host;
 use crate::fingerprint::fingerprint;
@@ -210,6 +211,25 @@ impl Model {
         let bos = Some(vocab.bos()).filter(|bos| start && vocab.should_add_bos() && bos.0 >= 0);
         let tokens = vocab.tokenize(text.as_bytes(), false, parse);
         bos.into_iter().chain(tokens).map(|token| token.0).collect()
+    }
+
+    /// Tokens of a text that a prompt form made: where a chat template made the form, control tokens
+    /// are read as such, and BOS is not written twice.
+    #[must_use]
+    pub fn tokenize_as(&self, form: &PromptForm, text: &str) -> Vec<i32> {
+        if form.is_chat() {
+            self.tokenize_rendered(text)
+        } else {
+            self.tokenize(text, Special::Start)
+        }
+    }
+
+    /// Tokens of a text that stands at the start of the context and may spell out control tokens;
+    /// BOS comes first where the model wants it, and never twice.
+    pub(crate) fn tokenize_rendered(&self, text: &str) -> Vec<i32> {
+        let bos = self.special_text(SpecialToken::Bos);
+        let has_bos = !bos.is_empty() && text.starts_with(&bos);
+        self.tokenize(text, if has_bos { Special::Parse } else { Special::StartAndParse })
     }
 
     /// The bytes of one token; control tokens and what is no token are empty. May end inside a

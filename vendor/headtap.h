@@ -1,4 +1,5 @@
-/* headtap - observe and steer attention heads in any program that uses llama.cpp
+/* headtap - observe and steer attention heads, and the outputs of layers, in any program that uses
+ * llama.cpp
  *
  * A tap is one eval callback attached to one llama_context. It watches the nodes that llama.cpp
  * names `kqv_out-<il>`: the attention output of layer il before the output projection, F32
@@ -9,9 +10,14 @@
  *            Row 0 adds nothing, to the last bit (it is filled with -0.0, the one float whose
  *            addition changes no other).
  *
+ * It also steers `l_out-<il>`, the output of layer il from 1 on, F32 [n_embd, n_token], where a
+ * control vector of llama.cpp's is at work: load one of zeros (-0.0, which changes nothing) with
+ * llama_set_adapter_cvec, and every token picks its row there, too. Without one, these nodes are
+ * left alone, and a row that is loaded for them is HEADTAP_MISCOUNT. Rows are one for both kinds.
+ *
  * Steering runs inside the graph wherever the node is a no-op view (RESHAPE, which is what flash
- * attention leaves there): while the scheduler asks about the node, the tap turns it, in place,
- * into an ADD_ID of the same data, the bank and the tokens' rows. The graph is not cut, nothing is
+ * attention leaves there), or the control vector's ADD: while the scheduler asks about the node,
+ * the tap turns it, in place, into an ADD_ID of the same data, the bank and the tokens' rows. The graph is not cut, nothing is
  * synchronized, and changing a row rewrites a few kilobytes. Elsewhere (a CONT node, a device that
  * has no ADD_ID, a node that moved to another device) the tap reads, adds and writes in the
  * callback: the same sums, at one graph cut per layer.
@@ -26,9 +32,9 @@
  *
  * Life of a tap:
  *
- *     struct headtap * tap = headtap_init(n_layer, widths, n_row, n_batch, true);
+ *     struct headtap * tap = headtap_init(n_layer, widths, n_embd, n_row, n_batch, true);
  *     headtap_observe(tap, il, true);                       // any number of layers
- *     headtap_set_row(tap, il, row, offset);                // any number of rows, at any time
+ *     headtap_set_row(tap, HEADTAP_HEADS, il, row, offset); // any number of rows, at any time
  *     cparams.cb_eval           = headtap_eval;
  *     cparams.cb_eval_user_data = tap;
  *     ctx = llama_init_from_model(model, cparams);          // kv_unified = true keeps token order
@@ -41,7 +47,8 @@
  *     headtap_free(tap);                                    // then the tap
  *
  * Not thread-safe: a tap belongs to the thread that decodes. Between headtap_begin and headtap_end
- * only headtap_eval may be called. Depends on ggml's and llama.cpp's public headers only.
+ * only headtap_eval may be called. Depends on ggml's and llama.cpp's public headers only. Compile
+ * the three files headtap*.c.
  */
 #ifndef HEADTAP_H
 #define HEADTAP_H
@@ -57,6 +64,12 @@ extern "C" {
 
 struct headtap;
 
+/* What is steered. */
+enum headtap_kind {
+    HEADTAP_HEADS  = 0, /* `kqv_out-<il>`, [n_head * d_head]: the heads of a layer      */
+    HEADTAP_OUTPUT = 1, /* `l_out-<il>`, [n_embd]: what a layer hands on; not of layer 0 */
+};
+
 /* What became of one pass. */
 enum headtap_status {
     HEADTAP_OK          = 0,
@@ -70,7 +83,7 @@ enum headtap_status {
     HEADTAP_MISORDERED  = 7, /* the tokens were not computed in the order of headtap_pass.tokens */
 };
 
-/* How a layer is handled, as last seen. */
+/* How a layer's heads or output are handled, as last seen. */
 enum headtap_path {
     HEADTAP_SILENT   = 0, /* its node never came by               */
     HEADTAP_WATCHED  = 1, /* came by, nothing to add              */
@@ -100,20 +113,24 @@ struct headtap_pass {
     float         * out;     /* [n observed layers, ascending][n_want][largest width]          */
     const int32_t * tokens;  /* [n_token] their ids, to check the order by, or NULL: unchecked.
                               * The first pass is never checked.                               */
+    const int8_t  * outputs; /* [n_token] not 0: its logits are wanted (llama_batch.logits); NULL:
+                              * unknown. Needed where layer outputs are steered: in the last layer
+                              * llama.cpp computes those tokens only.                          */
 };
 
 /* widths: [n_layer] n_head * d_head of each layer, 0 where a layer has no attention.
+ * n_embd: width of the layers' outputs, 0 where these are not to be steered.
  * n_row: rows of the banks, row 0 included. n_batch: most tokens in one llama_decode.
  * in_graph: false steers by read-modify-write everywhere. NULL when out of memory. */
-struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n_row, int32_t n_batch, bool in_graph);
+struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n_embd, int32_t n_row, int32_t n_batch, bool in_graph);
 void             headtap_free(struct headtap * tap);
 
-/* Puts a layer into the plan of observed layers, or takes it out. */
+/* Puts a layer's heads into the plan of what is observed, or takes them out. */
 enum headtap_status headtap_observe(struct headtap * tap, int32_t il, bool on);
 
 /* Rewrites row `row` (1 .. n_row - 1) of layer `il`: offset [width], or NULL to add nothing.
  * Takes effect with the next headtap_begin. */
-enum headtap_status headtap_set_row(struct headtap * tap, int32_t il, int32_t row, const float * offset);
+enum headtap_status headtap_set_row(struct headtap * tap, enum headtap_kind kind, int32_t il, int32_t row, const float * offset);
 
 /* The arrays of `pass` must live until headtap_end. */
 enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pass * pass);
@@ -122,15 +139,17 @@ enum headtap_status headtap_end(struct headtap * tap);
 /* The eval callback: llama_context_params.cb_eval, with the tap as cb_eval_user_data. */
 bool headtap_eval(struct ggml_tensor * t, bool ask, void * tap);
 
-/* Since the last headtap_begin: tokens of layer il that came by. */
-int32_t           headtap_n_seen(const struct headtap * tap, int32_t il);
-enum headtap_path headtap_path_of(const struct headtap * tap, int32_t il);
-/* The layer that a status speaks of, and the width of the last node seen there (0: none yet). */
+/* Since the last headtap_begin: tokens of layer il that came by, those included whose output
+ * llama.cpp did not compute because none was wanted. */
+int32_t           headtap_n_seen(const struct headtap * tap, enum headtap_kind kind, int32_t il);
+enum headtap_path headtap_path_of(const struct headtap * tap, enum headtap_kind kind, int32_t il);
+/* The width of the last node seen there (0: none yet), and what a status speaks of. */
+int32_t           headtap_width(const struct headtap * tap, enum headtap_kind kind, int32_t il);
 int32_t           headtap_failed_layer(const struct headtap * tap);
-int32_t           headtap_width(const struct headtap * tap, int32_t il);
+enum headtap_kind headtap_failed_kind(const struct headtap * tap);
 /* The name of the device whose memory held the node of layer il when it was last seen ("CPU" for
  * the host's), or NULL where it never was. Lives as long as the process. */
-const char *      headtap_device(const struct headtap * tap, int32_t il);
+const char *      headtap_device(const struct headtap * tap, enum headtap_kind kind, int32_t il);
 
 /* After the first pass: what reads the node of layer il; ggml's name of the operation that alters it
  * (`MUL` for a gate, `RMS_NORM`; NULL unless HEADTAP_ALTERED); and the number of values that are

@@ -9,7 +9,7 @@
  *
  * Beside an installed llama.cpp:
  *
- *     cc -I../../vendor steer.c ../../vendor/headtap.c -lllama -lggml -lggml-base -o steer
+ *     cc -I../../vendor steer.c ../../vendor/headtap*.c -lllama -lggml -lggml-base -o steer
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,7 +72,7 @@ static bool open_room(struct room * room, const char * path) {
     for (int32_t il = 0; il < room->n_layer; ++il) {
         widths[il] = room->width;
     }
-    room->tap = headtap_init(room->n_layer, widths, ROW + 1, N_CTX, true);
+    room->tap = headtap_init(room->n_layer, widths, 0, ROW + 1, N_CTX, true);
     free(widths);
     if (!room->tap) {
         return false;
@@ -175,7 +175,7 @@ static bool load(struct room * room, const float * offset, float strength) {
         for (int32_t i = 0; i < room->width; ++i) {
             scaled[i] = strength * offset[il * room->width + i];
         }
-        ok = headtap_set_row(room->tap, il, ROW, scaled) == HEADTAP_OK;
+        ok = headtap_set_row(room->tap, HEADTAP_HEADS, il, ROW, scaled) == HEADTAP_OK;
     }
     free(scaled);
     return ok;

@@ -95,7 +95,12 @@ pub fn measure(
     }
     let geometry = model.geometry();
     let n_attention = model.attention_layers().count();
-    let bank = n_attention * (params.n_vector + 1) * geometry.n_head * geometry.d_head * 4;
+    let outputs = match rounds.vectors[0].0.layers() {
+        Some(_) => (geometry.n_layer - 1) * geometry.n_embd,
+        None => 0,
+    };
+    let width = n_attention * geometry.n_head * geometry.d_head + outputs;
+    let bank = (params.n_vector + 1) * width * 4;
     Ok(Overhead {
         results: rounds.results(),
         skipped,

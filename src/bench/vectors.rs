@@ -33,9 +33,16 @@ pub(super) fn single_heads(model: &Model, n: usize, seed: u64) -> Result<Vec<Ste
         .collect()
 }
 
-/// Random directions in the heads of another vector, with its sigmas.
+/// Random directions in the heads and layers of another vector, with its sigmas and lengths.
 pub(super) fn another(model: &Model, like: &SteeringVector, seed: u64) -> Result<SteeringVector> {
-    random(model, like.heads().iter().map(|head| (head.site, head.sigma)).collect(), seed)
+    let sites: Vec<_> = like.heads().iter().map(|head| (head.site, head.sigma)).collect();
+    match like.layers().map(|layers| layers.random_like(seed)) {
+        None => random(model, sites, seed),
+        Some(layers) if sites.is_empty() => {
+            SteeringVector::of_layers(like.n_head(), like.d_head(), layers)
+        }
+        Some(layers) => random(model, sites, seed)?.with_layers(layers),
+    }
 }
 
 fn random(model: &Model, sites: Vec<(Site, f32)>, seed: u64) -> Result<SteeringVector> {

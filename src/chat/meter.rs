@@ -9,7 +9,7 @@ use crate::{Error, Result, Session};
 /// so that it tells what the model believes, not what it was pushed to.
 #[derive(Debug, Clone)]
 pub struct Meter<'v> {
-    /// Each head, with the place of its layer among the observed ones.
+    /// Each head that has a probe, with the place of its layer among the observed ones.
     heads: Vec<(usize, &'v SteeredHead)>,
     d_head: usize,
     alpha: f32,
@@ -38,12 +38,17 @@ impl<'v> Meter<'v> {
                 }
             }
         };
-        let heads = vector.heads().iter().map(place).collect::<Result<_>>()?;
+        let heads = vector
+            .heads()
+            .iter()
+            .filter(|head| head.has_probe())
+            .map(place)
+            .collect::<Result<_>>()?;
         Ok(Self { heads, d_head: vector.d_head(), alpha })
     }
 
     /// The mean over the heads of the probability that their probes give to "true", for the one
-    /// token that the session's last decode observed.
+    /// token that the session's last decode observed; NaN where no head has a probe.
     #[must_use]
     pub fn read(&self, session: &Session) -> f32 {
         self.mean(|i_layer| session.observed(i_layer, 0))

@@ -7,11 +7,13 @@ use clap::Args;
 
 use super::embedded;
 use super::output::Output;
+use super::parts::{Part, check_alpha, combine};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
-use crate::data::{Dataset, PromptForm};
+use crate::chat::ChatTemplate;
+use crate::data::{Dataset, Kind, PromptForm};
 use crate::session::{CacheType, SamplingParams, SessionParams};
-use crate::steer::{Sidecar, find_beside, list_beside};
+use crate::steer::{Positions, Sidecar, find_beside, list_beside};
 use crate::{Error, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -115,14 +117,26 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
 
+    /// Ask through the model's own chat template.
+    #[arg(long, conflicts_with = "template")]
+    pub(super) chat: bool,
+
     /// Seed of splits and draws.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
 }
 
 impl DataArgs {
-    /// The prompt form: the user's, else the usual one for this kind of data.
-    pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
+    /// The prompt form: the user's, the model's own for chats, or the usual one for this kind of
+    /// data.
+    pub(super) fn form(&self, data: &Dataset, model: &Model) -> Result<PromptForm> {
+        if self.chat && matches!(data.kind, Kind::Statement | Kind::Pair) {
+            let problem = "asks questions, and this data set holds none: leave it out";
+            return Err(Error::invalid("--chat", problem));
+        }
+        if self.chat {
+            return ChatTemplate::of(model).form();
+        }
         self.template
             .as_deref()
             // As shells leave it.
@@ -133,15 +147,16 @@ impl DataArgs {
     /// How to capture these texts.
     pub(super) fn capture_params(
         &self,
-        model: &ModelArgs,
+        args: &ModelArgs,
         data: &Dataset,
+        model: &Model,
     ) -> Result<CaptureParams> {
         Ok(CaptureParams {
             seed: self.seed,
-            n_ctx: model.ctx_size(),
-            n_threads: model.threads(),
-            cache: model.cache(),
-            ..CaptureParams::new(self.form(data)?)
+            n_ctx: args.ctx_size(),
+            n_threads: args.threads(),
+            cache: args.cache(),
+            ..CaptureParams::new(self.form(data, model)?)
         })
     }
 }
@@ -185,11 +200,12 @@ impl SamplingArgs {
 /// Which vector steers, and how strongly.
 #[derive(Debug, Args)]
 pub(super) struct SteerArgs {
-    /// A sidecar; `auto` takes the one beside the model, `none` does not steer.
+    /// A sidecar; `auto` takes the one beside the model, `none` does not steer. Several are added,
+    /// each at its own strength, or times a factor: --steer a.gguf --steer 'b.gguf*0.5'.
     #[arg(long, value_name = "FILE", default_value = "auto")]
-    steer: PathBuf,
+    steer: Vec<Part>,
 
-    /// Strength in standard deviations; 0 is off [default: the sidecar's own].
+    /// Strength of one sidecar in standard deviations; 0 is off [default: the sidecar's own].
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     alpha: Option<f32>,
 
@@ -205,9 +221,20 @@ impl SteerArgs {
         model: &Model,
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
-        let path = match self.steer.to_str() {
+        self.sidecar_at(None, model, output)
+    }
+
+    /// The same; of sidecars that steer different tokens, the sum steers those of `positions`.
+    pub(super) fn sidecar_at(
+        &self,
+        positions: Option<Positions>,
+        model: &Model,
+        output: Output,
+    ) -> Result<Option<(PathBuf, Sidecar)>> {
+        check_alpha(&self.steer, self.alpha)?;
+        match self.special() {
             Some("none") => return Ok(None),
-            Some("auto") => {
+            Some(_) => {
                 let found = find_beside(model.path(), model.fingerprint())?;
                 match &found {
                     Some((path, sidecar)) => warn_of_name(path, sidecar, model, output),
@@ -215,19 +242,39 @@ impl SteerArgs {
                 }
                 return Ok(found);
             }
-            _ => self.steer.clone(),
-        };
-        let sidecar = self.read_for(&path, model, output)?;
-        Ok(Some((path, sidecar)))
+            None => {}
+        }
+        self.read_parts(&self.steer, positions, model, output).map(Some)
+    }
+
+    /// Reads sidecars and adds them up.
+    pub(super) fn read_parts(
+        &self,
+        parts: &[Part],
+        positions: Option<Positions>,
+        model: &Model,
+        output: Output,
+    ) -> Result<(PathBuf, Sidecar)> {
+        combine(parts, positions, self.force, |path| self.read_for(path, model, output))
+    }
+
+    /// `auto` or `none`, where that is all that was said.
+    fn special(&self) -> Option<&str> {
+        match self.steer.as_slice() {
+            [Part { path, factor: None }] => {
+                path.to_str().filter(|path| matches!(*path, "auto" | "none"))
+            }
+            _ => None,
+        }
     }
 
     /// Whether the sidecar is whatever is found beside the model.
     pub(super) fn is_auto(&self) -> bool {
-        self.steer.as_os_str() == "auto"
+        self.special() == Some("auto")
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    pub(super) fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
+    fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
         match sidecar.check_model(path, model.fingerprint()) {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
@@ -236,6 +283,9 @@ impl SteerArgs {
         }
         let geometry = model.geometry();
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+        if let Some(layers) = sidecar.vector.layers() {
+            layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
+        }
         Ok(sidecar)
     }
 

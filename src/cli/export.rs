@@ -12,7 +12,7 @@ use super::select::neutral;
 use super::{embedded, interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
-use crate::export::{Method, Nearest, Row, Task, nearest, text_tokens};
+use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
@@ -104,8 +104,11 @@ impl ExportArgs {
             let problem = "it is the model or the sidecar: write another file";
             return Err(Error::invalid(target.display().to_string(), problem));
         }
+        if sidecar.vector.layers().is_some() {
+            return layers(&target, &sidecar, alpha, output);
+        }
         let form = match &data {
-            Some(data) => self.data.form(data)?,
+            Some(data) => self.data.form(data, &model)?,
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
         let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);
@@ -190,7 +193,38 @@ impl ExportArgs {
     }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+/// Writes directions of layers, which are a control vector as they are: nothing is measured.
+fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<()> {
+    if !sidecar.vector.heads().is_empty() {
+        let problem = "it steers heads and layers: only one of the two fits into a control vector, \
+                       so export sidecars of one each";
+        return Err(Error::invalid("sidecar", problem));
+    }
+    let vector = ControlVector::of_layers(&sidecar.vector, alpha, &sidecar.about.architecture)?;
+    vector.write(path)?;
+    let layers: Vec<usize> = vector.directions.keys().copied().collect();
+    if output.is_json() {
+        output.json(&serde_json::json!({
+            "path": path,
+            "format": "control-vector",
+            "vector": sidecar.fingerprint(),
+            "alpha": alpha,
+            "method": "exact",
+            "layers": layers,
+            "n_embd": vector.n_embd(),
+        }));
+    } else {
+        let name = table::printable_line(&sidecar.about.name);
+        let n = layers.len();
+        output.line(format_args!(
+            "{BOLD}{name}{BOLD:#} at alpha {alpha} as a control vector of {n} layers, exactly"
+        ));
+        output.line(format_args!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 

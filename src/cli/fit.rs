@@ -147,7 +147,7 @@ impl FitArgs {
                 format!("{k} heads cannot be chosen from {n_head}"),
             ));
         }
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let path = match &self.output {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,

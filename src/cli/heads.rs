@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::table::table;
 use crate::Site;
 use crate::select::causal_score;
-use crate::steer::{Selection, Sidecar};
+use crate::steer::{Selection, Sidecar, SteeringVector};
 
 /// A steered head, as `--json` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -51,6 +51,17 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
     // The sort is stable, and a vector's heads are ordered by site.
     heads.sort_by(|a, b| merit(b).total_cmp(&merit(a)));
     heads
+}
+
+/// How much a vector steers: `12 heads`, `31 layers`, `12 heads and 31 layers`.
+pub(super) fn amount(vector: &SteeringVector) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let n_layer = vector.layers().map_or(0, |layers| layers.directions().len());
+    match (vector.heads().len(), n_layer) {
+        (n, 0) => count(n, "head"),
+        (0, n) => count(n, "layer"),
+        (n, m) => format!("{} and {}", count(n, "head"), count(m, "layer")),
+    }
 }
 
 /// The first `n` heads in columns, and how many there are besides.

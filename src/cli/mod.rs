@@ -16,9 +16,13 @@ mod fit;
 mod heads;
 mod heat;
 mod html;
+mod import;
 mod inspect;
 mod interrupt;
+mod judge;
+mod mix;
 mod output;
+mod parts;
 mod plot;
 mod run;
 mod select;
@@ -57,6 +61,8 @@ enum Command {
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
     Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Mix(mix::MixArgs),
     Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
@@ -81,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Fit(args) => args.run(output),
         Command::Eval(args) => args.run(output),
         Command::Export(args) => args.run(output),
+        Command::Import(args) => args.run(output),
+        Command::Mix(args) => args.run(output),
         Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),

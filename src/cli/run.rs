@@ -70,7 +70,7 @@ impl RunArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let prompt = self.text()?;
         let model = self.model.load()?;
-        let sidecar = self.steer.sidecar(&model, output)?;
+        let sidecar = self.steer.sidecar_at(self.policy, &model, output)?;
         let mut session = Session::new(&model, &self.model.session(&model))?;
         let mut steering = Steering::Off;
         let mut alpha = None;

@@ -85,6 +85,11 @@ pub fn bake(
     check_base(&file, architecture)?;
     let geometry = Geometry::read(&file)?;
     vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+    if vector.layers().is_some() {
+        let problem = "directions of layers have no place in a bias of the attention: export them \
+                       as a control vector";
+        return Err(Error::invalid("steering vector", problem));
+    }
     let is_base = || Some(base.canonicalize().ok()? == target.canonicalize().ok()?);
     if is_base() == Some(true) {
         return Err(Error::invalid("target", "it is the base model: bake into another file"));

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::gguf::{Builder, Gguf, TensorInfo, TensorType, Value};
+use crate::steer::SteeringVector;
 use crate::{Error, Result};
 
 /// `general.architecture` of a control vector's file.
@@ -58,6 +59,20 @@ impl ControlVector {
         };
         vector.check()?;
         Ok(vector)
+    }
+
+    /// The directions of layers at strength `alpha`, exactly; `model_hint`: `general.architecture` of
+    /// the model. Only a vector that steers no heads is one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a vector that steers heads or no layers, and as
+    /// [`check`](Self::check).
+    pub fn of_layers(vector: &SteeringVector, alpha: f32, model_hint: &str) -> Result<Self> {
+        if vector.layers().is_none() || !vector.heads().is_empty() {
+            let problem = "only directions of layers are a control vector as they are";
+            return Err(Error::invalid("steering vector", problem));
+        }
+        Self::new(model_hint, vector.layer_offsets(alpha))
     }
 
     /// Reads a file and checks all of it.

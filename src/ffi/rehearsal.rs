@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as llama;
 
-use super::tap::{Pass, Tap};
+use super::tap::{Kind, Pass, Tap};
 
 /// A tap before a graph of named nodes, some of which are attention outputs. For benches.
 pub struct Rehearsal {
@@ -23,7 +23,8 @@ impl Rehearsal {
     #[must_use]
     pub fn new(n_node: usize, n_layer: usize, width: usize, n_token: usize, n_row: usize) -> Self {
         assert!(n_node >= n_layer && n_layer > 0, "every layer needs a node");
-        let tap = Tap::new(&vec![width; n_layer], n_row, n_token, true).expect("memory for a tap");
+        let tap =
+            Tap::new(&vec![width; n_layer], 0, n_row, n_token, true).expect("memory for a tap");
         let graph = Graph::new(n_node, n_layer, width, n_token).expect("memory for a graph");
         Self { tap, graph, n_layer }
     }
@@ -34,7 +35,7 @@ impl Rehearsal {
     /// If there is no such row.
     pub fn set_row(&mut self, row: usize, offset: &[f32]) {
         for layer in 0..self.n_layer {
-            self.tap.set_row(layer, row, Some(offset)).expect("the row exists");
+            self.tap.set_row(Kind::Heads, layer, row, Some(offset)).expect("the row exists");
         }
     }
 
@@ -50,7 +51,7 @@ impl Rehearsal {
         // SAFETY: the nodes live as long as the graph, and the tap is the user data of its callback.
         let ask =
             || unsafe { graph.nodes.iter().filter(|&&node| eval(node, true, user_data)).count() };
-        let pass = Pass { rows, want: &[], tokens: None };
+        let pass = Pass { rows, want: &[], tokens: None, outputs: None };
         let (n_cut, verdict) = self.tap.pass(&pass, &mut [], ask).expect("a sound pass");
         verdict.expect("every layer came by");
         n_cut
@@ -59,7 +60,9 @@ impl Rehearsal {
     /// Layers that are steered inside the graph.
     #[must_use]
     pub fn n_in_graph(&self) -> usize {
-        (0..self.n_layer).filter(|&l| self.tap.path(l) == super::tap::Path::InGraph).count()
+        (0..self.n_layer)
+            .filter(|&l| self.tap.path(Kind::Heads, l) == super::tap::Path::InGraph)
+            .count()
     }
 }
 

@@ -13,15 +13,33 @@ pub(crate) enum TapError {
     /// An argument out of range: a defect of the caller.
     BadArgument,
     /// A node of this layer has this width instead of the announced one.
-    WrongWidth { layer: usize, got: usize },
+    WrongWidth { kind: Kind, layer: usize, got: usize },
     /// A node of this layer is not contiguous F32.
-    WrongType { layer: usize },
+    WrongType { kind: Kind, layer: usize },
     /// The first pass was steered in this layer, which turned out to be rotated.
     Rotated { layer: usize },
     /// The tokens were computed in another order than announced.
     Misordered,
     /// A planned layer saw this many tokens instead of the batch's.
-    Miscount { layer: usize, got: usize },
+    Miscount { kind: Kind, layer: usize, got: usize },
+}
+
+/// What is steered in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its heads: what the output projection reads.
+    Heads,
+    /// Its output, where llama.cpp applies control vectors; not in layer 0.
+    Output,
+}
+
+impl Kind {
+    fn c(self) -> sys::headtap_kind {
+        match self {
+            Self::Heads => sys::HEADTAP_HEADS,
+            Self::Output => sys::HEADTAP_OUTPUT,
+        }
+    }
 }
 
 /// How a layer was handled when it was last seen.
@@ -57,6 +75,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) want: &'a [i32],
     /// `[n_token]` their ids, where the order is to be checked.
     pub(crate) tokens: Option<&'a [i32]>,
+    /// `[n_token]` not 0 where logits are wanted; needed where layer outputs are steered.
+    pub(crate) outputs: Option<&'a [i8]>,
 }
 
 /// Owns a C tap. See `vendor/headtap.h` for what it does.
@@ -64,15 +84,17 @@ pub(crate) struct Pass<'a> {
 pub(crate) struct Tap {
     ptr: NonNull<sys::headtap>,
     widths: Vec<usize>,
+    n_embd: usize,
     n_row: usize,
     n_observed: usize,
 }
 
 impl Tap {
-    /// A tap over layers of these widths (`n_head * d_head`; 0: no attention), with banks of
-    /// `n_row` rows, for batches of up to `n_batch` tokens.
+    /// A tap over layers of these widths (`n_head * d_head`; 0: no attention), whose outputs have
+    /// `n_embd` values, with banks of `n_row` rows, for batches of up to `n_batch` tokens.
     pub(crate) fn new(
         widths: &[usize],
+        n_embd: usize,
         n_row: usize,
         n_batch: usize,
         in_graph: bool,
@@ -84,12 +106,14 @@ impl Tap {
             sys::headtap_init(
                 as_i32(widths.len())?,
                 c_widths.as_ptr(),
+                as_i32(n_embd)?,
                 as_i32(n_row)?,
                 as_i32(n_batch)?,
                 in_graph,
             )
         };
-        Some(Self { ptr: NonNull::new(ptr)?, widths: widths.to_vec(), n_row, n_observed: 0 })
+        let widths = widths.to_vec();
+        Some(Self { ptr: NonNull::new(ptr)?, widths, n_embd, n_row, n_observed: 0 })
     }
 
     /// `cb_eval` and `cb_eval_user_data` for a context. The tap must outlive that context.
@@ -110,20 +134,26 @@ impl Tap {
         Ok(())
     }
 
-    /// Rewrites a row of a layer's bank; `offset`: F32 `[n_head * d_head]`, or nothing to add.
+    /// Rewrites a row of a layer's bank; `offset`: F32 `[n_head * d_head]` for heads, `[n_embd]` for
+    /// the output, or nothing to add.
     pub(crate) fn set_row(
         &mut self,
+        kind: Kind,
         layer: usize,
         row: usize,
         offset: Option<&[f32]>,
     ) -> Result<(), TapError> {
-        if offset.is_some_and(|o| self.widths.get(layer) != Some(&o.len())) || row >= self.n_row {
+        let width = match kind {
+            Kind::Heads => self.widths.get(layer).copied(),
+            Kind::Output => Some(self.n_embd).filter(|_| layer < self.widths.len()),
+        };
+        if offset.is_some_and(|o| width != Some(o.len())) || row >= self.n_row {
             return Err(TapError::BadArgument);
         }
         let data = offset.map_or(std::ptr::null(), <[f32]>::as_ptr);
-        // SAFETY: `data` is null or holds the layer's width of floats, checked above; C copies them.
+        // SAFETY: `data` is null or holds the site's width of floats, checked above; C copies them.
         self.check(unsafe {
-            sys::headtap_set_row(self.ptr.as_ptr(), index(layer), index(row), data)
+            sys::headtap_set_row(self.ptr.as_ptr(), kind.c(), index(layer), index(row), data)
         })
     }
 
@@ -137,8 +167,9 @@ impl Tap {
         decode: impl FnOnce() -> T,
     ) -> Result<(T, Result<(), TapError>), TapError> {
         let max_width = self.widths.iter().copied().max().unwrap_or(0);
-        let Pass { rows, want, tokens } = *pass;
-        let is_whole = tokens.is_none_or(|tokens| tokens.len() == rows.len());
+        let Pass { rows, want, tokens, outputs } = *pass;
+        let is_whole = tokens.is_none_or(|tokens| tokens.len() == rows.len())
+            && outputs.is_none_or(|outputs| outputs.len() == rows.len());
         if out.len() != self.n_observed * want.len() * max_width || !is_whole {
             return Err(TapError::BadArgument);
         }
@@ -149,6 +180,7 @@ impl Tap {
             want: want.as_ptr(),
             out: out.as_mut_ptr(),
             tokens: tokens.map_or(std::ptr::null(), <[i32]>::as_ptr),
+            outputs: outputs.map_or(std::ptr::null(), <[i8]>::as_ptr),
         };
         // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
         // the plan of observed layers asks for; C checks every index.
@@ -160,16 +192,16 @@ impl Tap {
     }
 
     /// Tokens of the last pass that came by in this layer.
-    pub(crate) fn n_seen(&self, layer: usize) -> usize {
+    pub(crate) fn n_seen(&self, kind: Kind, layer: usize) -> usize {
         // SAFETY: the tap is alive; C checks the layer.
-        let n = unsafe { sys::headtap_n_seen(self.ptr.as_ptr(), index(layer)) };
+        let n = unsafe { sys::headtap_n_seen(self.ptr.as_ptr(), kind.c(), index(layer)) };
         usize::try_from(n).unwrap_or(0)
     }
 
     /// How this layer was handled when it was last seen.
-    pub(crate) fn path(&self, layer: usize) -> Path {
+    pub(crate) fn path(&self, kind: Kind, layer: usize) -> Path {
         // SAFETY: the tap is alive; C checks the layer.
-        match unsafe { sys::headtap_path_of(self.ptr.as_ptr(), index(layer)) } {
+        match unsafe { sys::headtap_path_of(self.ptr.as_ptr(), kind.c(), index(layer)) } {
             sys::HEADTAP_WATCHED => Path::Watched,
             sys::HEADTAP_IN_GRAPH => Path::InGraph,
             sys::HEADTAP_CALLBACK => Path::Callback,
@@ -203,7 +235,8 @@ impl Tap {
     /// The name of the device that held this layer's node when it was last seen.
     pub(crate) fn device(&self, layer: usize) -> Option<&'static str> {
         // SAFETY: the tap is alive; C checks the layer.
-        let name = unsafe { sys::headtap_device(self.ptr.as_ptr(), index(layer)) };
+        let name =
+            unsafe { sys::headtap_device(self.ptr.as_ptr(), sys::HEADTAP_HEADS, index(layer)) };
         if name.is_null() {
             return None;
         }
@@ -216,18 +249,25 @@ impl Tap {
         // SAFETY: the tap is alive; the call only reads.
         let layer = unsafe { sys::headtap_failed_layer(tap) };
         // SAFETY: as above.
-        let width = unsafe { sys::headtap_width(tap, layer) };
+        let kind = match unsafe { sys::headtap_failed_kind(tap) } {
+            sys::HEADTAP_OUTPUT => Kind::Output,
+            _ => Kind::Heads,
+        };
+        // SAFETY: as above.
+        let width = unsafe { sys::headtap_width(tap, kind.c(), layer) };
         let layer = usize::try_from(layer).unwrap_or(0);
         match status {
             sys::HEADTAP_OK => Ok(()),
             sys::HEADTAP_NO_MEMORY => Err(TapError::NoMemory),
             sys::HEADTAP_WRONG_WIDTH => {
-                Err(TapError::WrongWidth { layer, got: usize::try_from(width).unwrap_or(0) })
+                Err(TapError::WrongWidth { kind, layer, got: usize::try_from(width).unwrap_or(0) })
             }
-            sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { layer }),
+            sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { kind, layer }),
             sys::HEADTAP_ROTATED => Err(TapError::Rotated { layer }),
             sys::HEADTAP_MISORDERED => Err(TapError::Misordered),
-            sys::HEADTAP_MISCOUNT => Err(TapError::Miscount { layer, got: self.n_seen(layer) }),
+            sys::HEADTAP_MISCOUNT => {
+                Err(TapError::Miscount { kind, layer, got: self.n_seen(kind, layer) })
+            }
             _ => Err(TapError::BadArgument),
         }
     }

@@ -14,7 +14,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for directions of another width than the model's, or of layers that it does
-    /// not have; [`Error::Decode`] where llama.cpp refuses.
+    /// not have, and while a row steers outputs of layers; [`Error::Decode`] where llama.cpp refuses.
     pub fn set_control_vector(&mut self, vector: Option<&ControlVector>) -> Result<()> {
         let geometry = self.model.geometry();
         let rows = match vector {
@@ -33,6 +33,11 @@ impl Session<'_> {
                 vector.to_rows(geometry.n_layer)?
             }
         };
+        if self.outputs.is_held() {
+            let problem = "a row of the session steers outputs of layers: empty it first";
+            return Err(Error::invalid("control vector", problem));
+        }
+        self.outputs.has_control_vector = vector.is_some();
         self.clear();
         if self.context.set_control_vector(&rows, geometry.n_embd) {
             return Ok(());

@@ -30,11 +30,18 @@ impl Session<'_> {
         let Some(order) = order else {
             self.want_place.clear();
             let tokens = (!is_in_order).then(|| batch.arrays.tokens.clone());
-            let pass = Pass { rows: &batch.rows, want: &batch.want, tokens: tokens.as_deref() };
+            let outputs = self.outputs.is_held().then(|| batch.arrays.output.clone());
+            let pass = Pass {
+                rows: &batch.rows,
+                want: &batch.want,
+                tokens: tokens.as_deref(),
+                outputs: outputs.as_deref(),
+            };
             return self.compute(&mut batch.arrays, &pass);
         };
         let rows: Vec<_> = order.iter().map(|&i| batch.rows[i]).collect();
         let tokens: Vec<_> = order.iter().map(|&i| batch.arrays.tokens[i]).collect();
+        let outputs: Vec<_> = order.iter().map(|&i| batch.arrays.output[i]).collect();
         let mut place_of = vec![0i32; order.len()];
         for (&i, place) in order.iter().zip(0..) {
             place_of[i] = place;
@@ -45,7 +52,8 @@ impl Session<'_> {
         let mut want = places.clone();
         want.sort_unstable();
         self.want_place = places.iter().map(|place| want.partition_point(|w| w < place)).collect();
-        let pass = Pass { rows: &rows, want: &want, tokens: Some(&tokens) };
+        let (tokens, outputs) = (Some(&*tokens), Some(&*outputs));
+        let pass = Pass { rows: &rows, want: &want, tokens, outputs };
         self.compute(&mut batch.arrays, &pass)
     }
 

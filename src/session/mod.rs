@@ -10,6 +10,7 @@ mod order;
 mod params;
 mod sampling;
 mod sequences;
+mod steer;
 mod text;
 mod warm_up;
 
@@ -24,13 +25,13 @@ pub use self::params::SessionParams;
 pub use self::sampling::{Sampler, SamplingParams};
 use self::sequences::Kind;
 pub use self::sequences::State;
+use self::steer::Outputs;
 pub use self::text::TextStream;
 use crate::ffi::context::Context;
 use crate::ffi::host;
 use crate::ffi::means::LayerMeans;
 pub use crate::ffi::tap::Path;
-use crate::ffi::tap::Tap;
-use crate::steer::SteeringVector;
+use crate::ffi::tap::{Kind as SiteKind, Tap};
 use crate::{Error, Model, Result};
 
 /// A model at work: its KV cache, its tap, its steering banks.
@@ -49,6 +50,8 @@ pub struct Session<'m> {
     /// Whether a shift or copy waits for the next decode.
     is_pending: bool,
     is_tapped: bool,
+    /// Which rows steer the outputs of layers.
+    outputs: Outputs,
     observe: Vec<usize>,
     /// F32 `[n observed layers, n_want, width]` of the last decode.
     observed: Vec<f32>,
@@ -96,8 +99,14 @@ impl<'m> Session<'m> {
         }
         let no_memory =
             || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
-        let tap = Tap::new(model.widths(), params.n_row.max(1), n_batch, params.in_graph)
-            .ok_or_else(no_memory)?;
+        let tap = Tap::new(
+            model.widths(),
+            model.geometry().n_embd,
+            params.n_row.max(1),
+            n_batch,
+            params.in_graph,
+        )
+        .ok_or_else(no_memory)?;
 
         let mut host_params = Context::default_params();
         host_params.n_ctx = to_u32(n_cell);
@@ -144,6 +153,7 @@ impl<'m> Session<'m> {
             is_shared: vec![false; n_seq_max],
             is_pending: false,
             is_tapped: params.tap,
+            outputs: Outputs::default(),
             observe: Vec::new(),
             observed: Vec::new(),
             n_want: 0,
@@ -235,10 +245,17 @@ impl<'m> Session<'m> {
         &self.observe
     }
 
-    /// How a layer was handled when it was last computed.
+    /// How the heads of a layer were handled when it was last computed.
     #[must_use]
     pub fn path(&self, layer: usize) -> Path {
-        self.context.tap().path(layer)
+        self.context.tap().path(SiteKind::Heads, layer)
+    }
+
+    /// How the output of a layer was handled when it was last computed; [`Path::Silent`] as long as
+    /// no vector steered the output of any layer.
+    #[must_use]
+    pub fn output_path(&self, layer: usize) -> Path {
+        self.context.tap().path(SiteKind::Output, layer)
     }
 
     /// The name of the device that computed a layer's attention last, `CPU` for the processor
@@ -246,48 +263,6 @@ impl<'m> Session<'m> {
     #[must_use]
     pub fn device(&self, layer: usize) -> Option<&'static str> {
         self.context.tap().device(layer)
-    }
-
-    /// Loads `alpha * sigma * theta` of every head of a vector into bank row `row` (from 1), or
-    /// empties the row. Takes effect with the next decode and costs well under a millisecond.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a row that the banks do not have, an `alpha` that is not finite or
-    /// makes an offset so, a vector of another geometry, or a session without a tap.
-    pub fn set_vector(&mut self, row: usize, vector: Option<(&SteeringVector, f32)>) -> Result<()> {
-        self.require_tap()?;
-        let geometry = self.model.geometry();
-        let offsets = match vector {
-            None => Default::default(),
-            Some((_, alpha)) if !alpha.is_finite() => {
-                return Err(Error::invalid("alpha", format!("{alpha} is not a finite number")));
-            }
-            Some((vector, alpha)) => {
-                vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
-                let offsets = vector.offsets(alpha);
-                if offsets.values().flatten().any(|offset| !offset.is_finite()) {
-                    let problem = format!("at alpha {alpha} its offsets are not finite");
-                    return Err(Error::invalid("steering vector", problem));
-                }
-                offsets
-            }
-        };
-        let layers: Vec<_> = self.model.attention_layers().collect();
-        if let Some(layer) = offsets.keys().find(|layer| !layers.contains(layer)) {
-            return Err(Error::invalid(
-                format!("layer {layer}"),
-                "the model has no attention there",
-            ));
-        }
-        self.held.clear();
-        for layer in layers {
-            let offset = offsets.get(&layer).map(Vec::as_slice);
-            self.context
-                .tap_mut()
-                .set_row(layer, row, offset)
-                .map_err(|e| tap_error(self.model, e))?;
-        }
-        Ok(())
     }
 
     /// Logits of the batch's token `i`, F32 `[n_vocab]`.

@@ -1,8 +1,12 @@
 //! The proof that a tap works: one token, before anything is steered.
 
+use super::fault::{silent_outputs, tap_error};
+use super::steer::nothing;
 use super::{Batch, Session};
-use crate::ffi::tap::Reader;
-use crate::{Error, Result};
+use crate::ffi::context::{BatchArrays, Context, DecodeError};
+use crate::ffi::host;
+use crate::ffi::tap::{Kind, Pass, Reader, Tap};
+use crate::{Error, Model, Result};
 
 impl Session<'_> {
     /// Decodes one token and checks that every attention layer passed through the tap, and that
@@ -15,7 +19,8 @@ impl Session<'_> {
         let architecture = || self.model.architecture().to_owned();
         let tap = self.context.tap();
         let layers: Vec<_> = self.model.attention_layers().collect();
-        let silent: Vec<_> = layers.iter().copied().filter(|&il| tap.n_seen(il) == 0).collect();
+        let silent: Vec<_> =
+            layers.iter().copied().filter(|&il| tap.n_seen(Kind::Heads, il) == 0).collect();
         if !silent.is_empty() {
             return Err(Error::TapSilent { architecture: architecture(), layers: silent });
         }
@@ -25,6 +30,40 @@ impl Session<'_> {
             Some(problem) => Err(Error::Unsupported { architecture: architecture(), problem }),
         }
     }
+}
+
+/// The layers in which llama.cpp applies control vectors, as one token shows in a context of its
+/// own, so that nothing is lost that a session holds: `[n_layer]`.
+pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
+    let action = "prove that layers can be steered";
+    let failed = |problem: String| Error::Decode { action, problem };
+    let geometry = model.geometry();
+    let tap = Tap::new(model.widths(), geometry.n_embd, 1, 1, true)
+        .ok_or_else(|| failed("out of memory".to_owned()))?;
+    let mut params = Context::default_params();
+    (params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max) = (64, 1, 1, 1);
+    (params.n_threads, params.n_threads_batch) = (1, 1);
+    let complaints = || failed(host::take_complaints());
+    let mut context =
+        Context::new(model.inner(), params, (tap, true), None).ok_or_else(complaints)?;
+    if !context.set_control_vector(&nothing(geometry), geometry.n_embd) {
+        let all: Vec<usize> = (1..geometry.n_layer).collect();
+        return Err(silent_outputs(model.architecture().to_owned(), &all));
+    }
+    let mut batch = BatchArrays {
+        tokens: vec![model.warmup_token()],
+        positions: vec![0],
+        seqs: vec![0],
+        n_seq: vec![1],
+        output: vec![1],
+    };
+    let pass = Pass { rows: &[0], want: &[], tokens: None, outputs: Some(&[1]) };
+    context.decode(&mut batch, &pass, &mut []).map_err(|error| match error {
+        DecodeError::Tap(error) => tap_error(model, error),
+        DecodeError::Host(_) => complaints(),
+    })?;
+    let tap = context.tap();
+    Ok((0..geometry.n_layer).map(|layer| tap.n_seen(Kind::Output, layer) == 1).collect())
 }
 
 /// What stands between the heads and the output projection, where anything does.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::fit::{SigmaRows, fit_vector, random_vector};
+use super::fit::{SigmaRows, fit_vector, given_vector, random_vector};
 use super::{DirectionKind, SteeringVector};
 use crate::data::split::train_validation;
 use crate::probe::{Activations, HeadScore, fit_heads};
@@ -131,6 +131,19 @@ impl Development {
     /// What [`random_vector`] gives.
     pub fn random(&self, source: &impl Activations, k: usize, seed: u64) -> Result<SteeringVector> {
         random_vector(source, &self.scores, k, self.sigma_rows(), seed)
+    }
+
+    /// The vector of these heads in directions of length one that come from elsewhere, F32
+    /// `[d_head]`, with the sigmas and probes of this development.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a head that was not fitted, and as [`fit_vector`].
+    pub fn given(
+        &self,
+        source: &impl Activations,
+        directions: &[(Site, Vec<f32>)],
+    ) -> Result<SteeringVector> {
+        given_vector(source, &self.scores, directions, self.sigma_rows())
     }
 
     /// Validation accuracy of every head, layer by layer: `[n_layer * n_head]`, or fewer in a hybrid

@@ -19,10 +19,12 @@ pub enum DirectionKind {
     Probe,
     /// `random`: any direction, each as likely; the control.
     Random,
+    /// `given`: found elsewhere, or several kinds mixed. Nothing is fitted by it.
+    Given,
 }
 
 impl DirectionKind {
-    /// Every kind.
+    /// Every kind that can be fitted.
     pub const ALL: [Self; 3] = [Self::MassMean, Self::Probe, Self::Random];
 
     /// The name on the command line and in files.
@@ -32,6 +34,7 @@ impl DirectionKind {
             Self::MassMean => "mass-mean",
             Self::Probe => "probe",
             Self::Random => "random",
+            Self::Given => "given",
         }
     }
 }
@@ -46,7 +49,8 @@ impl FromStr for DirectionKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+        let mut kinds = Self::ALL.into_iter().chain([Self::Given]);
+        kinds.find(|kind| kind.name() == name).ok_or_else(|| {
             Error::invalid(
                 "direction",
                 format!("`{name}` is none of `mass-mean`, `probe`, `random`"),
@@ -87,7 +91,7 @@ pub(super) fn random(site: Site, d_head: usize, seed: u64) -> Vec<f64> {
 }
 
 /// Scales values to length one; `None` where the length is zero or not finite.
-pub(super) fn unit(values: &[f64]) -> Option<Vec<f32>> {
+pub(crate) fn unit(values: &[f64]) -> Option<Vec<f32>> {
     let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
     (length > 0.0 && length.is_finite())
         .then(|| values.iter().map(|value| (value / length) as f32).collect())
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for kind in DirectionKind::ALL {
+        for kind in DirectionKind::ALL.into_iter().chain([DirectionKind::Given]) {
             assert_eq!(kind.to_string().parse::<DirectionKind>().unwrap(), kind);
         }
         let error = "ccs".parse::<DirectionKind>().unwrap_err().to_string();

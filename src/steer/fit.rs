@@ -59,13 +59,17 @@ pub fn fit_vector(
     let labels = match kind {
         DirectionKind::MassMean => direction_labels(source, direction_rows)?,
         DirectionKind::Probe | DirectionKind::Random => Vec::new(),
+        DirectionKind::Given => {
+            let problem = "`given` directions come from files: fit another kind";
+            return Err(Error::invalid("direction", problem));
+        }
     };
     let steered = |score: &HeadScore| {
         let HeadScore { site, accuracy, ref probe, .. } = *score;
         let values = match kind {
             DirectionKind::MassMean => mass_mean(source.head(site, direction_rows).view(), &labels),
             DirectionKind::Probe => probe.weight.iter().map(|w| f64::from(*w)).collect(),
-            DirectionKind::Random => random(site, source.d_head(), seed),
+            DirectionKind::Random | DirectionKind::Given => random(site, source.d_head(), seed),
         };
         let direction = unit(&values).ok_or_else(|| {
             Error::invalid(
@@ -103,6 +107,34 @@ pub fn random_vector(
     let drawn: Vec<HeadScore> =
         index::sample(&mut rng, by_site.len(), k).iter().map(|i| by_site[i].clone()).collect();
     fit_vector(source, &drawn, k, DirectionKind::Random, &[], sigma_rows, seed)
+}
+
+/// Makes a steering vector of directions of length one that come from elsewhere.
+///
+/// # Errors
+/// [`Error::Invalid`] for a head that is not among the scores, and as [`fit_vector`] gives.
+pub(super) fn given_vector(
+    source: &impl Activations,
+    scores: &[HeadScore],
+    directions: &[(Site, Vec<f32>)],
+    sigma_rows: SigmaRows,
+) -> Result<SteeringVector> {
+    sigma_rows.check(source)?;
+    let steered = |(site, direction): &(Site, Vec<f32>)| {
+        let score = scores
+            .iter()
+            .find(|score| score.site == *site)
+            .ok_or_else(|| Error::invalid(format!("head {site}"), "no probe was fitted to it"))?;
+        Ok(SteeredHead {
+            site: *site,
+            direction: direction.clone(),
+            sigma: sigma(sigma_rows.head(source, *site).view(), direction),
+            accuracy: score.accuracy,
+            probe: score.probe.clone(),
+        })
+    };
+    let heads = directions.iter().map(steered).collect::<Result<_>>()?;
+    SteeringVector::new(source.n_layer(), source.n_head(), source.d_head(), heads)
 }
 
 fn check_k(k: usize, scores: &[HeadScore]) -> Result<()> {

@@ -1,15 +1,20 @@
-//! Steering vectors: directions per head, their arithmetic, and the sidecar file that keeps them.
+//! Steering vectors: directions per head and per layer, their arithmetic, and the sidecar file that keeps them.
 
 mod development;
 mod direction;
 mod fit;
+mod layers;
+mod mix;
 mod selection;
 mod sidecar;
 mod vector;
 
 pub use development::{Balance, Development, FitParams};
+pub(crate) use direction::unit;
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};
+pub use layers::LayerVector;
+pub(crate) use layers::add;
 pub use selection::Selection;
 pub use sidecar::{About, Positions, Sidecar, default_path, find_beside, list_beside};
 pub use vector::{SteeredHead, SteeringVector};

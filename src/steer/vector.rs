@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Mul;
 
+use super::LayerVector;
 use super::direction::unit;
 use crate::probe::Probe;
 use crate::{Error, Result, Site};
 
 /// The most layers, heads per layer and values per head that are believed.
-const MAX_GEOMETRY: usize = 1 << 16;
+pub(super) const MAX_GEOMETRY: usize = 1 << 16;
 
 /// How far the length of a direction may be from one.
 const UNIT_TOLERANCE: f64 = 1e-3;
@@ -28,16 +29,28 @@ pub struct SteeredHead {
     pub probe: Probe,
 }
 
-/// Directions and scales for some heads of a model of one geometry.
+impl SteeredHead {
+    /// Whether it has a probe that reads anything: heads from other programs may have none, and
+    /// weights of zero.
+    #[must_use]
+    pub fn has_probe(&self) -> bool {
+        self.probe.weight.iter().any(|weight| *weight != 0.0)
+    }
+}
+
+/// Directions and scales for some heads of a model of one geometry, directions for the outputs of
+/// some of its layers, or both.
 ///
-/// Steering adds α σ θ to the outputs of these heads (ITI, section 6). Vectors can be added
-/// ([`plus`](Self::plus)) and scaled (`&vector * 0.5`).
+/// Steering adds α σ θ to the outputs of these heads (ITI, section 6), and α times their direction
+/// to the outputs of these layers. Vectors can be added ([`plus`](Self::plus)) and scaled
+/// (`&vector * 0.5`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteeringVector {
     n_layer: usize,
     n_head: usize,
     d_head: usize,
     heads: Vec<SteeredHead>,
+    layers: Option<LayerVector>,
 }
 
 impl SteeringVector {
@@ -50,6 +63,35 @@ impl SteeringVector {
         n_layer: usize,
         n_head: usize,
         d_head: usize,
+        heads: Vec<SteeredHead>,
+    ) -> Result<Self> {
+        if heads.is_empty() {
+            return Err(Error::invalid("heads", "there are none"));
+        }
+        Self::of(n_layer, n_head, d_head, heads)
+    }
+
+    /// A vector for the outputs of layers, in models of `n_head` heads of `d_head` values per layer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a geometry that is none.
+    pub fn of_layers(n_head: usize, d_head: usize, layers: LayerVector) -> Result<Self> {
+        Self::of(layers.n_layer(), n_head, d_head, Vec::new())?.with_layers(layers)
+    }
+
+    /// The same heads, and these layers in place of others.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the model that they are for has another number of layers.
+    pub fn with_layers(self, layers: LayerVector) -> Result<Self> {
+        layers.check_geometry(self.n_layer, layers.n_embd())?;
+        Ok(Self { layers: Some(layers), ..self })
+    }
+
+    fn of(
+        n_layer: usize,
+        n_head: usize,
+        d_head: usize,
         mut heads: Vec<SteeredHead>,
     ) -> Result<Self> {
         if ![n_layer, n_head, d_head].iter().all(|n| (1..=MAX_GEOMETRY).contains(n)) {
@@ -58,14 +100,11 @@ impl SteeringVector {
                 format!("{n_layer} layers of {n_head} heads of {d_head} values are no model"),
             ));
         }
-        if heads.is_empty() {
-            return Err(Error::invalid("heads", "there are none"));
-        }
         heads.sort_by_key(|head| head.site);
         if let Some(pair) = heads.windows(2).find(|pair| pair[0].site == pair[1].site) {
             return Err(Error::invalid(format!("head {}", pair[0].site), "is there twice"));
         }
-        let vector = Self { n_layer, n_head, d_head, heads };
+        let vector = Self { n_layer, n_head, d_head, heads, layers: None };
         for head in &vector.heads {
             vector
                 .check_head(head)
@@ -122,10 +161,22 @@ impl SteeringVector {
         self.d_head
     }
 
-    /// The steered heads, ordered by site.
+    /// The steered heads, ordered by site; none where only layers are steered.
     #[must_use]
     pub fn heads(&self) -> &[SteeredHead] {
         &self.heads
+    }
+
+    /// The directions of layers, where there are any.
+    #[must_use]
+    pub fn layers(&self) -> Option<&LayerVector> {
+        self.layers.as_ref()
+    }
+
+    /// What steering at strength `alpha` adds to the outputs of layers, F32 `[n_embd]`.
+    #[must_use]
+    pub fn layer_offsets(&self, alpha: f32) -> BTreeMap<usize, Vec<f32>> {
+        self.layers.as_ref().map(|layers| layers.offsets(alpha)).unwrap_or_default()
     }
 
     /// What steering at strength `alpha` adds to the attention outputs, per layer that has steered
@@ -164,7 +215,8 @@ impl SteeringVector {
     }
 
     /// The vector that adds what both add: in a head of both, σθ is the sum σ₁θ₁ + σ₂θ₂, with the
-    /// probe and the accuracy of the more accurate one. Where two cancel out, σ is 0.
+    /// probe and the accuracy of the more accurate one. Where two cancel out, σ is 0. Directions of
+    /// layers are added.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the geometries differ, or a sum overflows.
@@ -178,7 +230,13 @@ impl SteeringVector {
                 .and_modify(|ours| *ours = sum(ours, theirs))
                 .or_insert_with(|| theirs.clone());
         }
-        Self::new(self.n_layer, self.n_head, self.d_head, heads.into_values().collect())
+        let heads = heads.into_values().collect();
+        let sum = Self::of(self.n_layer, self.n_head, self.d_head, heads)?;
+        let layers = match (&self.layers, &other.layers) {
+            (Some(ours), Some(theirs)) => Some(ours.plus(theirs)?),
+            (ours, theirs) => ours.clone().or_else(|| theirs.clone()),
+        };
+        Ok(Self { layers, ..sum })
     }
 }
 
@@ -201,7 +259,7 @@ fn sum(a: &SteeredHead, b: &SteeredHead) -> SteeredHead {
 impl Mul<f32> for &SteeringVector {
     type Output = SteeringVector;
 
-    /// Scales every σ; a negative factor turns the directions round. A factor that is not finite
+    /// Scales every σ and every direction of a layer; a negative factor turns the directions round. A factor that is not finite
     /// gives a vector that adds nothing but NaN and infinity, and no sidecar will take it.
     fn mul(self, factor: f32) -> SteeringVector {
         let mut scaled = self.clone();
@@ -209,6 +267,7 @@ impl Mul<f32> for &SteeringVector {
             head.sigma *= factor.abs();
             head.direction.iter_mut().for_each(|theta| *theta *= factor.signum());
         }
+        scaled.layers = self.layers.as_ref().map(|layers| layers * factor);
         scaled
     }
 }

@@ -9,6 +9,7 @@
 
 mod bootstrap;
 mod develop;
+mod judged;
 mod measure;
 mod report;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bootstrap::Estimate;
 pub use self::develop::{Developed, develop};
+pub use self::judged::Judging;
 use self::measure::Fold;
 pub use self::measure::Record;
 pub use self::report::{Category, Example, FoldReport, QuestionReport, Report, Row, Scored};
@@ -24,7 +26,7 @@ use crate::eval::Evaluator;
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Grid, SelectParams};
-use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use crate::steer::{Development, DirectionKind, FitParams, LayerVector, Selection, SteeringVector};
 use crate::{Error, Result};
 
 /// What to do.
@@ -235,7 +237,10 @@ pub fn of_vector<'a>(
     let params = FitParams { seed: protocol.seed, ..FitParams::default() };
     let development = Development::fit(source, &usable, &params, || ())?;
     let k = vector.heads().len();
-    let random = random_vectors(&development, source, k, protocol)?;
+    let random = match vector.layers() {
+        None => random_vectors(&development, source, k, protocol)?,
+        Some(layers) => random_layers(&development, source, (vector, layers), protocol)?,
+    };
     let mut measure = Fold {
         evaluator,
         protocol,
@@ -249,6 +254,29 @@ pub fn of_vector<'a>(
     let mut report = Report::new(protocol);
     report.add(outcomes, FoldReport::of(&choice, vector, &development, usable.len()));
     Ok(report)
+}
+
+/// The control of a vector with directions of layers: random ones of the same lengths, and random
+/// heads where it has heads.
+fn random_layers(
+    development: &Development,
+    source: &impl Activations,
+    (vector, layers): (&SteeringVector, &LayerVector),
+    protocol: &Protocol,
+) -> Result<Vec<SteeringVector>> {
+    let heads = match vector.heads().len() {
+        0 => None,
+        k => Some(random_vectors(development, source, k, protocol)?),
+    };
+    (0..protocol.n_random)
+        .map(|draw| {
+            let layers = layers.random_like(protocol.seed + 1 + draw as u64);
+            match heads.as_ref().and_then(|heads| heads.get(draw)) {
+                Some(heads) => heads.clone().with_layers(layers),
+                None => SteeringVector::of_layers(vector.n_head(), vector.d_head(), layers),
+            }
+        })
+        .collect()
 }
 
 fn random_vectors(

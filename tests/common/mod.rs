@@ -4,6 +4,7 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod control;
 pub mod fixture;
 pub mod heads;
 pub mod host;

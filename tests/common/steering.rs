@@ -3,7 +3,7 @@
 use candor::Geometry;
 use candor::Site;
 use candor::probe::Probe;
-use candor::steer::{SteeredHead, SteeringVector};
+use candor::steer::{LayerVector, SteeredHead, SteeringVector};
 use ndarray::{Array2, Array3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,17 @@ pub fn vector(geometry: Geometry, sites: &[(usize, usize)], seed: u64) -> Steeri
     };
     let heads = sites.iter().map(head).collect();
     SteeringVector::new(n_layer, n_head, d_head, heads).expect("a sound vector")
+}
+
+/// A vector of random directions for the outputs of the given layers.
+pub fn layer_vector(geometry: Geometry, layers: &[usize], seed: u64) -> SteeringVector {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let Geometry { n_layer, n_head, d_head, n_embd, .. } = geometry;
+    let mut direction =
+        |&layer: &usize| (layer, (0..n_embd).map(|_| rng.random_range(-0.5..0.5)).collect());
+    let directions = layers.iter().map(&mut direction).collect();
+    let layers = LayerVector::new(n_layer, n_embd, directions).expect("sound directions");
+    SteeringVector::of_layers(n_head, d_head, layers).expect("a sound vector")
 }
 
 /// What the vector adds to `heads` `[n_token, n_head, d_head]` of layer `il`, at the tokens that

@@ -1,7 +1,6 @@
 //! The paths beside the plain model.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,8 +12,9 @@ use crate::bench::{
 };
 use crate::cli::args::{ModelArgs, finite, positive};
 use crate::cli::output::Output;
+use crate::cli::parts::{Part, check_alpha, combine};
 use crate::cli::{interrupt, table};
-use crate::steer::Sidecar;
+use crate::steer::{Positions, Sidecar};
 use crate::{Model, Result};
 
 #[derive(Debug, Args)]
@@ -22,9 +22,10 @@ pub(super) struct OverheadArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// A sidecar to steer with [default: every head of every layer, in random directions].
+    /// A sidecar to steer with; several are added, each times a factor where it has one, as in
+    /// 'FILE*0.5' [default: every head of every layer, in random directions].
     #[arg(long, value_name = "FILE")]
-    steer: Option<PathBuf>,
+    steer: Vec<Part>,
 
     /// With --steer: strength in standard deviations [default: the sidecar's own].
     #[arg(long, value_name = "X", requires = "steer", allow_negative_numbers = true, value_parser = finite)]
@@ -159,9 +160,16 @@ impl OverheadArgs {
     }
 
     fn sidecar(&self, model: &Model) -> Result<Option<Sidecar>> {
-        let Some(path) = &self.steer else { return Ok(None) };
-        let sidecar = Sidecar::read(path)?;
-        sidecar.check_model(path, model.fingerprint())?;
+        if self.steer.is_empty() {
+            return Ok(None);
+        }
+        check_alpha(&self.steer, self.alpha)?;
+        // Every token is steered while measuring, whatever the parts steer.
+        let (_, sidecar) = combine(&self.steer, Some(Positions::All), false, |path| {
+            let sidecar = Sidecar::read(path)?;
+            sidecar.check_model(path, model.fingerprint())?;
+            Ok(sidecar)
+        })?;
         Ok(Some(sidecar))
     }
 }

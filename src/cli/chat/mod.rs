@@ -15,14 +15,16 @@ use self::columns::side_by_side;
 use self::command::{COMMANDS, Command, Input, parse};
 use self::input::{Line, Lines};
 use super::args::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use super::heads::amount;
 use super::interrupt;
 use super::output::{BOLD, DIM, Output, printable, stdout_is_terminal, stream};
+use super::parts::Part;
 use super::run::{ROW, steering_at};
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
 use crate::session::{Session, Steering};
-use crate::steer::Sidecar;
+use crate::steer::{Sidecar, SteeredHead};
 use crate::{Error, Model, Result};
 
 /// The narrowest terminal, in characters, in which two answers stand side by side.
@@ -168,7 +170,9 @@ impl<'a> Chat<'a> {
                 self.say("steering off");
             }
             Command::Vector(path) => {
-                let sidecar = self.args.steer.read_for(&path, self.model, self.output)?;
+                let part = [Part::from(path.into_os_string())];
+                let (path, sidecar) =
+                    self.args.steer.read_parts(&part, None, self.model, self.output)?;
                 let alpha = sidecar.about.alpha;
                 let steer = self.load(path, sidecar, alpha)?;
                 let vector = steer.to_string();
@@ -296,7 +300,9 @@ impl<'a> Chat<'a> {
     ) -> Result<Completion> {
         let (mut meter, mut steering) = (None, Steering::Off);
         if let Some(Steer { sidecar, .. }) = &self.steer {
-            meter = Some(Meter::new(&sidecar.vector, alpha, &self.session)?);
+            if sidecar.vector.heads().iter().any(SteeredHead::has_probe) {
+                meter = Some(Meter::new(&sidecar.vector, alpha, &self.session)?);
+            }
             steering = steering_at(alpha, sidecar.about.positions);
         }
         let params = CompletionParams {
@@ -346,8 +352,8 @@ fn loaded(steer: &mut Option<Steer>) -> Result<&mut Steer> {
 
 impl std::fmt::Display for Steer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let n_head = self.sidecar.vector.heads().len();
-        write!(f, "{}, {n_head} heads, alpha {}", self.path.display(), self.alpha)
+        let what = amount(&self.sidecar.vector);
+        write!(f, "{}, {what}, alpha {}", self.path.display(), self.alpha)
     }
 }
 

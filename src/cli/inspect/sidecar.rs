@@ -9,7 +9,7 @@ use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
 use crate::cli::table::facts;
-use crate::steer::{About, Sidecar};
+use crate::steer::{About, LayerVector, Sidecar};
 
 /// A sidecar.
 #[derive(Debug, Serialize)]
@@ -37,6 +37,10 @@ pub(super) struct SidecarFacts {
     selection: &'static str,
     /// In the order in which they were chosen.
     heads: Vec<Head>,
+    /// Values of a layer's output; null without directions of layers.
+    n_embd: Option<usize>,
+    /// Directions of layers, ascending.
+    layers: Vec<Layer>,
     /// `[n_layer, n_head]`; empty where the sidecar does not hold them.
     head_accuracy: Vec<f32>,
     /// `[n_layer, n_head]`, null where it was not measured; empty where the sidecar does not hold
@@ -47,6 +51,21 @@ pub(super) struct SidecarFacts {
     /// With --verify: what it does to a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verify: Option<Verified>,
+}
+
+/// The direction of a layer.
+#[derive(Debug, Serialize)]
+struct Layer {
+    layer: usize,
+    /// Of the direction: alpha times this is how far a layer's output is moved.
+    length: f64,
+}
+
+impl Layer {
+    fn of((&layer, direction): (&usize, &Vec<f32>)) -> Self {
+        let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        Self { layer, length }
+    }
 }
 
 /// The model that a sidecar was made for.
@@ -92,6 +111,11 @@ impl SidecarFacts {
             candor_version: about.candor_version,
             selection: about.selection.name(),
             heads,
+            n_embd: vector.layers().map(LayerVector::n_embd),
+            layers: vector
+                .layers()
+                .map(|layers| layers.directions().iter().map(Layer::of).collect())
+                .unwrap_or_default(),
             head_accuracy: about.head_accuracy,
             head_effect: about.head_effect,
             head_cost: about.head_cost,
@@ -107,6 +131,19 @@ impl SidecarFacts {
 
     pub(super) fn model_name(&self) -> &str {
         &self.model.name
+    }
+
+    /// Which layers have a direction, and how long these are.
+    fn layers_text(&self) -> Option<String> {
+        let (first, last) = (self.layers.first()?, self.layers.last()?);
+        let lengths = || self.layers.iter().map(|layer| layer.length);
+        let (low, high) = (lengths().fold(f64::INFINITY, f64::min), lengths().fold(0.0, f64::max));
+        let n = self.layers.len();
+        let of = if n == last.layer - first.layer + 1 { "" } else { "of " };
+        Some(format!(
+            "{n}, {of}{} to {}, directions of length {low:.3} to {high:.3}",
+            first.layer, last.layer
+        ))
     }
 
     pub(super) fn text(&self, n_head: usize) -> String {
@@ -130,7 +167,6 @@ impl SidecarFacts {
                 ),
             ),
             ("direction", self.direction.to_owned()),
-            ("K", format!("{} heads, chosen by {}", self.k, self.selection)),
             ("alpha", self.alpha.to_string()),
             ("positions", self.positions.clone()),
             ("seed", self.seed.to_string()),
@@ -140,7 +176,18 @@ impl SidecarFacts {
             ("split", self.split.clone()),
             ("made by", format!("candor {}", self.candor_version)),
         ]);
-        let mut text = format!("{}\n{}", facts(&rows), heads::text(&self.heads, n_head));
+        let place = rows.iter().position(|(name, _)| *name == "alpha").unwrap_or(rows.len());
+        if self.k > 0 {
+            rows.insert(place, ("K", format!("{} heads, chosen by {}", self.k, self.selection)));
+        }
+        if let (Some(n_embd), Some(layers)) = (self.n_embd, self.layers_text()) {
+            rows.insert(place, ("layers", format!("{layers}, outputs of {n_embd} values")));
+        }
+        let mut text = facts(&rows);
+        if self.k > 0 {
+            text.push('\n');
+            text.push_str(&heads::text(&self.heads, n_head));
+        }
         if let Some(map) = self.maps() {
             text.push('\n');
             text.push_str(&map.text(output::width()));

@@ -6,7 +6,7 @@ mod tap;
 use std::path::Path;
 
 use super::context::{BatchArrays, Context, DecodeError};
-use super::tap::{Pass, Tap, TapError};
+use super::tap::{Kind, Pass, Tap, TapError};
 use crate::{Model, ModelParams};
 
 /// Decodes one token of the demo model (5 layers, width 192) through a tap over layers of these
@@ -14,7 +14,7 @@ use crate::{Model, ModelParams};
 fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.gguf");
     let model = Model::load(&path, &ModelParams::default()).expect("the demo model is sound");
-    let mut tap = Tap::new(widths, 2, 8, true).expect("memory for a tap");
+    let mut tap = Tap::new(widths, 0, 2, 8, true).expect("memory for a tap");
     tap.observe(&[widths.len() - 1]).expect("the tap has this layer");
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_threads) = (64, 8, 1);
@@ -27,7 +27,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
         output: vec![1],
     };
     let mut out = vec![0.0; widths.iter().copied().max().unwrap_or(0)];
-    let pass = Pass { rows: &[0], want: &[0], tokens: None };
+    let pass = Pass { rows: &[0], want: &[0], tokens: None, outputs: None };
     context.decode(&mut batch, &pass, &mut out)
 }
 
@@ -36,7 +36,10 @@ fn a_layer_that_never_comes_by_is_an_error() {
     assert!(decode_through(&[192; 5]).is_ok());
     let error = decode_through(&[192; 6]).expect_err("there is no sixth layer");
     assert!(
-        matches!(error, DecodeError::Tap(TapError::Miscount { layer: 5, got: 0 })),
+        matches!(
+            error,
+            DecodeError::Tap(TapError::Miscount { kind: Kind::Heads, layer: 5, got: 0 })
+        ),
         "{error:?}"
     );
 }
@@ -45,7 +48,10 @@ fn a_layer_that_never_comes_by_is_an_error() {
 fn a_layer_of_another_width_is_an_error() {
     let error = decode_through(&[192, 192, 192, 192, 96]).expect_err("the width is 192");
     assert!(
-        matches!(error, DecodeError::Tap(TapError::WrongWidth { layer: 4, got: 192 })),
+        matches!(
+            error,
+            DecodeError::Tap(TapError::WrongWidth { kind: Kind::Heads, layer: 4, got: 192 })
+        ),
         "{error:?}"
     );
 }
@@ -54,7 +60,7 @@ fn a_layer_of_another_width_is_an_error() {
 fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.gguf");
     let model = Model::load(&path, &ModelParams::default()).expect("the demo model is sound");
-    let tap = Tap::new(&[192; 5], 2, 8, true).expect("memory for a tap");
+    let tap = Tap::new(&[192; 5], 0, 2, 8, true).expect("memory for a tap");
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads) = (64, 8, 3, 1);
     (params.n_seq_max, params.kv_unified) = (2, true);
@@ -66,7 +72,7 @@ fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
         n_seq: vec![1; 4],
         output: vec![1; 4],
     };
-    let mut pass = Pass { rows: &[0; 4], want: &[], tokens: None };
+    let mut pass = Pass { rows: &[0; 4], want: &[], tokens: None, outputs: None };
     context.decode(&mut batch, &pass, &mut [])?;
     context.clear();
     pass.tokens = Some(announced);

@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as ggml;
 
-use super::super::tap::{Pass, Path, Reader, Tap, TapError};
+use super::super::tap::{Kind, Pass, Path, Reader, Tap, TapError};
 use super::graph::{Graph, Node, get, set};
 
 const WIDTH: usize = 4;
@@ -17,7 +17,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// One pass of `rows.len()` tokens that observes nothing.
 fn pass<T>(tap: &mut Tap, rows: &[i32], run: impl FnOnce() -> T) -> (T, Result<(), TapError>) {
-    let pass = Pass { rows, want: &[], tokens: None };
+    let pass = Pass { rows, want: &[], tokens: None, outputs: None };
     tap.pass(&pass, &mut [], run).expect("the pass begins")
 }
 
@@ -33,15 +33,15 @@ fn reshaped() -> (Graph, Node, Node) {
 #[test]
 fn a_token_on_row_0_keeps_even_its_negative_zeros() {
     let (graph, result, node) = reshaped();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     set(result, &VALUES);
     pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     set(result, &VALUES);
     let (answers, verdict) = pass(&mut tap, &[0, 1], || graph.run(callback));
     verdict.unwrap();
-    assert_eq!((answers, tap.path(0)), (vec![false], Path::InGraph));
+    assert_eq!((answers, tap.path(Kind::Heads, 0)), (vec![false], Path::InGraph));
     let got = get(node, VALUES.len());
     assert_eq!(bits(&got[..WIDTH]), bits(&VALUES[..WIDTH]));
     // Where a row adds nothing to a value, that one is kept, too.
@@ -51,7 +51,7 @@ fn a_token_on_row_0_keeps_even_its_negative_zeros() {
 #[test]
 fn a_graph_without_anything_to_add_is_as_it_was() {
     let (graph, result, node) = reshaped();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     // SAFETY: the node lives as long as the graph.
     let shape = || unsafe { ((*node).op, (*node).src) };
@@ -59,13 +59,13 @@ fn a_graph_without_anything_to_add_is_as_it_was() {
     assert_eq!(before.0, ggml::GGML_OP_RESHAPE);
     pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
     for _ in 0..2 {
-        tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+        tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
         pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
         assert_eq!(shape().0, ggml::GGML_OP_ADD_ID);
-        tap.set_row(0, 1, None).unwrap();
+        tap.set_row(Kind::Heads, 0, 1, None).unwrap();
         set(result, &VALUES);
         pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
-        assert_eq!((shape(), tap.path(0)), (before, Path::Watched));
+        assert_eq!((shape(), tap.path(Kind::Heads, 0)), (before, Path::Watched));
         assert_eq!(bits(&get(node, VALUES.len())), bits(&VALUES));
     }
 }
@@ -77,7 +77,7 @@ fn reader(build: impl FnOnce(&mut Graph, Node)) -> Reader {
     let node = graph.reshape("kqv_out-0", result, WIDTH, N_TOKEN);
     build(&mut graph, node);
     graph.allocate();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     pass(&mut tap, &[0, 0], || graph.ask(callback)).1.unwrap();
     tap.reader(0)
@@ -160,17 +160,17 @@ fn rotated() -> (Graph, Node, Node) {
 #[test]
 fn steers_rotated_heads_in_their_own_terms() {
     let (graph, result, flat) = rotated();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
     // One row is set before anything is known, and once more after.
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     for again in [false, true] {
         set(result, &VALUES);
         pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
         assert_eq!((tap.reader(0), tap.rotation(0)), (Reader::Projection, 2));
         let plain = get(flat, VALUES.len());
         if again {
-            tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+            tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
         }
         set(result, &VALUES);
         pass(&mut tap, &[0, 1], || graph.run(callback)).1.unwrap();
@@ -188,9 +188,9 @@ fn steers_rotated_heads_in_their_own_terms() {
 #[test]
 fn a_first_pass_that_steers_rotated_heads_is_an_error() {
     let (graph, _, _) = rotated();
-    let mut tap = Tap::new(&[WIDTH], 2, 8, true).unwrap();
+    let mut tap = Tap::new(&[WIDTH], 0, 2, 8, true).unwrap();
     let callback = tap.callback();
-    tap.set_row(0, 1, Some(&OFFSET)).unwrap();
+    tap.set_row(Kind::Heads, 0, 1, Some(&OFFSET)).unwrap();
     let (_, verdict) = pass(&mut tap, &[0, 1], || graph.ask(callback));
     assert_eq!(verdict, Err(TapError::Rotated { layer: 0 }));
     pass(&mut tap, &[0, 1], || graph.run(callback)).1.unwrap();

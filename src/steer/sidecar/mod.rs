@@ -5,15 +5,16 @@
 mod place;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
 pub use place::{default_path, find_beside, list_beside};
 
-use super::{DirectionKind, Selection, SteeredHead, SteeringVector};
+use super::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
 use crate::data::sha256;
 use crate::gguf::{Builder, TensorType};
 use crate::{Error, Result};
@@ -22,8 +23,10 @@ use crate::{Error, Result};
 const TYPE: &str = "adapter";
 /// `adapter.type` and `candor.method` of a sidecar.
 const METHOD: &str = "iti";
-/// `candor.format` of a sidecar.
+/// `candor.format` of a sidecar that holds heads alone.
 const FORMAT: u32 = 1;
+/// `candor.format` of one that holds directions of layers, or `given` ones.
+const FORMAT_LAYERS: u32 = 2;
 
 /// Which tokens to steer (ITI, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,7 +110,7 @@ pub struct About {
 /// A steering vector and where it comes from: the content of a sidecar file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sidecar {
-    /// What to add to which heads.
+    /// What to add to which heads and layers.
     pub vector: SteeringVector,
     /// Where it comes from and how it is meant to be used.
     pub about: About,
@@ -160,7 +163,7 @@ impl Sidecar {
     }
 
     /// Checks what the types leave open; gives the place and the problem.
-    fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
         let about = &self.about;
         let fault = |place: &str, problem: String| Err((format!("key {place}"), problem));
         if !about.alpha.is_finite() {
@@ -203,7 +206,16 @@ impl Sidecar {
                 .check_head(head)
                 .map_err(|problem| (format!("head {}", head.site), problem))?;
         }
+        if let Some(layers) = self.vector.layers() {
+            layers.check().map_err(|(layer, problem)| (layer_direction(layer), problem))?;
+        }
         Ok(())
+    }
+
+    /// The lowest version of the format that can hold it, so that as many readers as can be read it.
+    fn format(&self) -> u32 {
+        let is_old = self.vector.layers().is_none() && self.about.direction != DirectionKind::Given;
+        if is_old { FORMAT } else { FORMAT_LAYERS }
     }
 
     /// The file.
@@ -225,15 +237,18 @@ impl Sidecar {
         file.set("general.base_model.count", 1u32)
             .set("general.base_model.0.name", about.model_name.as_str())
             .set("adapter.type", METHOD)
-            .set("candor.format", FORMAT)
+            .set("candor.format", self.format())
             .set("candor.version", about.candor_version.as_str())
             .set("candor.method", METHOD)
             .set("candor.model.fingerprint", about.model_fingerprint.as_str())
             // SteeringVector::new bounds all three far below u32.
             .set("candor.n_layer", vector.n_layer() as u32)
             .set("candor.n_head", vector.n_head() as u32)
-            .set("candor.d_head", vector.d_head() as u32)
-            .set("candor.direction", about.direction.name())
+            .set("candor.d_head", vector.d_head() as u32);
+        if let Some(layers) = vector.layers() {
+            file.set("candor.n_embd", layers.n_embd() as u32);
+        }
+        file.set("candor.direction", about.direction.name())
             .set("candor.k", vector.heads().len() as u32)
             .set("candor.alpha", about.alpha)
             .set("candor.positions", about.positions.to_string())
@@ -255,11 +270,31 @@ impl Sidecar {
                 file.set(key, values.clone());
             }
         }
+        let mut parts: BTreeMap<usize, (&[SteeredHead], Option<&[f32]>)> = BTreeMap::new();
         for heads in vector.heads().chunk_by(|a, b| a.site.layer == b.site.layer) {
-            add_layer(&mut file, heads, vector.d_head());
+            parts.entry(heads[0].site.layer).or_default().0 = heads;
+        }
+        for (&layer, direction) in vector.layers().into_iter().flat_map(LayerVector::directions) {
+            parts.entry(layer).or_default().1 = Some(direction);
+        }
+        for (layer, (heads, direction)) in parts {
+            if !heads.is_empty() {
+                add_layer(&mut file, heads, vector.d_head());
+            }
+            if let Some(direction) = direction {
+                let bytes: Vec<u8> =
+                    direction.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let dims = [direction.len() as u64];
+                file.tensor(&layer_direction(layer), &dims, TensorType::F32, bytes);
+            }
         }
         file
     }
+}
+
+/// The tensor of a layer's direction.
+fn layer_direction(layer: usize) -> String {
+    format!("blk.{layer}.layer_direction")
 }
 
 /// Adds the tensors of one layer, whose heads these are.

@@ -1,16 +1,20 @@
 //! From a file to a sidecar. Nothing in the file is believed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{About, FORMAT, METHOD, Sidecar, TYPE};
+use super::{About, FORMAT, FORMAT_LAYERS, METHOD, Sidecar, TYPE, layer_direction};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
-use crate::steer::{Selection, SteeredHead, SteeringVector};
+use crate::steer::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
 use crate::{Error, Result, Site};
 
 /// The tensors of one layer.
-const TENSORS: [&str; 6] = ["head", "direction", "sigma", "accuracy", "probe.weight", "probe.bias"];
+const TENSORS: [&str; 7] =
+    ["head", "direction", "sigma", "accuracy", "probe.weight", "probe.bias", LAYER];
+/// The one that is not of its heads.
+const LAYER: &str = "layer_direction";
 
 pub(super) fn read(path: &Path) -> Result<Sidecar> {
     let file = Gguf::open(path)?;
@@ -25,24 +29,32 @@ pub(super) fn read(path: &Path) -> Result<Sidecar> {
 }
 
 fn content(file: &Gguf) -> Result<Sidecar> {
-    check_kind(file)?;
+    let format = check_kind(file)?;
     let about = about(file)?;
+    if format == FORMAT && about.direction == DirectionKind::Given {
+        let problem = "is `given`, which this format does not know";
+        return Err(file.fault("key candor.direction", problem));
+    }
     let [n_layer, n_head, d_head] =
         [size(file, "candor.n_layer")?, size(file, "candor.n_head")?, size(file, "candor.d_head")?];
-    let heads = heads(file, d_head)?;
+    let heads = heads(file, d_head, format)?;
     let k = size(file, "candor.k")?;
     if k != heads.len() {
         let problem = format!("is {k}, and the tensors hold {} heads", heads.len());
         return Err(file.fault("key candor.k", problem));
     }
-    let vector = SteeringVector::new(n_layer, n_head, d_head, heads)?;
+    let vector = match layers(file, n_layer, format)? {
+        None => SteeringVector::new(n_layer, n_head, d_head, heads)?,
+        Some(layers) if heads.is_empty() => SteeringVector::of_layers(n_head, d_head, layers)?,
+        Some(layers) => SteeringVector::new(n_layer, n_head, d_head, heads)?.with_layers(layers)?,
+    };
     let sidecar = Sidecar { vector, about };
     sidecar.check().map_err(|(place, problem)| file.fault(place, problem))?;
     Ok(sidecar)
 }
 
-/// Refuses what is not a sidecar of this format.
-fn check_kind(file: &Gguf) -> Result<()> {
+/// Refuses what is not a sidecar of a format that is known; gives the format.
+fn check_kind(file: &Gguf) -> Result<u32> {
     let kind = file.opt_str("general.type")?.unwrap_or("model");
     if kind != TYPE {
         let problem =
@@ -54,17 +66,20 @@ fn check_kind(file: &Gguf) -> Result<()> {
         let problem = format!("is `{method}`, expected `{METHOD}`: another kind of adapter");
         return Err(file.fault("key adapter.type", problem));
     }
-    let format = file.uint("candor.format")?;
-    if format != u64::from(FORMAT) {
-        let problem = format!("is {format}, expected {FORMAT}: a newer candor may read it");
+    let number = file.uint("candor.format")?;
+    let known = [FORMAT, FORMAT_LAYERS].into_iter().find(|&known| u64::from(known) == number);
+    let Some(format) = known else {
+        let problem = format!(
+            "is {number}, expected {FORMAT} or {FORMAT_LAYERS}: a newer candor may read it"
+        );
         return Err(file.fault("key candor.format", problem));
-    }
+    };
     let method = file.str("candor.method")?;
     if method != METHOD {
         let problem = format!("is `{method}`, expected `{METHOD}`: a newer candor may read it");
         return Err(file.fault("key candor.method", problem));
     }
-    Ok(())
+    Ok(format)
 }
 
 fn about(file: &Gguf) -> Result<About> {
@@ -112,12 +127,39 @@ fn size(file: &Gguf, key: &str) -> Result<usize> {
         .map_err(|_| file.fault(format!("key {key}"), format!("is {number}, out of range")))
 }
 
+/// The directions of layers, where the file has any.
+fn layers(file: &Gguf, n_layer: usize, format: u32) -> Result<Option<LayerVector>> {
+    let mut directions = BTreeMap::new();
+    for tensor in file.tensors() {
+        if let Some((layer, LAYER)) = layer_of(&tensor.name) {
+            directions.insert(layer, tensor);
+        }
+    }
+    if directions.is_empty() || format == FORMAT {
+        return Ok(None);
+    }
+    let n_embd = size(file, "candor.n_embd")?;
+    let direction = |(layer, tensor): (usize, &TensorInfo)| {
+        if tensor.dims != [n_embd as u64] {
+            let problem = format!("has shape {:?}, expected [{n_embd}]", tensor.dims);
+            return Err(file.fault(format!("tensor {}", layer_direction(layer)), problem));
+        }
+        Ok((layer, file.f32s_of(tensor)?))
+    };
+    let directions = directions.into_iter().map(direction).collect::<Result<_>>()?;
+    LayerVector::new(n_layer, n_embd, directions).map(Some)
+}
+
 /// The heads of all layers.
-fn heads(file: &Gguf, d_head: usize) -> Result<Vec<SteeredHead>> {
+fn heads(file: &Gguf, d_head: usize, format: u32) -> Result<Vec<SteeredHead>> {
     let mut heads = Vec::new();
     for tensor in file.tensors() {
         let (layer, kind) = layer_of(&tensor.name)
+            .filter(|&(_, kind)| kind != LAYER || format != FORMAT)
             .ok_or_else(|| file.fault(format!("tensor {}", tensor.name), "does not belong here"))?;
+        if kind == LAYER {
+            continue;
+        }
         if kind == "head" {
             heads.extend(layer_heads(file, layer, d_head)?);
         } else {

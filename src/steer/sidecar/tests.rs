@@ -45,7 +45,7 @@ fn about() -> About {
 }
 
 /// Three heads in two of four layers, every number exact in F32.
-pub(super) fn tiny() -> Sidecar {
+pub(in crate::steer) fn tiny() -> Sidecar {
     let exact = |layer, id, direction: [f32; 2]| SteeredHead {
         direction: direction.to_vec(),
         ..head(layer, id, 2)
@@ -166,6 +166,56 @@ fn a_sidecar_of_a_7b_model_takes_less_than_150_kb() {
     assert!(n_byte < 150_000, "{n_byte}");
 }
 
+/// `tiny()` with directions of two layers.
+pub(in crate::steer) fn layered() -> Sidecar {
+    let directions = BTreeMap::from([(1, vec![0.5, -2.0, 0.0]), (2, vec![1.0, 0.25, -0.0])]);
+    let layers = LayerVector::new(4, 3, directions).unwrap();
+    Sidecar { vector: tiny().vector.with_layers(layers).unwrap(), ..tiny() }
+}
+
+/// `layered()` without heads.
+fn layers_alone() -> Sidecar {
+    let layers = layered().vector.layers().cloned().unwrap();
+    let about = About { direction: DirectionKind::Given, ..about() };
+    Sidecar { vector: SteeringVector::of_layers(2, 2, layers).unwrap(), about }
+}
+
+#[test]
+fn layers_and_given_directions_are_of_the_second_format() {
+    for sidecar in [layered(), layers_alone()] {
+        assert_eq!(read_back(&sidecar.builder()).unwrap(), sidecar);
+        let old = refusal(sidecar.builder().set("candor.format", 1u32));
+        assert!(
+            ["does not", "does not belong here"].iter().any(|text| old.contains(text)),
+            "{old}"
+        );
+    }
+    let format = |sidecar: &Sidecar| sidecar.format();
+    assert_eq!([tiny(), layered(), layers_alone()].map(|sidecar| format(&sidecar)), [1, 2, 2]);
+    let given = Sidecar { about: layers_alone().about, ..tiny() };
+    assert_eq!(format(&given), 2);
+    assert_eq!(read_back(&given.builder()).unwrap(), given);
+    assert_eq!(
+        refusal(given.builder().set("candor.format", 1u32)),
+        "key candor.direction: is `given`, which this format does not know"
+    );
+}
+
+#[test]
+fn refuses_directions_of_layers_that_cannot_be() {
+    let changed = |key: &str, value: u32| refusal(layers_alone().builder().set(key, value));
+    assert!(changed("candor.n_embd", 4).contains("blk.1.layer_direction: has shape [3]"));
+    assert!(changed("candor.n_layer", 2).contains("direction of layer 2: cannot be"));
+    let with = |name: &str, values: &[[u8; 4]]| {
+        let mut file = layers_alone().builder();
+        refusal(file.tensor(name, &[values.len() as u64], TensorType::F32, values.concat()))
+    };
+    assert!(with("blk.0.layer_direction", &f32s([0.0; 3])).contains("of layer 0: cannot be"));
+    assert!(with("blk.3.layer_direction", &f32s([f32::NAN; 3])).contains("holds NaN"));
+    let endless = Sidecar { vector: &layered().vector * f32::INFINITY, ..layered() };
+    assert!(endless.check().is_err());
+}
+
 #[test]
 fn refuses_another_model() {
     let path = Path::new("steer-truth-tiny.gguf");
@@ -186,7 +236,7 @@ fn refuses_what_is_not_a_sidecar() {
         refusal_of_key("adapter.type", "lora"),
         "key adapter.type: is `lora`, expected `iti`: another kind of adapter"
     );
-    assert!(refusal_of_key("candor.format", 2u32).contains("is 2, expected 1"));
+    assert!(refusal_of_key("candor.format", 3u32).contains("is 3, expected 1 or 2"));
     assert!(refusal_of_key("candor.method", "dpo").contains("is `dpo`, expected `iti`"));
     let missing = Sidecar::read(Path::new("/nowhere/s.gguf")).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }));
