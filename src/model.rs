@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::data::PromptForm;
 use crate::device::Placement;
+use crate::export::BakeRecord;
 use crate::ffi::host;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
@@ -64,13 +65,15 @@ pub struct Model {
     n_position: Option<usize>,
     fingerprint: String,
     chat_template: Option<String>,
+    baked: Option<BakeRecord>,
     warnings: Vec<ModelWarning>,
     /// Keeps workers connected; below `inner`, whose weights they hold and which is freed first.
     _placement: Placement,
 }
 
 impl Model {
-    /// Loads a GGUF file, after checking it.
+    /// Loads a GGUF file, after checking it; of a split model the first one, and llama.cpp finds the
+    /// others by their names.
     ///
     /// # Errors
     /// [`Error::Gguf`] for a file that breaks the format, [`Error::Unsupported`] for a model
@@ -78,16 +81,9 @@ impl Model {
     /// [`Error::Device`] for a device that is not there, [`Error::Worker`] for a worker that does
     /// not answer.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
-        let file = Gguf::open(path)?;
+        let file = Gguf::open_model(path)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
             let problem = format!("the file holds no model: its general.type is `{kind}`");
-            return Err(Error::Model { path: path.to_owned(), problem });
-        }
-        let n_part = file.opt_uint("split.count")?.unwrap_or(1);
-        if n_part > 1 {
-            let problem = format!(
-                "it is one of {n_part} parts: merge them with llama-gguf-split --merge first"
-            );
             return Err(Error::Model { path: path.to_owned(), problem });
         }
         let architecture = file.str("general.architecture")?.to_owned();
@@ -123,6 +119,7 @@ impl Model {
         Ok(Self {
             name: file.opt_str("general.name")?.map(str::to_owned),
             chat_template: file.opt_str("tokenizer.chat_template")?.map(str::to_owned),
+            baked: BakeRecord::read(&file)?,
             inner,
             path: path.to_owned(),
             architecture,
@@ -181,6 +178,18 @@ impl Model {
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// What was baked into the file, where something was: it steers every token already.
+    #[must_use]
+    pub fn baked(&self) -> Option<&BakeRecord> {
+        self.baked.as_ref()
+    }
+
+    /// What tells this file from others of the same model, whose fingerprint is the same: for results
+    /// that are kept.
+    pub(crate) fn identity(&self) -> String {
+        format!("{} {} {:?}", self.fingerprint, self.inner.size(), self.baked)
     }
 
     /// The context length that the model was trained with, in tokens.

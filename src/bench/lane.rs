@@ -15,8 +15,10 @@ pub(super) struct Lane<'m> {
     session: Session<'m>,
     prefill: Vec<(Batch, Vec<usize>)>,
     decode: Vec<(Batch, Vec<usize>)>,
-    /// Layers in which the vectors steer.
+    /// Layers in which the vectors steer heads.
     steered: BTreeSet<usize>,
+    /// Layers whose outputs they steer.
+    outputs: BTreeSet<usize>,
     /// Decodes of the phase at hand that are done.
     n_done: usize,
 }
@@ -51,7 +53,9 @@ impl<'m> Lane<'m> {
             [Phase::Prefill, Phase::Decode].map(|phase| batches(phase, path, size, tokens));
         let heads = vectors.iter().flat_map(|(vector, _)| vector.heads());
         let steered = heads.map(|head| head.site.layer).collect();
-        Ok(Self { path, session, prefill, decode, steered, n_done: 0 })
+        let layers = vectors.iter().filter_map(|(vector, _)| vector.layers());
+        let outputs = layers.flat_map(|layers| layers.directions().keys().copied()).collect();
+        Ok(Self { path, session, prefill, decode, steered, outputs, n_done: 0 })
     }
 
     /// Stands ready to begin a phase.
@@ -129,7 +133,8 @@ impl<'m> Lane<'m> {
             _ => return None,
         };
         let paths = self.steered.iter().map(|&layer| (layer, self.session.path(layer)));
-        paths.into_iter().find(|&(_, path)| path != expected)
+        let outputs = self.outputs.iter().map(|&layer| (layer, self.session.output_path(layer)));
+        paths.chain(outputs).find(|&(_, path)| path != expected)
     }
 
     pub(super) fn n_threads(&self) -> usize {

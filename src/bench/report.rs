@@ -25,6 +25,8 @@ pub struct Overhead {
     pub alphas: Vec<f32>,
     /// Heads that the first vector steers.
     pub n_head_steered: usize,
+    /// Layers whose outputs the vector steers.
+    pub n_layer_steered: usize,
 }
 
 /// The samples of one phase and path.

@@ -297,5 +297,6 @@ fn metadata(
     if params.form.is_chat() {
         entries.push(("chat", "true".to_owned()));
     }
-    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    let baked = model.baked().map(|b| ("model.baked", format!("{} alpha {}", b.vector, b.alpha)));
+    Ok(entries.into_iter().chain(baked).map(|(key, value)| (key.to_owned(), value)).collect())
 }

@@ -58,13 +58,20 @@ impl ChatTemplate {
     /// conversation, as some refuse a system prompt.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         match &self.source {
-            Some(source) => self.render_on(source, messages, Local::now().naive_local()),
+            Some(source) => self.render_as(source, messages, Local::now().naive_local(), true),
             None => Ok(plain(messages)),
         }
     }
 
-    /// The same on a given day, where a template asks for the date.
-    fn render_on(&self, source: &str, messages: &[Message], now: NaiveDateTime) -> Result<String> {
+    /// The same at a given time, where a template asks for it, and with or without thinking aloud,
+    /// where a template knows both.
+    fn render_as(
+        &self,
+        source: &str,
+        messages: &[Message],
+        now: NaiveDateTime,
+        thinks: bool,
+    ) -> Result<String> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| context! { role => message.role.name(), content => &message.content })
@@ -77,6 +84,7 @@ impl ChatTemplate {
             // Templates ask whether these are none.
             tools => (),
             documents => (),
+            enable_thinking => thinks,
         };
         environment(now)
             .and_then(|environment| environment.render_named_str("template", source, context))
@@ -87,7 +95,8 @@ impl ChatTemplate {
     /// answer what the model says to it.
     ///
     /// The same form on every day: a template that asks for the date is told 26 July 2024, on which
-    /// Llama's fall back.
+    /// Llama's fall back. The answer follows at once, without thinking aloud, where the template has
+    /// `enable_thinking`.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the model has no template, or one that drops what the user says;
@@ -104,10 +113,10 @@ impl ChatTemplate {
         };
         let day = NaiveDate::from_ymd_opt(2024, 7, 26).unwrap_or_default().and_time(NaiveTime::MIN);
         let ask = Message::new(Role::User, QUESTION);
-        let prompt = self.render_on(source, std::slice::from_ref(&ask), day)?;
+        let prompt = self.render_as(source, std::slice::from_ref(&ask), day, false)?;
         // How answers follow, and questions follow answers, where the template can say it.
         let turns = [ask, Message::new(Role::Assistant, ANSWER), Message::new(Role::User, NEXT)];
-        let talk = self.render_on(source, &turns, day).unwrap_or_default();
+        let talk = self.render_as(source, &turns, day, false).unwrap_or_default();
         let after = talk.split_once(ANSWER);
         let space = after
             .and_then(|(before, _)| before.strip_prefix(prompt.as_str()))
@@ -280,6 +289,15 @@ mod tests {
         assert_eq!(form.as_str(), "26 Jul 2024: {question} ={answer}");
         // There is no place for another question.
         assert_eq!(form.text_then("Why?", "So.", "How?"), None);
+    }
+
+    #[test]
+    fn a_form_asks_for_the_answer_and_not_for_thoughts() {
+        let source = "{{ messages[0].content }}=\
+                      {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}";
+        let form = template(Some(source)).form().unwrap();
+        assert_eq!(form.as_str(), "{question}=<think></think>{answer}");
+        assert_eq!(render(Some(source), &TALK[1..]).unwrap(), "Is it so?=");
     }
 
     #[test]

@@ -9,20 +9,19 @@ use serde::Serialize;
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
 use super::demo::INSTRUCTION;
-use super::judge::JudgeArgs;
+use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use super::{embedded, html, interrupt, table};
 use crate::data::{Kind, Question, sha256};
 use crate::eval::{Evaluator, Policy, TokenCount};
 use crate::file::write_atomically;
-use crate::judge::JudgeFacts;
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::study::{
-    Category, Estimate, FoldReport, Judging, Protocol, QuestionReport, Record, Report, Row,
-    of_vector, two_fold,
+    Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
+    two_fold,
 };
 use crate::{Error, Model, Result, Special};
 
@@ -117,15 +116,6 @@ pub(super) struct Document<'a> {
     n_question: usize,
     n_token: TokenCount,
     pub(super) seconds: f64,
-}
-
-/// Who judged, and what that came to.
-#[derive(Serialize)]
-pub(super) struct JudgeReport {
-    #[serde(flatten)]
-    pub(super) facts: JudgeFacts,
-    #[serde(flatten)]
-    judging: Option<Judging>,
 }
 
 #[derive(Serialize)]
@@ -246,7 +236,7 @@ impl EvalArgs {
         // A judge of its own size needs the memory.
         drop(evaluator);
         let on = (&self.model, self.data.seed);
-        let (facts, judging) = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
+        let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let (vector, vector_fingerprint) = match (&steered, fingerprint) {
             (Some((path, ..)), Some(print)) => (path.display().to_string(), Some(print)),
             _ => ("2-fold".to_owned(), None),
@@ -276,7 +266,7 @@ impl EvalArgs {
                 n_random: self.draws,
                 n_predict: self.n_predict,
                 n_document: neutral.len(),
-                judge: facts.about.clone(),
+                judge: judge.facts.about.clone(),
                 seed: self.data.seed,
             },
             rows: report.rows(),
@@ -285,7 +275,7 @@ impl EvalArgs {
             questions: report.questions(),
             n_question: report.n_question(),
             n_token,
-            judge: JudgeReport { facts, judging },
+            judge,
             seconds: start.elapsed().as_secs_f64(),
         };
         if let Some(folder) = &self.report {
@@ -371,7 +361,7 @@ impl EvalArgs {
         let text = format!(
             "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {} {:?}",
             env!("CARGO_PKG_VERSION"),
-            model.fingerprint(),
+            model.identity(),
             protocol.data.sha256,
             protocol.form,
             protocol.preamble,
@@ -428,6 +418,10 @@ pub(super) fn title(name: &str) -> &'static str {
     }
 }
 
+fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
+    [a, b, c, d, e, f, g, h]
+}
+
 fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let Document { model, data, settings, .. } = document;
     output.line(format_args!(
@@ -463,7 +457,13 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         })
         .collect();
     let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
-    output.text(&table::table(header, &rows));
+    if document.rows.iter().any(|row| row.info.is_some()) {
+        output.text(&table::table(header, &rows));
+    } else {
+        // Only a judge says what informs.
+        let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+        output.text(&table::table(without_info(header), &rows));
+    }
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "iti") {
         let both = row.change.true_info;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, SteerArgs};
 use super::output::{BOLD, DIM, Output};
-use super::select::neutral;
+use super::select::neutral_documents;
 use super::{embedded, interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
@@ -91,7 +91,7 @@ impl ExportArgs {
         let start = Instant::now();
         let Format::ControlVector = self.format;
         let data = self.data()?;
-        let neutral = neutral(self.neutral.as_deref())?;
+        let neutral = neutral_documents(self.neutral.as_deref())?;
         let model = self.model.load()?;
         let (path, sidecar) = self.steer.sidecar(&model, output)?.ok_or_else(|| {
             let problem =

@@ -184,7 +184,7 @@ impl FitArgs {
             params: self.select.params(),
         };
         let identity =
-            [model.fingerprint(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
+            [&model.identity(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
         let place = (path.with_extension("trials.jsonl"), identity);
         let chosen =
             self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;

@@ -55,9 +55,14 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
 
 /// How much a vector steers: `12 heads`, `31 layers`, `12 heads and 31 layers`.
 pub(super) fn amount(vector: &SteeringVector) -> String {
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let n_layer = vector.layers().map_or(0, |layers| layers.directions().len());
-    match (vector.heads().len(), n_layer) {
+    amount_of(vector.heads().len(), n_layer)
+}
+
+/// The same for these numbers.
+pub(super) fn amount_of(n_head: usize, n_layer: usize) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    match (n_head, n_layer) {
         (n, 0) => count(n, "head"),
         (0, n) => count(n, "layer"),
         (n, m) => format!("{} and {}", count(n, "head"), count(m, "layer")),

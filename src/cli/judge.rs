@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::args::{ModelArgs, positive};
 use super::output::Output;
@@ -12,9 +13,10 @@ use crate::eval::Cut;
 use crate::gguf::Gguf;
 use crate::judge::{
     Aspect, EndpointJudge, EndpointParams, Judge, JudgeFacts, Key, LogitJudge, ProbeJudge,
-    ProbeParams, data,
+    ProbeParams, ProbeStep, data,
 };
 use crate::ledger::Ledger;
+use crate::session::SessionParams;
 use crate::study::{Judging, Record, Report};
 use crate::{Error, Model, Result};
 
@@ -161,14 +163,17 @@ impl JudgeArgs {
         ledger: &mut Ledger<Record>,
         (model_args, seed): (&ModelArgs, u64),
         output: Output,
-    ) -> Result<(JudgeFacts, Option<Judging>)> {
+    ) -> Result<JudgeReport> {
         let load = |path: &Path| Model::load(path, &model_args.params());
         let judged = match found {
-            Found::Words => return Ok((JudgeFacts::words(), None)),
+            Found::Words => {
+                return Ok(JudgeReport { facts: JudgeFacts::words(), judging: None });
+            }
             Found::Endpoint(mut judge) => all(&mut judge, report, ledger, output),
             Found::Gguf(path) => {
                 let model = load(&path)?;
-                let params = model_args.session(&model);
+                let params =
+                    SessionParams { n_threads: model_args.threads(), ..SessionParams::default() };
                 all(&mut LogitJudge::new(&model, 0, params)?, report, ledger, output)
             }
             Found::Probe(path, data) => {
@@ -180,13 +185,16 @@ impl JudgeArgs {
                     n_threads: model_args.threads(),
                     seed,
                 };
+                // Judged answers of both aspects, then the probes: see `ProbeJudge::new`.
+                let n_probe = 4 * model.attention_layers().count() * model.geometry().n_head;
                 let bar = output.progress("learning", 0);
-                let judge = ProbeJudge::new(&model, &params, |step| {
-                    bar.set_length(2 * step.n_all as u64);
+                let on_step = |step: ProbeStep| {
+                    bar.set_length((2 * step.n_all + n_probe) as u64);
                     let before = if step.aspect == Aspect::Info { step.n_all } else { 0 };
                     bar.set_position((before + step.n_done) as u64);
                     interrupt::check(KEPT)
-                });
+                };
+                let judge = ProbeJudge::new(&model, &params, on_step, || bar.inc(1));
                 bar.finish_and_clear();
                 all(&mut judge?, report, ledger, output)
             }
@@ -206,8 +214,28 @@ impl JudgeArgs {
                 judging.n_unclear, judging.n_judged
             ));
         }
-        Ok((facts, Some(judging)))
+        for (what, quality) in [("truth", facts.truth), ("what informs", facts.info)] {
+            if let Some(quality) = quality.filter(|quality| !quality.is_informed()) {
+                output.warn(format_args!(
+                    "the judge reads {what} no better than always saying the same does ({:.1} % \
+                     and {:.1} %): its numbers there mean nothing; take a better model, or more \
+                     judgements by --judge-limit",
+                    100.0 * quality.accuracy,
+                    100.0 * quality.majority
+                ));
+            }
+        }
+        Ok(JudgeReport { facts, judging: Some(judging) })
     }
+}
+
+/// Who judged, and what that came to.
+#[derive(Serialize)]
+pub(super) struct JudgeReport {
+    #[serde(flatten)]
+    pub(super) facts: JudgeFacts,
+    #[serde(flatten)]
+    judging: Option<Judging>,
 }
 
 /// What Ctrl-C leaves.

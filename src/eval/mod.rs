@@ -194,6 +194,12 @@ impl<'m> Evaluator<'m> {
         self.session.path(layer) == Path::InGraph
     }
 
+    /// Whether a layer's output was steered in the graph when it was last computed.
+    #[must_use]
+    pub fn is_output_in_graph(&self, layer: usize) -> bool {
+        self.session.output_path(layer) == Path::InGraph
+    }
+
     /// Scores and writes answers under another policy from now on. Neutral text is steered at every
     /// token under each.
     pub fn set_policy(&mut self, policy: Policy) {

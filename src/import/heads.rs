@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::npy::{self, Array};
 use crate::capture::Store;
-use crate::probe::{Activations as _, Probe};
+use crate::probe::Probe;
 use crate::steer::{Development, FitParams, SteeredHead, SteeringVector, unit};
 use crate::{Error, Geometry, Result, Site};
 

@@ -183,8 +183,10 @@ impl Client {
                 Err(Failure::Passing { problem, pause }) => (problem, pause),
             };
             if n_try > self.params.n_retry {
-                let times =
-                    if n_try == 1 { String::new() } else { format!(", {n_try} times in a row") };
+                let times = match n_try {
+                    1 => String::new(),
+                    n => format!(" ({n} tries)"),
+                };
                 return Err(self.error(&format!("{problem}{times}")));
             }
             std::thread::sleep(pause.unwrap_or(wait).min(LONGEST_PAUSE));
@@ -253,8 +255,12 @@ impl Client {
                 self.params.timeout.as_secs_f32()
             )),
             ureq::Error::HostNotFound => passing("there is no such host".to_owned()),
-            ureq::Error::Io(error) => passing(format!("cannot be reached: {error}")),
-            ureq::Error::ConnectionFailed => passing("cannot be reached".to_owned()),
+            ureq::Error::Io(error) => passing(format!(
+                "cannot be reached ({error}): see whether it runs, and at this address"
+            )),
+            ureq::Error::ConnectionFailed => {
+                passing("cannot be reached: see whether it runs, and at this address".to_owned())
+            }
             ureq::Error::BodyExceedsLimit(_) => {
                 Failure::Lasting("its answer is longer than a judgement can be".to_owned())
             }

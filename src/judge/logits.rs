@@ -4,7 +4,7 @@
 //! usual spelling is a text of its own, scored by the probability of its tokens after the prompt;
 //! their sums are P(yes) and P(no). The planner computes what the spellings share, the prompt, once.
 
-use super::{Asked, Aspect, Judge, JudgeFacts, Judgement, Reading};
+use super::{Asked, Aspect, Judge, JudgeFacts, Judgement, Reading, name_of};
 use crate::capture::plan::Text;
 use crate::eval::Evaluator;
 use crate::session::SessionParams;
@@ -52,9 +52,7 @@ impl<'m> LogitJudge<'m> {
     }
 
     fn name(&self) -> String {
-        let model = self.evaluator.model();
-        let file = || model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        model.name().map_or_else(file, str::to_owned)
+        name_of(self.evaluator.model())
     }
 
     fn error(&self, problem: impl Into<String>) -> Error {
@@ -64,9 +62,7 @@ impl<'m> LogitJudge<'m> {
 
 impl Judge for LogitJudge<'_> {
     fn identity(&self) -> String {
-        let model = self.evaluator.model();
-        // The fingerprint is that of all quantizations; their files differ in size.
-        format!("logits {} {}", model.fingerprint(), model.inner().size())
+        format!("logits {}", self.evaluator.model().identity())
     }
 
     fn facts(&self) -> JudgeFacts {

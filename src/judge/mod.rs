@@ -30,8 +30,8 @@ pub use self::endpoint::EndpointJudge;
 pub use self::http::{EndpointParams, Key};
 pub use self::logits::LogitJudge;
 pub use self::probe::{ProbeJudge, ProbeParams, ProbeStep};
-use crate::Result;
 use crate::data::Question;
+use crate::{Model, Result};
 
 /// What is asked about an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -174,6 +174,25 @@ pub struct Quality {
     pub n_question: usize,
 }
 
+impl Quality {
+    /// Whether it is right more often than always giving the more frequent judgement is, by more
+    /// than chance explains: two standard errors of that share.
+    #[must_use]
+    pub fn is_informed(&self) -> bool {
+        let variance = self.majority * (1.0 - self.majority) / self.n_row.max(1) as f64;
+        self.accuracy > self.majority + 2.0 * variance.sqrt()
+    }
+}
+
+/// What people call a model: its name, and its file where that says more.
+fn name_of(model: &Model) -> String {
+    let file = model.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match model.name() {
+        Some(name) if file != format!("{name}.gguf") => format!("{name} ({file})"),
+        _ => file,
+    }
+}
+
 /// Judges written answers.
 pub trait Judge {
     /// Everything that a judgement depends on besides question and answer: results that are kept
@@ -203,6 +222,20 @@ mod tests {
         let expected = "Q: Why?\nA: So.\nTrue:";
         assert_eq!(Aspect::Truth.prompt("Why?", "So."), expected);
         assert_eq!(Aspect::Info.prompt("Why?", "So."), "Q: Why?\nA: So.\nHelpful:");
+    }
+
+    #[test]
+    fn a_judge_has_to_beat_always_saying_the_same() {
+        let quality = |accuracy, n_row| Quality {
+            accuracy,
+            majority: 0.6,
+            balanced_accuracy: 0.5,
+            n_row,
+            n_question: 10,
+        };
+        assert!(quality(0.65, 1000).is_informed());
+        // A standard error of 100 rows is 4.9 points.
+        assert!(!quality(0.65, 100).is_informed() && !quality(0.6, 100_000).is_informed());
     }
 
     #[test]

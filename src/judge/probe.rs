@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{question_of, read};
 use super::reader::Reader;
-use super::{Asked, Aspect, Judge, JudgeFacts, Judgement, Quality, Reading};
+use super::{Asked, Aspect, Judge, JudgeFacts, Judgement, Quality, Reading, name_of};
 use crate::capture::plan::{Limits, Text, plan};
 use crate::capture::{CaptureParams, Store, capture, decode_last_tokens};
 use crate::data::{Dataset, PromptForm, sha256};
@@ -68,7 +68,8 @@ const N_SEQ: usize = 64;
 
 impl<'m> ProbeJudge<'m> {
     /// Captures and fits, or takes what an earlier call has kept. A call that was stopped goes on
-    /// where it was. `on_step` may stop it by an error.
+    /// where it was. `on_step` may stop it by an error; `on_head` is called after each of the probes
+    /// that are fitted then, four for each head of the model.
     ///
     /// # Errors
     /// What the data, the model and the disk give, and `on_step`'s.
@@ -76,6 +77,7 @@ impl<'m> ProbeJudge<'m> {
         model: &'m Model,
         params: &ProbeParams,
         mut on_step: impl FnMut(ProbeStep) -> Result<()>,
+        on_head: impl Fn() + Sync,
     ) -> Result<Self> {
         let [truth, info] =
             Aspect::ALL.map(|aspect| read(&params.data.join(aspect.file()), aspect, params.limit));
@@ -107,7 +109,7 @@ impl<'m> ProbeJudge<'m> {
                     let store = Store::open(path)?;
                     let questions: Vec<String> =
                         data.questions.iter().map(|q| question_of(&q.text).to_owned()).collect();
-                    Reader::fit(&store, &questions, params.seed, || ())
+                    Reader::fit(&store, &questions, params.seed, &on_head)
                 });
                 // There is a store for each aspect.
                 let mut next = || readers.next().unwrap_or_else(|| Err(no_reader()));
@@ -148,9 +150,7 @@ impl<'m> ProbeJudge<'m> {
     }
 
     fn name(&self) -> String {
-        let model = self.session.model();
-        let file = || model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        model.name().map_or_else(file, str::to_owned)
+        name_of(self.session.model())
     }
 }
 
@@ -164,7 +164,7 @@ fn identity(model: &Model, data: &[Dataset; 2], params: &ProbeParams) -> Result<
     Ok(format!(
         "probes {} {} {} {} {} {} {}",
         env!("CARGO_PKG_VERSION"),
-        model.fingerprint(),
+        model.identity(),
         file.len(),
         data[0].sha256,
         data[1].sha256,

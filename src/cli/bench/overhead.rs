@@ -11,6 +11,7 @@ use crate::bench::{
     BenchPath, Build, Machine, ModelFacts, Overhead, OverheadParams, Phase, Sample, measure,
 };
 use crate::cli::args::{ModelArgs, finite, positive};
+use crate::cli::heads::amount_of;
 use crate::cli::output::Output;
 use crate::cli::parts::{Part, check_alpha, combine};
 use crate::cli::{interrupt, table};
@@ -222,8 +223,8 @@ impl Document<'_> {
             n => format!(", {n} vectors"),
         };
         let which = self.settings.steer.map_or("random directions", |_| "a sidecar's directions");
-        let n = self.overhead.n_head_steered;
-        format!("{n} heads, {which}{vectors}, alpha {}", self.overhead.alphas[0])
+        let what = amount_of(self.overhead.n_head_steered, self.overhead.n_layer_steered);
+        format!("{what}, {which}{vectors}, alpha {}", self.overhead.alphas[0])
     }
 
     fn caption(&self) -> String {
@@ -289,6 +290,7 @@ impl Document<'_> {
                 ("steer", self.settings.steer.unwrap_or_default().to_owned()),
                 ("alphas", alphas.join(" ")),
                 ("n_head_steered", self.overhead.n_head_steered.to_string()),
+                ("n_layer_steered", self.overhead.n_layer_steered.to_string()),
                 ("phase", sample.phase.name().to_owned()),
                 ("path", sample.path.name().to_owned()),
                 ("n_token", sample.n_token.to_string()),

@@ -1,5 +1,7 @@
 //! What a sidecar does to a model, tried on a few texts.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::cli::args::ModelArgs;
@@ -91,10 +93,17 @@ pub(super) fn verify(sidecar: &Sidecar, args: &ModelArgs) -> Result<Verified> {
     }
     tapped.steer_with(Some((vector, alpha)))?;
     let steered = tapped.agreement(&mut stock, &texts)?;
-    let mut layers: Vec<usize> = vector.heads().iter().map(|head| head.site.layer).collect();
-    layers.dedup();
-    let (layers_in_graph, layers_in_callback) =
-        layers.into_iter().partition(|&layer| tapped.is_in_graph(layer));
+    // Each layer that is steered, with whether all that is steered there is in the graph.
+    let heads = vector.heads().iter().map(|head| head.site.layer);
+    let mut ways: BTreeMap<usize, bool> =
+        heads.map(|layer| (layer, tapped.is_in_graph(layer))).collect();
+    for &layer in vector.layers().iter().flat_map(|layers| layers.directions().keys()) {
+        *ways.entry(layer).or_insert(true) &= tapped.is_output_in_graph(layer);
+    }
+    let (in_graph, callback): (Vec<_>, Vec<_>) =
+        ways.into_iter().partition(|&(_, in_graph)| in_graph);
+    let [layers_in_graph, layers_in_callback] =
+        [in_graph, callback].map(|ways| ways.into_iter().map(|(layer, _)| layer).collect());
     Ok(Verified {
         model: model.path().display().to_string(),
         fingerprint_matches: sidecar.about.model_fingerprint == model.fingerprint(),
