@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use candor::gguf::{Gguf, TensorType};
-use candor::steer::{About, DirectionKind, Positions, Selection, Sidecar, default_path};
+use candor::steer::{
+    About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeringVector, default_path,
+};
 use candor::{Geometry, fingerprint};
 use common::fixture::{Arch, Fixture};
 use common::program::{candor, refusal};
@@ -122,6 +125,30 @@ fn says_that_nothing_was_measured_where_nothing_was() {
     let text = shelf.text(&[]);
     assert!(text.contains("Nothing was measured"), "{text}");
     assert!(!text.contains("MC1"), "no empty table");
+}
+
+#[test]
+fn knows_vectors_of_layers_alone() {
+    let mut shelf = Shelf::new();
+    let [n_layer, n_head, d_head] = {
+        let vector = &shelf.sidecar.vector;
+        [vector.n_layer(), vector.n_head(), vector.d_head()]
+    };
+    let directions = BTreeMap::from([(1, vec![0.5; 64])]);
+    let layers = LayerVector::new(n_layer, 64, directions).expect("sound directions");
+    shelf.sidecar.vector = SteeringVector::of_layers(n_head, d_head, layers).expect("a vector");
+    shelf.sidecar.about.direction = DirectionKind::Given;
+    shelf.sidecar.write(&shelf.path).expect("writable");
+    let text = shelf.text(&[]);
+    assert!(
+        text.contains(
+            "it moves 1 layer (of 3 layers) along one direction each, by 7.5 times its length"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("## The layers") && text.contains("| 1 | 4.0000 |"), "{text}");
+    assert!(text.contains("candor export --format control-vector"), "{text}");
+    assert!(!text.contains("## The heads") && !text.contains("candor bake"), "{text}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use candor::export::{ControlVector, Method, Record, Row, Task, nearest, text_tok
 use candor::gguf::{Builder, Gguf};
 use candor::ledger::Ledger;
 use candor::session::CacheType;
+use candor::steer::{LayerVector, SteeringVector};
 use candor::{Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture, N_EMBD, N_LAYER};
 use common::host;
@@ -142,12 +143,7 @@ fn data() -> Dataset {
     Dataset::from_bytes("q.csv".as_ref(), DATA.as_bytes()).expect("sound data")
 }
 
-fn task<'a>(
-    model: &Model,
-    vector: &'a candor::steer::SteeringVector,
-    data: &'a Dataset,
-    alpha: f32,
-) -> Task<'a> {
+fn task<'a>(model: &Model, vector: &'a SteeringVector, data: &'a Dataset, alpha: f32) -> Task<'a> {
     let form = PromptForm::default_for(data.kind);
     let text = |q: &candor::data::Question| form.text(&q.text, &q.answers[q.best()].text);
     Task {
@@ -231,6 +227,28 @@ fn refuses_too_little_text_and_a_vector_that_adds_nothing() {
     assert!(message(&short).contains("two are needed at least"));
     let nothing = task(&model, &vector, &data, 0.0);
     assert!(message(&nothing).contains("steering changes no layer's output"));
+}
+
+/// Directions of layers are a control vector already: by construction it is the same one.
+#[test]
+fn directions_of_layers_come_out_as_they_went_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = load(&Fixture::new(Arch::Llama).write(folder.path()));
+    let geometry = model.geometry();
+    let layers = LayerVector::new(N_LAYER, N_EMBD, control(&[2]).directions).expect("sound");
+    let vector = SteeringVector::of_layers(geometry.n_head, geometry.d_head, layers)
+        .expect("a vector of layers");
+    let data = data();
+    let task = task(&model, &vector, &data, 2.0);
+    let session = SessionParams { n_ctx: 256, n_threads: Some(1), ..SessionParams::default() };
+    let found = nearest(&model, &session, &task, &mut Ledger::in_memory(), || Ok(()))
+        .expect("it is exported");
+    let projection = row(&found.rows, "projection").neutral.expect("was read");
+    assert!(projection.kl < 1e-9 && projection.top1 == 1.0, "{projection:?}");
+    assert!(row(&found.rows, "base").neutral.expect("was read").kl > 1e-4);
+    let doubled: Vec<f32> = control(&[2]).directions[&2].iter().map(|x| 2.0 * x).collect();
+    assert_eq!(found.method, Method::Projection);
+    assert_eq!(found.vector.directions[&2], doubled);
 }
 
 /// Stopped after every step in turn, a run that goes on gives the same file and the same figures.

@@ -87,7 +87,7 @@ impl BakeArgs {
         let params = BakeParams {
             alpha,
             name: sidecar.about.name.clone(),
-            source: sidecar_path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            source: source(&sidecar_path),
             vector_fingerprint: sidecar.fingerprint(),
             approximate: self.approximate,
         };
@@ -201,6 +201,12 @@ impl BakeArgs {
         bar.finish_and_clear();
         agreement
     }
+}
+
+/// The name of a sidecar's file; of a sum, which is no file, the sum as it was written.
+fn source(path: &Path) -> String {
+    let name = path.file_name().filter(|_| path.exists()).unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 fn go_on() -> ControlFlow<()> {

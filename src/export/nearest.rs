@@ -11,6 +11,9 @@
 //! - **projection**: `wo · concat_h(alpha sigma theta_h)` of each steered layer, by construction from the
 //!   weights, as if the feed-forward block did not answer. What layer 0 adds goes to layer 1.
 //!
+//! Directions of layers, which a vector may have besides, are what a control vector is: the second adds
+//! them as they are, and is exact where there are no heads.
+//!
 //! Text is parted: every other document and question serves to make the vectors and to choose between
 //! them, the rest says how near the chosen one is.
 
@@ -274,8 +277,11 @@ impl<'a> Makers<'a> {
 
     /// The layers that can be given a direction: from the first one that is steered on.
     fn layers(&self) -> std::ops::Range<usize> {
-        let first = self.task.vector.heads().first().map_or(0, |head| head.site.layer);
-        first.max(1)..self.task.vector.n_layer()
+        let vector = self.task.vector;
+        let of_heads = vector.heads().first().map(|head| head.site.layer);
+        let of_outputs = vector.layers().and_then(|of| of.directions().keys().next().copied());
+        let first = of_heads.into_iter().chain(of_outputs).min().unwrap_or(0);
+        first.max(1)..vector.n_layer()
     }
 
     /// From the mean difference of the layers' outputs.
@@ -333,6 +339,11 @@ impl<'a> Makers<'a> {
             if let Some(direction) = vector.directions.get_mut(&layer.max(1)) {
                 let sums = direction.iter_mut().zip(added);
                 sums.for_each(|(sum, value)| *sum = (f64::from(*sum) + value) as f32);
+            }
+        }
+        for (layer, offset) in self.task.vector.layer_offsets(self.task.alpha) {
+            if let Some(direction) = vector.directions.get_mut(&layer) {
+                direction.iter_mut().zip(offset).for_each(|(sum, value)| *sum += value);
             }
         }
         vector.check()?;

@@ -34,7 +34,7 @@ impl Base {
     /// [`Error::Io`] and [`Error::Gguf`] for a file that cannot be read or is no GGUF,
     /// [`Error::Unsupported`] for a model without heads.
     pub fn read(model: &Path) -> Result<Self> {
-        let file = Gguf::open(model)?;
+        let file = Gguf::open_model(model)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
             let problem = format!("is `{}`: give a model with -m", kind.escape_debug());
             return Err(file.fault("key general.type", problem));

@@ -58,7 +58,7 @@ impl CardArgs {
             Some(path) => path.clone(),
             None => embedded::model()?,
         };
-        let file = Gguf::open(&model)?;
+        let file = Gguf::open_model(&model)?;
         let print = fingerprint(&file)?;
         let (path, sidecar) = match &self.steer {
             Some(path) => (path.clone(), Sidecar::read(path)?),
@@ -115,8 +115,11 @@ struct Card {
     n_byte: String,
     fingerprint: String,
     model: ModelFacts,
+    /// How much is steered, in words.
+    amount: String,
     k: usize,
     n_site: usize,
+    n_layer: usize,
     alpha: String,
     positions: String,
     direction: &'static str,
@@ -129,6 +132,7 @@ struct Card {
     example: String,
     has_effect: bool,
     heads: Vec<Head>,
+    layers: Vec<Layer>,
     report: Option<Results>,
 }
 
@@ -157,6 +161,20 @@ struct Head {
     sigma: String,
     effect: String,
     cost: String,
+}
+
+/// The direction of a layer.
+#[derive(Debug, Serialize)]
+struct Layer {
+    layer: usize,
+    length: String,
+}
+
+impl Layer {
+    fn of((&layer, direction): (&usize, &Vec<f32>)) -> Self {
+        let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        Self { layer, length: format!("{length:.4}") }
+    }
 }
 
 impl Card {
@@ -202,7 +220,9 @@ impl Card {
                 parameters: count(n_param),
                 types: types(file),
             },
+            amount: heads::amount(vector),
             k: heads.len(),
+            n_layer: vector.n_layer(),
             n_site: vector.n_layer() * vector.n_head(),
             alpha: about.alpha.to_string(),
             positions: about.positions.to_string(),
@@ -217,6 +237,10 @@ impl Card {
                 .map(|form| form.prompt("What is the capital of Australia?"))?,
             has_effect: !about.head_effect.is_empty(),
             heads,
+            layers: vector
+                .layers()
+                .map(|layers| layers.directions().iter().map(Layer::of).collect())
+                .unwrap_or_default(),
             report,
         })
     }

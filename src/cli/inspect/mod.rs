@@ -114,7 +114,7 @@ impl InspectArgs {
         if !self.verify {
             return Ok(model);
         }
-        let found = find_beside(&model, &fingerprint(&Gguf::open(&model)?)?)?;
+        let found = find_beside(&model, &fingerprint(&Gguf::open_model(&model)?)?)?;
         let (path, _) = found.ok_or_else(|| {
             let problem = "none is beside the model that was made for it: name one";
             Error::invalid("sidecar", problem)
