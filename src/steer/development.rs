@@ -16,7 +16,8 @@ pub enum Balance {
     /// a ranking by accuracy is a ranking of nothing.
     #[default]
     Auto,
-    /// Of each question as many true rows as false ones, the first of each.
+    /// Of each question as many true rows as false ones, the first of each; of statements, which
+    /// are true or false each, as many of all of them.
     Always,
     /// All rows, as the ITI paper's code does.
     Never,
@@ -183,20 +184,28 @@ fn is_lopsided(labels: &[bool], rows: &[usize]) -> bool {
     n_true.max(n_false) > 2 * n_true.min(n_false)
 }
 
-/// Of each question as many true rows as false ones, the first of each; ascending.
+/// Of each question as many true rows as false ones, the first of each; ascending. Where no question
+/// has both, all rows count as one question's.
 fn balanced(source: &impl Activations, rows: &[usize]) -> Vec<usize> {
-    let (labels, groups) = (source.labels(), source.groups());
-    // [n false, n true] of each question
-    let mut totals: HashMap<usize, [usize; 2]> = HashMap::new();
-    for &row in rows {
-        totals.entry(groups[row]).or_default()[usize::from(labels[row])] += 1;
-    }
+    let labels = source.labels();
+    let count = |question: &dyn Fn(usize) -> usize| {
+        // [n false, n true] of each question
+        let mut totals: HashMap<usize, [usize; 2]> = HashMap::new();
+        for &row in rows {
+            totals.entry(question(row)).or_default()[usize::from(labels[row])] += 1;
+        }
+        totals
+    };
+    let by_question = count(&|row| source.groups()[row]);
+    let is_statements = by_question.values().all(|n| n.contains(&0));
+    let question = |row: usize| if is_statements { 0 } else { source.groups()[row] };
+    let totals = if is_statements { count(&question) } else { by_question };
     let mut taken: HashMap<usize, [usize; 2]> = HashMap::new();
     rows.iter()
         .copied()
         .filter(|&row| {
-            let [n_false, n_true] = totals[&groups[row]];
-            let taken = &mut taken.entry(groups[row]).or_default()[usize::from(labels[row])];
+            let [n_false, n_true] = totals[&question(row)];
+            let taken = &mut taken.entry(question(row)).or_default()[usize::from(labels[row])];
             *taken += 1;
             *taken <= n_false.min(n_true)
         })
@@ -249,5 +258,8 @@ mod tests {
         assert!(is_lopsided(&source.labels, &all));
         assert_eq!(balanced(&source, &all), [0, 2, 5, 7, 10, 12, 15, 17]);
         assert!(!is_lopsided(&[true, false, false], &[0, 1, 2]));
+        // Twenty statements, each a question of its own.
+        source.groups = (0..20).collect();
+        assert_eq!(balanced(&source, &all), [0, 1, 2, 3, 4, 7, 12, 17]);
     }
 }
