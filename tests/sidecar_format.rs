@@ -9,7 +9,7 @@ use candor::Site;
 use candor::gguf::{Builder, Gguf};
 use candor::probe::Probe;
 use candor::steer::{
-    About, DirectionKind, Positions, Selection, Sidecar, SteeredHead, SteeringVector,
+    About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeredHead, SteeringVector,
 };
 use common::program::{candor, json};
 use serde_json::{Value, json};
@@ -72,6 +72,16 @@ fn fullest() -> Sidecar {
     }
 }
 
+/// The second format: a direction of a layer, and no head.
+fn of_layers() -> Sidecar {
+    let directions = [(1, vec![0.5, -2.0, 0.0])].into();
+    let layers = LayerVector::new(2, 3, directions).expect("sound directions");
+    Sidecar {
+        vector: SteeringVector::of_layers(1, 2, layers).expect("a sound vector"),
+        about: About { direction: DirectionKind::Given, alpha: 1.0, ..smallest().about },
+    }
+}
+
 /// As `xxd` shows bytes.
 fn dump(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -125,7 +135,7 @@ fn written(sidecar: &Sidecar, folder: &Path) -> PathBuf {
 fn the_schema_holds_for_what_is_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let schema = schema();
-    for sidecar in [smallest(), fullest()] {
+    for sidecar in [smallest(), fullest(), of_layers()] {
         let path = written(&sidecar, folder.path());
         let metadata = metadata(&path);
         let problems: Vec<String> =

@@ -66,6 +66,12 @@ impl Graph {
         self.node(name, node)
     }
 
+    pub(super) fn add(&mut self, name: &str, a: Node, b: Node) -> Node {
+        // SAFETY: as above.
+        let node = unsafe { ggml::ggml_add(self.ctx, a, b) };
+        self.node(name, node)
+    }
+
     /// Gives every tensor memory.
     pub(super) fn allocate(&mut self) {
         // SAFETY: as above; nothing was allocated before.

@@ -195,3 +195,106 @@ fn a_first_pass_that_steers_rotated_heads_is_an_error() {
     assert_eq!(verdict, Err(TapError::Rotated { layer: 0 }));
     pass(&mut tap, &[0, 1], || graph.run(callback)).1.unwrap();
 }
+
+/// A layer's output with a control vector of -0.0: the output, and the ADD named `l_out-1`.
+fn output() -> (Graph, Node, Node) {
+    let mut graph = Graph::new();
+    let result = graph.leaf("result", WIDTH, N_TOKEN);
+    let vector = graph.leaf("vector", WIDTH, 1);
+    let node = graph.add("l_out-1", result, vector);
+    graph.allocate();
+    set(vector, &[-0.0; WIDTH]);
+    (graph, result, node)
+}
+
+#[test]
+fn an_added_vector_gives_way_to_each_tokens_row_and_comes_back() {
+    let (graph, result, node) = output();
+    let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 2, 8, true).unwrap();
+    let callback = tap.callback();
+    // SAFETY: the node lives as long as the graph.
+    let shape = || unsafe { ((*node).op, (*node).src) };
+    let before = shape();
+    pass(&mut tap, &[0, 0], || graph.run(callback)).1.unwrap();
+    assert_eq!((shape(), tap.path(Kind::Output, 1)), (before, Path::Watched));
+    for _ in 0..2 {
+        tap.set_row(Kind::Output, 1, 1, Some(&OFFSET)).unwrap();
+        set(result, &VALUES);
+        let (answers, verdict) = pass(&mut tap, &[0, 1], || graph.run(callback));
+        verdict.unwrap();
+        assert_eq!((answers, tap.path(Kind::Output, 1)), (vec![false], Path::InGraph));
+        assert_eq!(shape().0, ggml::GGML_OP_ADD_ID);
+        let got = get(node, VALUES.len());
+        assert_eq!(bits(&got[..WIDTH]), bits(&VALUES[..WIDTH]));
+        assert_eq!(bits(&got[WIDTH..]), bits(&[1.0, -1.0, -0.0, -0.5]));
+        tap.set_row(Kind::Output, 1, 1, None).unwrap();
+        set(result, &VALUES);
+        pass(&mut tap, &[1, 1], || graph.run(callback)).1.unwrap();
+        assert_eq!(shape(), before);
+        assert_eq!(bits(&get(node, VALUES.len())), bits(&VALUES));
+    }
+}
+
+#[test]
+fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
+    let mut graph = Graph::new();
+    let attention = graph.leaf("attention", WIDTH, 3);
+    graph.reshape("kqv_out-0", attention, WIDTH, 3);
+    let result = graph.leaf("result", WIDTH, N_TOKEN);
+    let vector = graph.leaf("vector", WIDTH, 1);
+    let node = graph.add("l_out-1", result, vector);
+    graph.allocate();
+    set(vector, &[-0.0; WIDTH]);
+    for in_graph in [true, false] {
+        let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 3, 8, in_graph).unwrap();
+        let callback = tap.callback();
+        let rows = [2, 1, 0];
+        let mut try_with = |tap: &mut Tap, outputs: Option<&[i8]>| {
+            set(result, &[1.0; WIDTH * N_TOKEN]);
+            let pass = Pass { rows: &rows, want: &[], tokens: None, outputs };
+            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1?;
+            graph.run(callback);
+            Ok::<_, TapError>(())
+        };
+        try_with(&mut tap, Some(&[1, 0, 1])).unwrap();
+        tap.set_row(Kind::Output, 1, 1, Some(&[10.0; WIDTH])).unwrap();
+        tap.set_row(Kind::Output, 1, 2, Some(&[20.0; WIDTH])).unwrap();
+        let pass = Pass { rows: &rows, want: &[], tokens: None, outputs: Some(&[0, 1, 1]) };
+        set(result, &[1.0; WIDTH * N_TOKEN]);
+        if in_graph {
+            // The bank exists since the graph came by.
+            tap.pass(&pass, &mut [], || graph.run(callback)).unwrap().1.unwrap();
+            let got = get(node, WIDTH * N_TOKEN);
+            assert_eq!((got[0], got[WIDTH]), (11.0, 1.0));
+            assert_eq!(tap.path(Kind::Output, 1), Path::InGraph);
+        } else {
+            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1.unwrap();
+            assert_eq!(tap.path(Kind::Output, 1), Path::Callback);
+        }
+        // Two columns, and three tokens are wanted, or nobody knows which.
+        for outputs in [Some(&[1i8, 1, 1][..]), None] {
+            let error = try_with(&mut tap, outputs).unwrap_err();
+            assert!(matches!(error, TapError::Miscount { kind: Kind::Output, layer: 1, .. }));
+        }
+    }
+}
+
+#[test]
+fn an_addition_of_computed_values_is_no_control_vector() {
+    let mut graph = Graph::new();
+    let result = graph.leaf("result", WIDTH, 1);
+    let other = graph.leaf("other", WIDTH, 1);
+    let computed = graph.add("sum", result, other);
+    graph.add("l_out-1", result, computed);
+    // The scheduler's copy of what another device computed.
+    let copy = graph.leaf("CUDA0#sum#0", WIDTH, 1);
+    graph.add("l_out-2", result, copy);
+    graph.allocate();
+    for layer in [1, 2] {
+        let mut tap = Tap::new(&[WIDTH; 3], WIDTH, 2, 8, true).unwrap();
+        let callback = tap.callback();
+        tap.set_row(Kind::Output, layer, 1, Some(&OFFSET)).unwrap();
+        let (_, verdict) = pass(&mut tap, &[1], || graph.ask(callback));
+        assert_eq!(verdict, Err(TapError::Miscount { kind: Kind::Output, layer, got: 0 }));
+    }
+}
