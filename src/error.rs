@@ -139,6 +139,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A judge that cannot judge.
+    #[error("judge {judge}: {problem}")]
+    Judge {
+        /// The judge: a model, or one at an address.
+        judge: String,
+        /// What is wrong there, and what to do.
+        problem: String,
+    },
+
     /// A data set that cannot be used.
     #[error("{path}{}: {problem}", line.map(|n| format!(", line {n}")).unwrap_or_default())]
     Data {

@@ -98,6 +98,18 @@ pub(crate) fn attention_widths(file: &Gguf) -> Result<Vec<usize>> {
     Ok(widths)
 }
 
+/// Key/value heads of a layer.
+pub(crate) fn n_head_kv(file: &Gguf, layer: usize) -> Result<usize> {
+    let architecture = file.str("general.architecture")?;
+    let key = format!("{architecture}.attention.head_count_kv");
+    let n = match (per_layer(file, &key)?, file.get(&key)) {
+        (Some(counts), _) => counts.get(layer).copied(),
+        (None, Some(_)) => Some(file.uint(&key)?),
+        (None, None) => Some(Geometry::read(file)?.n_head as u64),
+    };
+    Ok(n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
+}
+
 /// Blocks in the file, those that predict tokens further ahead included.
 fn n_block(file: &Gguf, architecture: &str) -> Result<usize> {
     let key = format!("{architecture}.block_count");

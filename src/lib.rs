@@ -19,6 +19,7 @@ mod fingerprint;
 mod geometry;
 pub mod gguf;
 pub mod import;
+pub mod judge;
 pub mod ledger;
 mod limits;
 mod model;

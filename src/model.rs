@@ -6,7 +6,9 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
+use crate::data::PromptForm;
 use crate::device::Placement;
+use crate::export::BakeRecord;
 use crate::ffi::host;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
@@ -63,13 +65,15 @@ pub struct Model {
     n_position: Option<usize>,
     fingerprint: String,
     chat_template: Option<String>,
+    baked: Option<BakeRecord>,
     warnings: Vec<ModelWarning>,
     /// Keeps workers connected; below `inner`, whose weights they hold and which is freed first.
     _placement: Placement,
 }
 
 impl Model {
-    /// Loads a GGUF file, after checking it.
+    /// Loads a GGUF file, after checking it; of a split model the first one, and llama.cpp finds the
+    /// others by their names.
     ///
     /// # Errors
     /// [`Error::Gguf`] for a file that breaks the format, [`Error::Unsupported`] for a model
@@ -77,16 +81,9 @@ impl Model {
     /// [`Error::Device`] for a device that is not there, [`Error::Worker`] for a worker that does
     /// not answer.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
-        let file = Gguf::open(path)?;
+        let file = Gguf::open_model(path)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
             let problem = format!("the file holds no model: its general.type is `{kind}`");
-            return Err(Error::Model { path: path.to_owned(), problem });
-        }
-        let n_part = file.opt_uint("split.count")?.unwrap_or(1);
-        if n_part > 1 {
-            let problem = format!(
-                "it is one of {n_part} parts: merge them with llama-gguf-split --merge first"
-            );
             return Err(Error::Model { path: path.to_owned(), problem });
         }
         let architecture = file.str("general.architecture")?.to_owned();
@@ -122,6 +119,7 @@ impl Model {
         Ok(Self {
             name: file.opt_str("general.name")?.map(str::to_owned),
             chat_template: file.opt_str("tokenizer.chat_template")?.map(str::to_owned),
+            baked: BakeRecord::read(&file)?,
             inner,
             path: path.to_owned(),
             architecture,
@@ -182,6 +180,18 @@ impl Model {
         self.chat_template.as_deref()
     }
 
+    /// What was baked into the file, where something was: it steers every token already.
+    #[must_use]
+    pub fn baked(&self) -> Option<&BakeRecord> {
+        self.baked.as_ref()
+    }
+
+    /// What tells this file from others of the same model, whose fingerprint is the same: for results
+    /// that are kept.
+    pub(crate) fn identity(&self) -> String {
+        format!("{} {} {:?}", self.fingerprint, self.inner.size(), self.baked)
+    }
+
     /// The context length that the model was trained with, in tokens.
     #[must_use]
     pub fn n_ctx_train(&self) -> usize {
@@ -210,6 +220,25 @@ impl Model {
         let bos = Some(vocab.bos()).filter(|bos| start && vocab.should_add_bos() && bos.0 >= 0);
         let tokens = vocab.tokenize(text.as_bytes(), false, parse);
         bos.into_iter().chain(tokens).map(|token| token.0).collect()
+    }
+
+    /// Tokens of a text that a prompt form made: where a chat template made the form, control tokens
+    /// are read as such, and BOS is not written twice.
+    #[must_use]
+    pub fn tokenize_as(&self, form: &PromptForm, text: &str) -> Vec<i32> {
+        if form.is_chat() {
+            self.tokenize_rendered(text)
+        } else {
+            self.tokenize(text, Special::Start)
+        }
+    }
+
+    /// Tokens of a text that stands at the start of the context and may spell out control tokens;
+    /// BOS comes first where the model wants it, and never twice.
+    pub(crate) fn tokenize_rendered(&self, text: &str) -> Vec<i32> {
+        let bos = self.special_text(SpecialToken::Bos);
+        let has_bos = !bos.is_empty() && text.starts_with(&bos);
+        self.tokenize(text, if has_bos { Special::Parse } else { Special::StartAndParse })
     }
 
     /// The bytes of one token; control tokens and what is no token are empty. May end inside a

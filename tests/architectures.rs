@@ -5,12 +5,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use candor::export::Place;
 use candor::gguf::{Builder, Gguf, TensorType};
 use candor::session::{Batch, CacheType, Path as Way};
 use candor::{Error, Model, ModelParams, Session, SessionParams};
+use common::biases::{after_projection, on_values, shared_vector};
 use common::fixture::{Arch, Fixture, N_EMBD, N_LAYER};
 use common::host;
 use common::script::Script;
@@ -284,52 +285,38 @@ fn every_sequence_of_a_batch_gets_its_own_row() {
     everywhere(keeps_sequences_apart);
 }
 
-/// Whether stock llama.cpp loads a bias after the output projection, and does with it what steering
-/// every token does.
-fn bakes(arch: Arch) -> bool {
+/// Where stock llama.cpp takes a bias and does with it what steering every token does: after the
+/// output projection, or on V, where the heads of a key/value head move alike.
+fn place(arch: Arch) -> Option<Place> {
     let folder = tempfile::tempdir().expect("a folder");
-    let [plain, baked] = ["plain", "baked"].map(|name| folder.path().join(name));
-    Fixture::new(arch).build().write(&plain).expect("the folder takes it");
-    let model = load(&plain).expect("it loads");
-    let vector = vector(model.geometry(), &[(arch.attention_layers()[0], 1)], 1);
-    bake(&plain, &vector.offsets(ALPHA)).write(&baked).expect("the folder takes it");
-    let host_params = LlamaModelParams::default().with_n_gpu_layers(0);
-    let Ok(baked) = LlamaModel::load_from_file(host::backend(), &baked, &host_params) else {
-        return false;
-    };
+    let path = Fixture::new(arch).write(folder.path());
+    let file = Gguf::open(&path).expect("it is sound");
+    let model = load(&path).expect("it loads");
+    let geometry = model.geometry();
+    let layer = arch.attention_layers()[0];
+    let vector = shared_vector(&file, geometry, &[layer]);
+    let offsets = vector.offsets(ALPHA);
     let params = SessionParams { cache: CacheType::F32, ..params(false) };
     let script = Script::new().sequence(0, &PROMPT, 1);
     let mut session = Session::new(&model, &params).expect("a session");
     session.set_vector(1, Some((&vector, ALPHA))).expect("a vector of this model");
     let steered = script.play(&mut session).expect("it decodes");
-    distance_of(&steered, &host::play(&baked, &params, &script)) < BAKED_TOLERANCE
-}
-
-/// The model with `wo * offset` in the bias of every layer that has an offset, and zero in others'.
-fn bake(path: &Path, offsets: &BTreeMap<usize, Vec<f32>>) -> Builder<'static> {
-    let file = Gguf::open(path).expect("it is sound");
-    let mut builder = Builder::new();
-    for (key, value) in file.entries() {
-        builder.set(key, value.clone());
+    let does_it = |builder: Builder| {
+        let baked = folder.path().join("baked");
+        builder.write(&baked).expect("the folder takes it");
+        let host_params = LlamaModelParams::default().with_n_gpu_layers(0);
+        let baked = LlamaModel::load_from_file(host::backend(), &baked, &host_params).ok();
+        baked.is_some_and(|baked| {
+            distance_of(&steered, &host::play(&baked, &params, &script)) < BAKED_TOLERANCE
+        })
+    };
+    if does_it(after_projection(&path, &offsets)) {
+        Some(Place::OutputBias)
+    } else if does_it(on_values(&path, geometry, &offsets)) {
+        Some(Place::ValueBias)
+    } else {
+        None
     }
-    let is_bias = |name: &str| name.ends_with("attn_output.bias");
-    for tensor in file.tensors().iter().filter(|tensor| !is_bias(&tensor.name)) {
-        builder.tensor(&tensor.name, &tensor.dims, tensor.kind, file.bytes(tensor).to_vec());
-        let Some(layer) = tensor.name.strip_suffix(".attn_output.weight") else { continue };
-        let name = format!("{layer}.attn_output.bias");
-        let own = file.tensor(&name).map(|bias| file.f32s_of(bias).expect("a bias is F32"));
-        let mut bias = own.unwrap_or_else(|| vec![0.0; N_EMBD]);
-        let il: usize = layer.strip_prefix("blk.").and_then(|il| il.parse().ok()).expect("a layer");
-        if let Some(offset) = offsets.get(&il) {
-            let wo = file.f32s_of(tensor).expect("the fixture is F32");
-            for (bias, row) in bias.iter_mut().zip(wo.chunks_exact(offset.len())) {
-                *bias += row.iter().zip(offset).map(|(w, offset)| w * offset).sum::<f32>();
-            }
-        }
-        let bytes: Vec<u8> = bias.iter().flat_map(|value| value.to_le_bytes()).collect();
-        builder.tensor(&name, &[N_EMBD as u64], TensorType::F32, bytes);
-    }
-    builder
 }
 
 /// What candor says when it refuses a model.
@@ -354,7 +341,8 @@ fn row(arch: Arch) -> String {
     let mark = |holds: bool| if holds { "yes" } else { "–" };
     let works = |check: Check| mark(examine(arch, TensorType::F32, &[true], check).is_empty());
     let [observe, steer] = [observes as Check, steers_in_graph].map(works);
-    format!("| {} | {observe} | {steer} | {} |", arch.label(), mark(bakes(arch)))
+    let bake = place(arch).map_or("–", Place::name);
+    format!("| {} | {observe} | {steer} | {bake} |", arch.label())
 }
 
 #[test]
@@ -365,6 +353,15 @@ fn the_readme_says_what_works() {
     let stated: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     let found: Vec<String> = Arch::ALL.into_iter().chain(Arch::REFUSED).map(row).collect();
     assert!(stated == found, "the README's table should be:\n{}", found.join("\n"));
+}
+
+/// candor's list of places is what llama.cpp does: it refuses, or leaves out of the graph, what is not
+/// in it.
+#[test]
+fn a_vector_is_baked_where_llama_cpp_takes_it() {
+    for arch in Arch::ALL {
+        assert_eq!(Place::of(arch.name()), place(arch), "{}", arch.label());
+    }
 }
 
 /// The last block of a GLM-4 file may predict the token after next, which llama.cpp does not compute

@@ -1,12 +1,19 @@
-//! A capture on a disk that is too small ends before any work, with an error and without a trace.
+//! A capture or a bake on a disk that is too small ends before any work, with an error and without a
+//! trace.
 //!
 //! The disk is a tmpfs of 256 KiB. To mount one takes root on Linux; elsewhere the test is skipped.
+
+mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use candor::capture::store::{Layout, Opened, RowSet, Store, StoreWriter};
+use candor::export::{BakeParams, bake};
+use candor::gguf::Gguf;
+use common::fixture::{Arch, Fixture};
+use common::steering::vector;
 
 /// A small disk, there as long as this lives.
 struct SmallDisk(tempfile::TempDir);
@@ -82,4 +89,19 @@ fn what_was_reserved_stays_writable_when_the_disk_fills_up() {
     }
     writer.finish().expect("was reserved");
     assert_eq!(Store::open(&path).expect("finished").n_row(), 100);
+}
+
+#[test]
+fn a_bake_that_does_not_fit_is_an_error_before_a_byte_is_written() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let base = Fixture::new(Arch::Llama).write(folder.path());
+    let geometry = candor::Geometry::read(&Gguf::open(&base).expect("sound")).expect("a model");
+    let params = BakeParams { alpha: 1.0, ..BakeParams::default() };
+    let target = disk.path().join("baked.gguf");
+    let error = bake(&base, &vector(geometry, &[(0, 0)], 1), &params, &target).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("baked.gguf: it would take 0."), "{message}");
+    assert!(message.contains("0.3 MB are free there"), "{message}");
+    assert_eq!(std::fs::read_dir(disk.path()).expect("readable").count(), 0);
 }

@@ -2,12 +2,16 @@
 
 mod common;
 
+use std::path::Path;
+
+use candor::chat::ChatTemplate;
 use candor::data::{Dataset, PromptForm, Question};
-use candor::eval::Evaluator;
+use candor::eval::{Cut, Evaluator};
+use candor::gguf::{Builder, Gguf};
 use candor::session::{Sampler, SamplingParams, Steering};
 use candor::steer::SteeringVector;
 use candor::{Model, ModelParams, Session, SessionParams, Special};
-use common::fixture::{Arch, Fixture};
+use common::fixture::{Arch, Fixture, N_EMBD};
 use common::oracle::Oracle;
 use common::steering::{add, vector};
 use ndarray::ArrayView1;
@@ -17,6 +21,12 @@ use ndarray::ArrayView1;
 const TOLERANCE: f64 = 1e-3;
 const ALPHA: f32 = 3.0;
 const PREAMBLE: &str = "all is well. ";
+/// Its answers begin with a space; messages end in a control token.
+const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'user' %}<s>user {{ m.content }}</s>\
+                        {% else %}model {{ m.content }}</s>{% endif %}{% endfor %}\
+                        {% if add_generation_prompt %}model{% endif %}";
+/// `</s>`
+const END: usize = 2;
 
 struct Room {
     model: Model,
@@ -30,15 +40,41 @@ impl Room {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = Fixture::new(Arch::Llama).write(folder.path());
+        Self::of(folder, &path)
+    }
+
+    /// A model with a chat template, which ends its turns the likelier the larger `end` is.
+    fn of_a_chat(end: f32) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = Gguf::open(&Fixture::new(Arch::Llama).write(folder.path())).expect("a fixture");
+        let mut builder = Builder::new();
+        for (key, value) in file.entries() {
+            builder.set(key, value.clone());
+        }
+        builder.set("tokenizer.chat_template", TEMPLATE);
+        for tensor in file.tensors() {
+            let mut values = file.f32s_of(tensor).expect("F32");
+            if tensor.name == "output.weight" {
+                values[END * N_EMBD..(END + 1) * N_EMBD].iter_mut().for_each(|x| *x *= end);
+            }
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            builder.tensor(&tensor.name, &tensor.dims, tensor.kind, bytes);
+        }
+        let path = folder.path().join("chat.gguf");
+        builder.write(&path).expect("the folder takes the file");
+        Self::of(folder, &path)
+    }
+
+    fn of(folder: tempfile::TempDir, path: &Path) -> Self {
         let params = ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() };
-        let model = Model::load(&path, &params).expect("a fixture loads");
+        let model = Model::load(path, &params).expect("a fixture loads");
         let data = "Question,Best Answer,Correct Answers,Incorrect Answers\n\
             is rain wet?,it is,it is; yes; it is so,no; not at all\n\
             is it raining in the desert?,not often,not often,always; it is\n\
             who sees it?,no one,no one; I have no comment,\"we, the wise\"\n";
         Self {
             vector: vector(model.geometry(), &[(0, 1), (1, 2), (2, 3)], 1),
-            oracle: Oracle::open(&path).expect("a fixture"),
+            oracle: Oracle::open(path).expect("a fixture"),
             data: Dataset::from_bytes("q.csv".as_ref(), data.as_bytes()).expect("sound data"),
             model,
             _folder: folder,
@@ -82,20 +118,24 @@ fn assert_close(expected: f64, got: f64, what: &str) {
     assert!(((expected - got) / expected).abs() < TOLERANCE, "{what}: {expected} and {got}");
 }
 
-#[test]
-fn scores_are_the_oracles_log_probabilities() {
-    let room = Room::new();
+/// Scores in this form, against texts that are spelt out.
+fn assert_scores(
+    room: &Room,
+    form: &PromptForm,
+    prompt_of: impl Fn(&str) -> String,
+    tokenize: impl Fn(&str) -> Vec<i32>,
+) {
     let mut moved: f64 = 0.0;
     for steered in [false, true] {
         let mut evaluator = room.evaluator(steered);
-        let scores = evaluator.score_answers(&room.questions(), &form(), PREAMBLE).unwrap();
+        let scores = evaluator.score_answers(&room.questions(), form, PREAMBLE).unwrap();
         assert_eq!(scores.len(), 3);
         for (question, score) in room.questions().into_iter().zip(scores) {
-            let prompt = format!("{PREAMBLE}Q: {} A:", question.text);
-            let n_prompt = room.tokens(&prompt).len();
+            let prompt = prompt_of(&question.text);
+            let n_prompt = tokenize(&prompt).len();
             assert_eq!(score.log_probabilities.len(), question.answers.len());
             for (answer, &got) in question.answers.iter().zip(&score.log_probabilities) {
-                let tokens = room.tokens(&format!("{prompt} {}.", answer.text));
+                let tokens = tokenize(&format!("{prompt} {}.", answer.text));
                 let sum = |steer_from| -> f64 {
                     let log_probabilities = room.log_probabilities(&tokens, steer_from);
                     (n_prompt..tokens.len())
@@ -112,6 +152,62 @@ fn scores_are_the_oracles_log_probabilities() {
         }
     }
     assert!(moved > 0.01, "the vector does nothing: {moved}");
+}
+
+#[test]
+fn scores_are_the_oracles_log_probabilities() {
+    let room = Room::new();
+    let prompt = |question: &str| format!("{PREAMBLE}Q: {question} A:");
+    assert_scores(&room, &form(), prompt, |text| room.tokens(text));
+}
+
+/// Tokens of a chat: `<s>` and `</s>` are control tokens, and no other `<s>` is added.
+fn chat_tokens(room: &Room, text: &str) -> Vec<i32> {
+    let tokens = room.model.tokenize(text, Special::Parse);
+    assert_eq!(tokens.iter().filter(|&&token| token == 1).count(), 1, "{text}");
+    assert!(tokens[0] == 1 && tokens.contains(&(END as i32)), "{text}");
+    tokens
+}
+
+fn chat_prompt(question: &str) -> String {
+    format!("<s>user {PREAMBLE}{question}</s>model")
+}
+
+#[test]
+fn scores_of_a_chat_are_the_oracles_steered_from_the_last_prompt_token_on() {
+    let room = Room::of_a_chat(1.0);
+    let form = ChatTemplate::of(&room.model).form().unwrap();
+    assert_eq!(form.as_str(), "<s>user {question}</s>model {answer}");
+    assert_scores(&room, &form, chat_prompt, |text| chat_tokens(&room, text));
+}
+
+#[test]
+fn a_chat_is_answered_up_to_the_end_of_the_turn() {
+    let room = Room::of_a_chat(4.0);
+    let form = ChatTemplate::of(&room.model).form().unwrap();
+    let (mut n_ended, mut n_token) = (0, 0);
+    for question in room.questions() {
+        let prompt = chat_tokens(&room, &chat_prompt(&question.text));
+        for steered in [false, true] {
+            let steer_from = if steered { prompt.len() - 1 } else { usize::MAX };
+            let expected = greedy(&room, &prompt, steer_from);
+            let next: Vec<i32> = prompt.iter().chain(&expected).copied().collect();
+            let log_probabilities = room.log_probabilities(&next, steer_from);
+            let last = log_probabilities.last().expect("a prompt has tokens");
+            let is_over = (0..last.len()).all(|i| i == END || last[END] > last[i] + LEAD);
+            // Where the model ends its turn, more tokens are allowed and none comes.
+            let n_predict = if is_over { 50 } else { expected.len() };
+            let pieces = expected.iter().flat_map(|&token| room.model.piece(token));
+            let text = String::from_utf8_lossy(&pieces.collect::<Vec<_>>()).into_owned();
+            let mut evaluator = room.evaluator(steered);
+            evaluator.set_cut(Cut::Question);
+            let written = evaluator.write(question, &form, PREAMBLE, n_predict).unwrap();
+            assert_eq!(Some(written.text.as_str()), text.split("Q:").next().map(str::trim));
+            n_ended += usize::from(is_over);
+            n_token += expected.len();
+        }
+    }
+    assert!(n_ended > 0 && n_token > 6, "{n_ended} ended, {n_token} tokens show too little");
 }
 
 #[test]

@@ -89,8 +89,12 @@ fn a_model_without_a_cache() {
 
 #[test]
 fn a_part_of_a_model() {
+    let error = refused(&[("split.count", Value::U16(3)), ("split.no", Value::U16(0))]);
+    assert!(error.contains("it is the first of 3 parts"), "{error}");
+    let error = refused(&[("split.count", Value::U16(3)), ("split.no", Value::U16(2))]);
+    assert!(error.contains("this is part 3 of 3: give the first one"), "{error}");
     let error = refused(&[("split.count", Value::U16(3))]);
-    assert!(error.contains("one of 3 parts"), "{error}");
+    assert!(error.contains("key split.no: is missing"), "{error}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::report::{Memory, Overhead, Progress, Skipped};
 use super::rounds::Rounds;
 use super::work::Size;
 use super::{BenchPath, vectors};
-use crate::export::{BAKEABLE, bake};
+use crate::export::{BakeParams, Place, bake};
 use crate::steer::SteeringVector;
 use crate::{Error, Model, ModelParams, Result, SessionParams};
 
@@ -176,12 +176,20 @@ fn bake_if_asked(
     if params.n_vector > 1 {
         return skip("a file holds one vector");
     }
-    if !BAKEABLE.contains(&model.architecture()) {
-        return skip("llama.cpp adds no bias after the attention output of this architecture");
+    let place = Place::of(model.architecture());
+    if place.is_none() {
+        return skip("llama.cpp adds no bias to the attention output of this architecture");
     }
     let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
     let file = folder.path().join("baked.gguf");
-    match bake(model.path(), vector, *alpha, "to be measured", &file) {
+    let params_bake = BakeParams { alpha: *alpha, ..BakeParams::default() };
+    match bake(model.path(), vector, &params_bake, &file) {
+        Err(Error::Invalid { .. }) if place == Some(Place::ValueBias) => {
+            return skip(
+                "llama.cpp adds no bias after the attention output of this architecture, and none \
+                 on V does what this vector does",
+            );
+        }
         Err(Error::Invalid { problem, .. }) => return skip(&problem),
         result => result?,
     };

@@ -5,5 +5,6 @@ pub mod plan;
 mod run;
 pub mod store;
 
+pub(crate) use self::run::decode_last_tokens;
 pub use self::run::{CaptureParams, Captured, Progress, capture};
 pub use self::store::Store;

@@ -12,7 +12,7 @@ use super::plan::{Limits, PlannedBatch, Text, plan};
 use super::store::{Layout, Opened, RowSet, StoreWriter};
 use crate::data::{Dataset, PromptForm};
 use crate::session::{CacheType, Session, SessionParams};
-use crate::{Error, Model, Result, Special};
+use crate::{Error, Model, Result};
 
 /// How to capture.
 #[derive(Debug, Clone)]
@@ -168,7 +168,7 @@ pub fn capture(
 
 /// Computes one batch and gives, for each of its texts, the index of its last token among the
 /// observed ones.
-fn decode_last_tokens(
+pub(crate) fn decode_last_tokens(
     session: &mut Session,
     planned: &PlannedBatch,
     texts: &[Text],
@@ -206,12 +206,13 @@ impl Texts {
             questions: Vec::new(),
             next_groups: Vec::new(),
         };
+        let tokenize = |text: &str| model.tokenize_as(&params.form, text);
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         let mut row = 0;
         for (group, question) in data.questions.iter().enumerate() {
             for answer in &question.answers {
                 let text = params.form.text(&question.text, &answer.text);
-                texts.push(model, &text, (RowSet::Main, row), (group, None));
+                texts.push(tokenize(&text), (RowSet::Main, row), (group, None));
                 row += 1;
             }
             if !params.next_rows || data.questions.len() < 2 {
@@ -230,7 +231,7 @@ impl Texts {
                 };
                 let next_row = texts.next_groups.len();
                 texts.next_groups.push([group, other]);
-                texts.push(model, &text, (RowSet::Next, next_row), (group, Some(other)));
+                texts.push(tokenize(&text), (RowSet::Next, next_row), (group, Some(other)));
             }
         }
         texts
@@ -238,12 +239,11 @@ impl Texts {
 
     fn push(
         &mut self,
-        model: &Model,
-        text: &str,
+        tokens: Vec<i32>,
         place: (RowSet, usize),
         questions: (usize, Option<usize>),
     ) {
-        self.list.push(Text::plain(model.tokenize(text, Special::Start)));
+        self.list.push(Text::plain(tokens));
         self.place.push(place);
         self.questions.push(questions);
     }
@@ -275,7 +275,7 @@ fn metadata(
         Some(true) => "on",
         Some(false) => "off",
     };
-    let entries = [
+    let mut entries = vec![
         ("model.fingerprint", model.fingerprint().to_owned()),
         ("model.size", file.len().to_string()),
         ("model.architecture", model.architecture().to_owned()),
@@ -294,5 +294,9 @@ fn metadata(
             ),
         ),
     ];
-    Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    if params.form.is_chat() {
+        entries.push(("chat", "true".to_owned()));
+    }
+    let baked = model.baked().map(|b| ("model.baked", format!("{} alpha {}", b.vector, b.alpha)));
+    Ok(entries.into_iter().chain(baked).map(|(key, value)| (key.to_owned(), value)).collect())
 }

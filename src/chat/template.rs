@@ -3,13 +3,15 @@
 
 use std::fmt::Write as _;
 
+use chrono::{Local, NaiveDate, NaiveDateTime, NaiveTime};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::message::{Message, Role};
-use crate::{Error, Model, Result, Special, SpecialToken};
+use crate::data::PromptForm;
+use crate::{Error, Model, Result, SpecialToken};
 
 /// What a template may cost in minijinja's steps: far more than a conversation that fits into a
 /// context, far less than a loop that never ends.
@@ -55,9 +57,21 @@ impl ChatTemplate {
     /// [`Error::Template`] with what the template says: it may break Jinja's syntax, or refuse the
     /// conversation, as some refuse a system prompt.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let Some(source) = &self.source else {
-            return Ok(plain(messages));
-        };
+        match &self.source {
+            Some(source) => self.render_as(source, messages, Local::now().naive_local(), true),
+            None => Ok(plain(messages)),
+        }
+    }
+
+    /// The same at a given time, where a template asks for it, and with or without thinking aloud,
+    /// where a template knows both.
+    fn render_as(
+        &self,
+        source: &str,
+        messages: &[Message],
+        now: NaiveDateTime,
+        thinks: bool,
+    ) -> Result<String> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| context! { role => message.role.name(), content => &message.content })
@@ -70,10 +84,46 @@ impl ChatTemplate {
             // Templates ask whether these are none.
             tools => (),
             documents => (),
+            enable_thinking => thinks,
         };
-        environment()
+        environment(now)
             .and_then(|environment| environment.render_named_str("template", source, context))
             .map_err(|error| Error::Template { problem: error.to_string() })
+    }
+
+    /// The template as a form for questions and answers: the question is the user's only message, the
+    /// answer what the model says to it.
+    ///
+    /// The same form on every day: a template that asks for the date is told 26 July 2024, on which
+    /// Llama's fall back. The answer follows at once, without thinking aloud, where the template has
+    /// `enable_thinking`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the model has no template, or one that drops what the user says;
+    /// [`Error::Template`] as [`ChatTemplate::render`].
+    pub fn form(&self) -> Result<PromptForm> {
+        const QUESTION: &str = "{question}";
+        const ANSWER: &str = "{answer}";
+        const NEXT: &str = "{next}";
+        let Some(source) = &self.source else {
+            let problem = "the model's file has none (tokenizer.chat_template): ask in the form \
+                           `Q: … A: …`, that is without --chat, or take a model that was trained \
+                           to chat";
+            return Err(Error::invalid("chat template", problem));
+        };
+        let day = NaiveDate::from_ymd_opt(2024, 7, 26).unwrap_or_default().and_time(NaiveTime::MIN);
+        let ask = Message::new(Role::User, QUESTION);
+        let prompt = self.render_as(source, std::slice::from_ref(&ask), day, false)?;
+        // How answers follow, and questions follow answers, where the template can say it.
+        let turns = [ask, Message::new(Role::Assistant, ANSWER), Message::new(Role::User, NEXT)];
+        let talk = self.render_as(source, &turns, day, false).unwrap_or_default();
+        let after = talk.split_once(ANSWER);
+        let space = after
+            .and_then(|(before, _)| before.strip_prefix(prompt.as_str()))
+            .filter(|space| space.trim().is_empty())
+            .unwrap_or_default();
+        let between = after.and_then(|(_, after)| after.split_once(NEXT)).map(|(text, _)| text);
+        PromptForm::parse_chat(&format!("{prompt}{space}{ANSWER}"), between.map(str::to_owned))
     }
 
     /// The conversation as tokens, up to where the model's next answer begins.
@@ -89,9 +139,7 @@ impl ChatTemplate {
 /// comes first where the model wants it, and never twice.
 #[must_use]
 pub fn prompt_tokens(model: &Model, text: &str) -> Vec<i32> {
-    let bos = model.special_text(SpecialToken::Bos);
-    let has_bos = !bos.is_empty() && text.starts_with(&bos);
-    model.tokenize(text, if has_bos { Special::Parse } else { Special::StartAndParse })
+    model.tokenize_rendered(text)
 }
 
 /// `{system}`, a blank line, then `Q: {question} A: {answer}` for each turn on one line.
@@ -108,7 +156,7 @@ fn plain(messages: &[Message]) -> String {
 }
 
 /// Jinja as transformers sets it up: its whitespace rules, its two functions, Python's methods.
-fn environment() -> Result<Environment<'static>, minijinja::Error> {
+fn environment(now: NaiveDateTime) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
@@ -116,10 +164,10 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     environment.add_function("raise_exception", |problem: String| -> Result<(), _> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem))
     });
-    environment.add_function("strftime_now", |format: String| {
+    environment.add_function("strftime_now", move |format: String| {
         let mut text = String::new();
         // chrono tells of a code that it does not know only while it writes.
-        write!(text, "{}", chrono::Local::now().format(&format)).map(|()| text).map_err(|_| {
+        write!(text, "{}", now.format(&format)).map(|()| text).map_err(|_| {
             let problem = format!("strftime_now does not know all of `{format}`");
             minijinja::Error::new(ErrorKind::InvalidOperation, problem)
         })
@@ -164,11 +212,7 @@ mod tests {
 {% if add_generation_prompt %}<start_of_turn>model\n{% endif %}";
 
     fn render(source: Option<&str>, messages: &[(Role, &str)]) -> Result<String> {
-        let template = ChatTemplate {
-            source: source.map(str::to_owned),
-            bos: "<s>".to_owned(),
-            eos: "</s>".to_owned(),
-        };
+        let template = template(source);
         let messages: Vec<_> =
             messages.iter().map(|&(role, text)| Message::new(role, text)).collect();
         template.render(&messages)
@@ -213,6 +257,54 @@ mod tests {
     fn a_model_without_a_template_gets_one_line_of_questions() {
         assert_eq!(render(None, &TALK).unwrap(), "Be brief.\n\nQ: Is it so? A: It is. Q: Why? A:");
         assert_eq!(render(None, &TALK[3..]).unwrap(), "Q: Why? A:");
+    }
+
+    fn template(source: Option<&str>) -> ChatTemplate {
+        let source = source.map(str::to_owned);
+        ChatTemplate { source, bos: "<s>".to_owned(), eos: "</s>".to_owned() }
+    }
+
+    #[test]
+    fn becomes_a_form_for_questions() {
+        let form = template(Some(CHATML)).form().unwrap();
+        assert_eq!(
+            form.as_str(),
+            "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
+        );
+        assert_eq!(
+            form.text_then("Why?", "So.", "How?").unwrap(),
+            "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n\
+             <|im_start|>user\nHow?"
+        );
+        // The space before an answer is the template's own.
+        let form = template(Some(SYSTEM_IN_FIRST_USER)).form().unwrap();
+        assert_eq!(form.as_str(), "<s>[INST] {question} [/INST] {answer}");
+        assert_eq!(form.prompt_after("Be brief. ", "Why?"), "<s>[INST] Be brief. Why? [/INST]");
+    }
+
+    #[test]
+    fn a_form_is_the_same_on_every_day() {
+        let source = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }} =";
+        let form = template(Some(source)).form().unwrap();
+        assert_eq!(form.as_str(), "26 Jul 2024: {question} ={answer}");
+        // There is no place for another question.
+        assert_eq!(form.text_then("Why?", "So.", "How?"), None);
+    }
+
+    #[test]
+    fn a_form_asks_for_the_answer_and_not_for_thoughts() {
+        let source = "{{ messages[0].content }}=\
+                      {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}";
+        let form = template(Some(source)).form().unwrap();
+        assert_eq!(form.as_str(), "{question}=<think></think>{answer}");
+        assert_eq!(render(Some(source), &TALK[1..]).unwrap(), "Is it so?=");
+    }
+
+    #[test]
+    fn there_is_no_form_without_a_template_or_a_question() {
+        let error = template(None).form().unwrap_err().to_string();
+        assert!(error.contains("without --chat"), "{error}");
+        assert!(template(Some("hello {{ bos_token }}")).form().is_err());
     }
 
     #[test]

@@ -37,15 +37,16 @@ impl Activations {
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
                 let name = format!(
-                    "{}-{}-{}.safetensors",
+                    "{}-{}-{}{}.safetensors",
                     short(model.fingerprint()),
                     short(&data.sha256),
-                    data.questions.len()
+                    data.questions.len(),
+                    if form.is_chat() { "-chat" } else { "" },
                 );
                 embedded::cache_folder("activations")?.join(name)
             }
         };
-        let params = data_args.capture_params(model_args, data)?;
+        let params = data_args.capture_params(model_args, data, model)?;
         run_capture(model, data, &params, &path, KEPT, output)?;
         Ok(Self { store: Store::open(&path)?, temporary: file.is_none() })
     }
@@ -94,7 +95,7 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     let stored = made_for("prompt_form");
     if stored != form.as_str() {
         return fault(format!(
-            "was captured in the form `{stored}`, and this is `{}`: give the same --template",
+            "was captured in the form `{stored}`, and this is `{}`: give the same --template or --chat",
             form.as_str()
         ));
     }

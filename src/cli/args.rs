@@ -6,14 +6,16 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::embedded;
-use super::output::Output;
+use super::output::{DIM, Output};
 use super::parts::{Part, check_alpha, combine};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
-use crate::data::{Dataset, PromptForm};
+use crate::chat::ChatTemplate;
+use crate::data::{Dataset, Kind, PromptForm};
+use crate::export::BakeRecord;
 use crate::session::{CacheType, SamplingParams, SessionParams};
 use crate::steer::{Positions, Sidecar, find_beside, list_beside};
-use crate::{Error, Model, ModelParams, Result};
+use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
 #[derive(Debug, Args)]
@@ -54,12 +56,17 @@ impl ModelArgs {
         self.model.is_none()
     }
 
+    /// The model's file.
+    pub(super) fn path(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(path) => Ok(path.clone()),
+            None => embedded::model(),
+        }
+    }
+
     /// Loads the model.
     pub(super) fn load(&self) -> Result<Model> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let path = self.path()?;
         let model = Model::load(&path, &self.params())?;
         for warning in model.warnings() {
             // On stderr, whatever stdout holds.
@@ -116,14 +123,26 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
 
+    /// Ask through the model's own chat template.
+    #[arg(long, conflicts_with = "template")]
+    pub(super) chat: bool,
+
     /// Seed of splits and draws.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) seed: u64,
 }
 
 impl DataArgs {
-    /// The prompt form: the user's, else the usual one for this kind of data.
-    pub(super) fn form(&self, data: &Dataset) -> Result<PromptForm> {
+    /// The prompt form: the user's, the model's own for chats, or the usual one for this kind of
+    /// data.
+    pub(super) fn form(&self, data: &Dataset, model: &Model) -> Result<PromptForm> {
+        if self.chat && matches!(data.kind, Kind::Statement | Kind::Pair) {
+            let problem = "asks questions, and this data set holds none: leave it out";
+            return Err(Error::invalid("--chat", problem));
+        }
+        if self.chat {
+            return ChatTemplate::of(model).form();
+        }
         self.template
             .as_deref()
             // As shells leave it.
@@ -134,15 +153,16 @@ impl DataArgs {
     /// How to capture these texts.
     pub(super) fn capture_params(
         &self,
-        model: &ModelArgs,
+        args: &ModelArgs,
         data: &Dataset,
+        model: &Model,
     ) -> Result<CaptureParams> {
         Ok(CaptureParams {
             seed: self.seed,
-            n_ctx: model.ctx_size(),
-            n_threads: model.threads(),
-            cache: model.cache(),
-            ..CaptureParams::new(self.form(data)?)
+            n_ctx: args.ctx_size(),
+            n_threads: args.threads(),
+            cache: args.cache(),
+            ..CaptureParams::new(self.form(data, model)?)
         })
     }
 }
@@ -183,6 +203,28 @@ impl SamplingArgs {
     }
 }
 
+/// What a sidecar has to fit: a model, in memory or in its file.
+#[derive(Debug, Clone)]
+pub(super) struct Subject<'a> {
+    pub(super) path: &'a Path,
+    pub(super) fingerprint: String,
+    pub(super) name: Option<&'a str>,
+    pub(super) geometry: Geometry,
+    pub(super) baked: Option<&'a BakeRecord>,
+}
+
+impl<'a> From<&'a Model> for Subject<'a> {
+    fn from(model: &'a Model) -> Self {
+        Self {
+            path: model.path(),
+            fingerprint: model.fingerprint().to_owned(),
+            name: model.name(),
+            geometry: model.geometry(),
+            baked: model.baked(),
+        }
+    }
+}
+
 /// Which vector steers, and how strongly.
 #[derive(Debug, Args)]
 pub(super) struct SteerArgs {
@@ -202,21 +244,22 @@ pub(super) struct SteerArgs {
 
 impl SteerArgs {
     /// Finds, reads and checks the sidecar; `None` where there is to be no steering.
-    pub(super) fn sidecar(
+    pub(super) fn sidecar<'a>(
         &self,
-        model: &Model,
+        model: impl Into<Subject<'a>>,
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         self.sidecar_at(None, model, output)
     }
 
     /// The same; of sidecars that steer different tokens, the sum steers those of `positions`.
-    pub(super) fn sidecar_at(
+    pub(super) fn sidecar_at<'a>(
         &self,
         positions: Option<Positions>,
-        model: &Model,
+        model: impl Into<Subject<'a>>,
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
+        let model = model.into();
         check_alpha(&self.steer, self.alpha)?;
         if self.special().is_none() {
             let is_word =
@@ -229,10 +272,18 @@ impl SteerArgs {
         match self.special() {
             Some("none") => return Ok(None),
             Some(_) => {
-                let found = find_beside(model.path(), model.fingerprint())?;
+                if let Some(record) = model.baked {
+                    output.note(format_args!(
+                        "{DIM}{} is baked into this model at alpha {}: no sidecar is added{DIM:#}",
+                        printable_line(&record.name),
+                        record.alpha
+                    ));
+                    return Ok(None);
+                }
+                let found = find_beside(model.path, &model.fingerprint)?;
                 match &found {
-                    Some((path, sidecar)) => warn_of_name(path, sidecar, model, output),
-                    None => warn_of_others(model, output)?,
+                    Some((path, sidecar)) => warn_of_name(path, sidecar, &model, output),
+                    None => warn_of_others(&model, output)?,
                 }
                 return Ok(found);
             }
@@ -242,14 +293,15 @@ impl SteerArgs {
     }
 
     /// Reads sidecars and adds them up.
-    pub(super) fn read_parts(
+    pub(super) fn read_parts<'a>(
         &self,
         parts: &[Part],
         positions: Option<Positions>,
-        model: &Model,
+        model: impl Into<Subject<'a>>,
         output: Output,
     ) -> Result<(PathBuf, Sidecar)> {
-        combine(parts, positions, self.force, |path| self.read_for(path, model, output))
+        let model = model.into();
+        combine(parts, positions, self.force, |path| self.read_for(path, &model, output))
     }
 
     /// `auto` or `none`, where that is all that was said.
@@ -268,14 +320,22 @@ impl SteerArgs {
     }
 
     /// Reads a sidecar and refuses, or with --force warns of, one for another model.
-    fn read_for(&self, path: &Path, model: &Model, output: Output) -> Result<Sidecar> {
+    fn read_for(&self, path: &Path, model: &Subject, output: Output) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
-        match sidecar.check_model(path, model.fingerprint()) {
+        match sidecar.check_model(path, &model.fingerprint) {
             Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
             Err(error) => return Err(error),
             Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
-        let geometry = model.geometry();
+        if let Some(record) = model.baked {
+            output.warn(format_args!(
+                "{} is baked into this model at alpha {}: with {} it is steered by both",
+                printable_line(&record.name),
+                record.alpha,
+                path.display()
+            ));
+        }
+        let geometry = model.geometry;
         sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
         if let Some(layers) = sidecar.vector.layers() {
             layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
@@ -296,9 +356,9 @@ impl SteerArgs {
 
 /// Warns where the fingerprints agree and the names do not: a fine-tune may leave alone all that
 /// the fingerprint covers.
-fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
+fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Subject, output: Output) {
     let made_for = &sidecar.about.model_name;
-    if let Some(name) = model.name().filter(|name| name != made_for) {
+    if let Some(name) = model.name.filter(|name| name != made_for) {
         output.warn(format_args!(
             "{} was made for a model named {}, and this one is named {}: check that they match",
             path.display(),
@@ -309,8 +369,8 @@ fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Model, output: Output) {
 }
 
 /// Warns where sidecars lie beside the model, by their names, and none was made for it.
-fn warn_of_others(model: &Model, output: Output) -> Result<()> {
-    for path in list_beside(model.path())? {
+fn warn_of_others(model: &Subject, output: Output) -> Result<()> {
+    for path in list_beside(model.path)? {
         output.warn(format_args!(
             "{} was made for another model: nothing is steered; --steer FILE --force takes it \
              all the same",

@@ -50,7 +50,7 @@ impl CaptureArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.load()?;
-        let params = self.data.capture_params(&self.model, &data)?;
+        let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
         let geometry = model.geometry();
         let seconds = start.elapsed().as_secs_f64();

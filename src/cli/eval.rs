@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
 use super::demo::INSTRUCTION;
+use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use super::{embedded, html, interrupt, table};
-use crate::data::{Kind, sha256};
+use crate::data::{Kind, Question, sha256};
 use crate::eval::{Evaluator, Policy, TokenCount};
 use crate::file::write_atomically;
 use crate::ledger::Ledger;
@@ -22,7 +23,7 @@ use crate::study::{
     Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
     two_fold,
 };
-use crate::{Error, Model, Result};
+use crate::{Error, Model, Result, Special};
 
 /// Measure what steering does: to truth, to writing, to everything else the model says
 ///
@@ -60,6 +61,9 @@ pub(super) struct EvalArgs {
 
     #[command(flatten)]
     select: SelectArgs,
+
+    #[command(flatten)]
+    judge: JudgeArgs,
 
     /// Text before every question, such as examples that are answered.
     #[arg(long, value_name = "FILE")]
@@ -108,6 +112,7 @@ pub(super) struct Document<'a> {
     pub(super) folds: &'a [FoldReport],
     pub(super) categories: Vec<Category>,
     pub(super) questions: Vec<QuestionReport<'a>>,
+    pub(super) judge: JudgeReport,
     n_question: usize,
     n_token: TokenCount,
     pub(super) seconds: f64,
@@ -133,6 +138,8 @@ pub(super) struct Settings<'a> {
     pub(super) vector: String,
     vector_fingerprint: Option<String>,
     pub(super) prompt: &'a str,
+    /// Whether the model's own chat template made the prompt.
+    chat: bool,
     preamble: &'a str,
     instruction: &'a str,
     pub(super) policy: &'static str,
@@ -144,7 +151,7 @@ pub(super) struct Settings<'a> {
     n_predict: usize,
     n_document: usize,
     /// Who says whether a written answer is true.
-    pub(super) judge: &'static str,
+    pub(super) judge: String,
     pub(super) seed: u64,
 }
 
@@ -155,14 +162,21 @@ impl EvalArgs {
         if matches!(data.kind, Kind::Statement | Kind::Pair) {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
+        if !data.questions.iter().any(Question::is_two_sided) {
+            let problem = "no question has both true and false answers, so there is nothing to \
+                           choose between: add the kind that is missing (in TruthfulQA's form the \
+                           column Incorrect Answers)";
+            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
+        }
         self.select.check(&data)?;
         let preamble = self.preamble()?;
         let neutral = self.select.neutral()?;
         if neutral.len() < 2 {
             return Err(Error::invalid("--neutral", "holds one document, at least 2 are needed"));
         }
+        let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let policy: Policy = self.policy.parse()?;
         let steered = match self.cv {
             Some(_) => None,
@@ -192,6 +206,7 @@ impl EvalArgs {
             n_example: 6,
             seed: self.data.seed,
         };
+        self.check_preamble(&model, &protocol)?;
         let fingerprint = steered.as_ref().map(|(_, sidecar, _)| sidecar.fingerprint());
         let identity = self.identity(&model, &protocol, fingerprint.as_deref());
         let place = self.place(&identity)?;
@@ -213,9 +228,15 @@ impl EvalArgs {
             SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
         )?;
         evaluator.set_policy(policy);
+        evaluator.set_cut(judge.cut());
         let source = &activations.store;
-        let report =
+        let mut report =
             self.study(&mut evaluator, source, &protocol, &steered, &mut ledger, output)?;
+        let n_token = evaluator.n_token();
+        // A judge of its own size needs the memory.
+        drop(evaluator);
+        let on = (&self.model, self.data.seed);
+        let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let (vector, vector_fingerprint) = match (&steered, fingerprint) {
             (Some((path, ..)), Some(print)) => (path.display().to_string(), Some(print)),
             _ => ("2-fold".to_owned(), None),
@@ -234,6 +255,7 @@ impl EvalArgs {
                 vector,
                 vector_fingerprint,
                 prompt: form.as_str(),
+                chat: form.is_chat(),
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
                 policy: policy.name(),
@@ -244,7 +266,7 @@ impl EvalArgs {
                 n_random: self.draws,
                 n_predict: self.n_predict,
                 n_document: neutral.len(),
-                judge: "word for word: one of the true answers and nothing else",
+                judge: judge.facts.about.clone(),
                 seed: self.data.seed,
             },
             rows: report.rows(),
@@ -252,7 +274,8 @@ impl EvalArgs {
             categories: report.categories(),
             questions: report.questions(),
             n_question: report.n_question(),
-            n_token: evaluator.n_token(),
+            n_token,
+            judge,
             seconds: start.elapsed().as_secs_f64(),
         };
         if let Some(folder) = &self.report {
@@ -318,12 +341,27 @@ impl EvalArgs {
         }
     }
 
+    /// Refuses what leaves no room for a question, before anything is captured.
+    fn check_preamble(&self, model: &Model, protocol: &Protocol) -> Result<()> {
+        let n_ctx = Evaluator::longest(model, self.model.ctx_size().unwrap_or(0));
+        let text = format!("{} {}", protocol.instruction, protocol.preamble);
+        let n_token = model.tokenize(&text, Special::Start).len();
+        if n_token < n_ctx {
+            return Ok(());
+        }
+        let what = match &self.preamble {
+            Some(path) => format!("the text before every question, from {},", path.display()),
+            None => "the instruction".to_owned(),
+        };
+        Err(Error::PromptTooLong { what, n_token, n_ctx })
+    }
+
     /// Everything that a result depends on.
     fn identity(&self, model: &Model, protocol: &Protocol, vector: Option<&str>) -> String {
         let text = format!(
             "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {} {:?}",
             env!("CARGO_PKG_VERSION"),
-            model.fingerprint(),
+            model.identity(),
             protocol.data.sha256,
             protocol.form,
             protocol.preamble,
@@ -380,6 +418,10 @@ pub(super) fn title(name: &str) -> &'static str {
     }
 }
 
+fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
+    [a, b, c, d, e, f, g, h]
+}
+
 fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let Document { model, data, settings, .. } = document;
     output.line(format_args!(
@@ -394,7 +436,9 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let interval = |e: Option<Estimate>| {
         e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
     };
-    let rows: Vec<[String; 8]> = document
+    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
+    let nats = |x: Option<f64>, n: usize| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.n$}"));
+    let rows: Vec<[String; 10]> = document
         .rows
         .iter()
         .map(|row| {
@@ -404,18 +448,29 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
                 interval(row.interval.mc1),
                 percent(row.mc.mc2),
                 percent(row.mc.mc3),
-                row.truth.map_or_else(|| "–".to_owned(), percent),
-                row.ce.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}")),
-                row.kl.map_or_else(|| "–".to_owned(), |x| format!("{x:.4}")),
+                share(row.truth),
+                share(row.info),
+                share(row.true_info),
+                nats(row.ce, 3),
+                nats(row.kl, 4),
             ]
         })
         .collect();
-    output.text(&table::table(["", "MC1", "95 %", "MC2", "MC3", "true", "CE", "KL"], &rows));
+    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
+    if document.rows.iter().any(|row| row.info.is_some()) {
+        output.text(&table::table(header, &rows));
+    } else {
+        // Only a judge says what informs.
+        let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+        output.text(&table::table(without_info(header), &rows));
+    }
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "iti") {
-        if let Some(change) = row.change.mc1 {
+        let both = row.change.true_info;
+        for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {
+            let Some(change) = change else { continue };
             output.line(format_args!(
-                "MC1 changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
+                "{what} changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
                 100.0 * change.mean,
                 100.0 * change.low,
                 100.0 * change.high

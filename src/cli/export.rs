@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, SteerArgs};
 use super::output::{BOLD, DIM, Output};
-use super::select::neutral;
+use super::select::neutral_documents;
 use super::{embedded, interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
@@ -91,7 +91,7 @@ impl ExportArgs {
         let start = Instant::now();
         let Format::ControlVector = self.format;
         let data = self.data()?;
-        let neutral = neutral(self.neutral.as_deref())?;
+        let neutral = neutral_documents(self.neutral.as_deref())?;
         let model = self.model.load()?;
         let (path, sidecar) = self.steer.sidecar(&model, output)?.ok_or_else(|| {
             let problem =
@@ -108,7 +108,7 @@ impl ExportArgs {
             return layers(&target, &sidecar, alpha, output);
         }
         let form = match &data {
-            Some(data) => self.data.form(data)?,
+            Some(data) => self.data.form(data, &model)?,
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
         let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);
@@ -133,6 +133,15 @@ impl ExportArgs {
         found.vector.metadata = metadata(&found, &model, &sidecar, alpha);
         found.vector.write(&target)?;
         ledger.remove()?;
+        let kl = |name: &str| {
+            found.rows.iter().find(|row| row.name == name)?.neutral.map(|neutral| neutral.kl)
+        };
+        if kl(found.method.name()) >= kl("base") {
+            output.warn(
+                "the control vector is no nearer to the edit of heads than no steering is: bake the \
+                 vector instead, or run it with candor",
+            );
+        }
         let document = Document {
             path: &target,
             format: "control-vector",

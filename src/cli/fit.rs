@@ -147,7 +147,7 @@ impl FitArgs {
                 format!("{k} heads cannot be chosen from {n_head}"),
             ));
         }
-        let form = self.data.form(&data)?;
+        let form = self.data.form(&data, &model)?;
         let path = match &self.output {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
@@ -184,7 +184,7 @@ impl FitArgs {
             params: self.select.params(),
         };
         let identity =
-            [model.fingerprint(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
+            [&model.identity(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
         let place = (path.with_extension("trials.jsonl"), identity);
         let chosen =
             self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::eval::{Document, title};
 use super::heat::Maps;
 use super::plot::{self, Bar};
-use crate::study::{Estimate, Row};
+use crate::judge::Reading;
+use crate::study::{Estimate, Row, Scored};
 use crate::{Error, Result};
 
 const PAGE: &str = include_str!("report.html");
@@ -29,10 +30,11 @@ struct Cell {
 /// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
+    let is_judged = document.rows.iter().any(|row| row.info.is_some());
     let rows: Vec<_> = document
         .rows
         .iter()
-        .map(|row| context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row)) })
+        .map(|row| context! { name => title(row.name), steered => row.name == "iti", cells => Serde(cells(row, is_judged)) })
         .collect();
     let folds: Vec<_> = document
         .folds
@@ -61,6 +63,8 @@ pub(super) fn page(document: &Document) -> Result<String> {
                 question => question.question,
                 best => question.best,
                 before => before.written.unwrap_or("–"),
+                before_note => judged(before),
+                after_note => judged(after),
                 before_mark => mark(before.truth, before.mc.mc1),
                 after => after.written.unwrap_or("–"),
                 after_mark => mark(after.truth, after.mc.mc1),
@@ -74,10 +78,11 @@ pub(super) fn page(document: &Document) -> Result<String> {
             model => Serde(&document.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
+            judge => Serde(&document.judge),
             seconds => format!("{:.0}", document.seconds),
             n_more => document.questions.len().saturating_sub(N_QUESTION),
             written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
-            rows, folds, questions,
+            rows, folds, questions, is_judged,
             plots => Serde(plots),
         })
     });
@@ -90,11 +95,21 @@ fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
     if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
 }
 
+/// What a judge says of an answer, in words and as probabilities.
+fn judged(scored: &Scored) -> Option<String> {
+    let judgement = scored.judgement?;
+    let word = |reading: Reading, yes: &str, no: &str| {
+        format!("{} {:.2}", if reading.is_yes() { yes } else { no }, reading.yes)
+    };
+    let truth = word(judgement.truth, "true", "false");
+    Some(format!("{truth} · {}", word(judgement.info, "informs", "does not inform")))
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
-fn cells(row: &Row) -> Vec<Cell> {
+fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
     let share = |value: Option<f64>, interval: Option<Estimate>| Cell {
         text: value.map_or_else(|| "–".to_owned(), percent),
         interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
@@ -104,7 +119,7 @@ fn cells(row: &Row) -> Vec<Cell> {
         interval: None,
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
-    vec![
+    let mut cells = vec![
         share(Some(row.mc.mc1), row.interval.mc1),
         Cell {
             text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
@@ -113,9 +128,13 @@ fn cells(row: &Row) -> Vec<Cell> {
         share(Some(row.mc.mc2), row.interval.mc2),
         share(Some(row.mc.mc3), row.interval.mc3),
         share(row.truth, row.interval.truth),
-        nats(row.ce, 3),
-        nats(row.kl, 4),
-    ]
+    ];
+    if is_judged {
+        cells.push(share(row.info, row.interval.info));
+        cells.push(share(row.true_info, row.interval.true_info));
+    }
+    cells.extend([nats(row.ce, 3), nats(row.kl, 4)]);
+    cells
 }
 
 /// A drawing with its heading and what it says.

@@ -3,6 +3,7 @@
 
 mod activations;
 mod args;
+mod bake;
 mod bench;
 mod capture;
 mod card;
@@ -19,6 +20,7 @@ mod html;
 mod import;
 mod inspect;
 mod interrupt;
+mod judge;
 mod mix;
 mod output;
 mod parts;
@@ -65,6 +67,7 @@ enum Command {
     Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Bake(bake::BakeArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        Command::Bake(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
         Command::Devices(args) => args.run(output),

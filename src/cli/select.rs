@@ -82,7 +82,7 @@ impl SelectArgs {
 
     /// The documents that ask nothing.
     pub(super) fn neutral(&self) -> Result<Vec<String>> {
-        neutral(self.neutral.as_deref())
+        neutral_documents(self.neutral.as_deref())
     }
 
     /// Puts the heads in the order in which they are to be steered, with progress and an estimate of
@@ -129,21 +129,6 @@ impl SelectArgs {
     }
 }
 
-/// The documents of a file, a line each; without a file the built-in ones.
-pub(super) fn neutral(path: Option<&Path>) -> Result<Vec<String>> {
-    let Some(path) = path else {
-        return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
-    };
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let documents: Vec<String> =
-        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-    if documents.is_empty() {
-        let problem = "holds no document: one per line is expected";
-        return Err(Error::invalid(path.display().to_string(), problem));
-    }
-    Ok(documents)
-}
-
 /// The largest strength within a budget.
 pub(super) fn strength_within(
     evaluator: &mut Evaluator,
@@ -177,4 +162,19 @@ fn pace(evaluator: &mut Evaluator, trial: &Trial) -> Result<f64> {
 
 fn duration(n_token: usize, pace: f64) -> std::time::Duration {
     std::time::Duration::from_secs_f64((n_token as f64 / pace).min(1e9))
+}
+
+/// The documents of a file, one per line, or the built-in ones.
+pub(super) fn neutral_documents(path: Option<&Path>) -> Result<Vec<String>> {
+    let Some(path) = path else {
+        return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
+    };
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let documents: Vec<String> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    if documents.is_empty() {
+        let problem = "holds no document: one per line is expected";
+        return Err(Error::invalid(path.display().to_string(), problem));
+    }
+    Ok(documents)
 }

@@ -19,8 +19,8 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
 /// A header and rows of as many cells, every column to the right.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].len());
-        cells.chain([header[column].len()]).max().unwrap_or(0)
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
     let line = |cells: [&str; N]| {
         let cells: Vec<String> = cells

@@ -22,6 +22,16 @@ pub struct PromptForm {
     space: String,
     /// What stands after the answer.
     ending: String,
+    /// Of a form that a chat template made.
+    chat: Option<Chat>,
+}
+
+/// What a chat template adds to a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chat {
+    /// What stands between an answer and the next question; `None` where the template has no place
+    /// for one.
+    between: Option<String>,
 }
 
 impl PromptForm {
@@ -55,7 +65,29 @@ impl PromptForm {
             middle: middle.to_owned(),
             space: space.to_owned(),
             ending: ending.to_owned(),
+            chat: None,
         })
+    }
+
+    /// Reads a template that a chat template was rendered to, control tokens spelt out, with
+    /// `{question}` in the user's message and `{answer}` at the start of the model's. `between` is
+    /// what stands between an answer and the user's next message.
+    ///
+    /// # Errors
+    /// As [`PromptForm::parse`]; also for a template without a question.
+    pub fn parse_chat(template: &str, between: Option<String>) -> Result<Self> {
+        let form = Self::parse(template)?;
+        if form.opening.is_none() {
+            let problem = "holds no {question}: the chat template drops what the user says";
+            return Err(Error::invalid(format!("prompt form `{template}`"), problem));
+        }
+        Ok(Self { chat: Some(Chat { between }), ..form })
+    }
+
+    /// Whether a chat template made it: then its text spells out control tokens.
+    #[must_use]
+    pub fn is_chat(&self) -> bool {
+        self.chat.is_some()
     }
 
     /// The form for data of one kind: `Q: {question} A: {answer}` for questions, the form of the
@@ -82,6 +114,25 @@ impl PromptForm {
         self.opening_with(question).unwrap_or_default() + &self.middle
     }
 
+    /// Everything before the answer, where something stands before the question: examples, an
+    /// instruction. In a chat that is part of the user's message, else it comes before all.
+    #[must_use]
+    pub fn prompt_after(&self, preamble: &str, question: &str) -> String {
+        match self.chat {
+            Some(_) => self.prompt(&format!("{preamble}{question}")),
+            None => format!("{preamble}{}", self.prompt(question)),
+        }
+    }
+
+    /// What all prompts after a preamble begin with.
+    #[must_use]
+    pub fn start(&self, preamble: &str) -> String {
+        match (&self.chat, &self.opening) {
+            (Some(_), Some(opening)) => format!("{opening}{preamble}"),
+            _ => preamble.to_owned(),
+        }
+    }
+
     /// The answer as it follows the prompt: the form's spaces, the answer, what the form ends in.
     #[must_use]
     pub fn answer(&self, answer: &str) -> String {
@@ -89,9 +140,14 @@ impl PromptForm {
     }
 
     /// The text, a space and the start of another question: `Q: … A: … Q: {next}`, the form at whose
-    /// last token the ITI paper's code measures σ. `None` where the form holds no question.
+    /// last token the ITI paper's code measures σ; in a chat, the next message of the user. `None`
+    /// where the form holds no question.
     #[must_use]
     pub fn text_then(&self, question: &str, answer: &str, next: &str) -> Option<String> {
+        if let Some(chat) = &self.chat {
+            let between = chat.between.as_ref()?;
+            return Some(format!("{}{between}{next}", self.text(question, answer)));
+        }
         let next = self.opening_with(next)?;
         Some(format!("{} {next}", self.text(question, answer)))
     }
@@ -144,6 +200,30 @@ mod tests {
         assert_eq!(form.prompt("{answer}"), "{a} {answer}\n");
         assert_eq!(form.answer("{question}"), "  {question} {b}");
         assert_eq!(form.to_string(), "{a} {question}\n  {answer} {b}");
+    }
+
+    #[test]
+    fn a_chat_puts_what_comes_before_a_question_into_the_users_message() {
+        let form = PromptForm::parse_chat(
+            "<s><user>{question}</user><model> {answer}",
+            Some("</model><user>".to_owned()),
+        )
+        .unwrap();
+        assert!(form.is_chat());
+        assert_eq!(
+            form.prompt_after("Be brief. ", "Why?"),
+            "<s><user>Be brief. Why?</user><model>"
+        );
+        assert_eq!(form.start("Be brief. "), "<s><user>Be brief. ");
+        assert_eq!(form.answer("So."), " So.");
+        assert_eq!(
+            form.text_then("Why?", "So.", "How?").unwrap(),
+            "<s><user>Why?</user><model> So.</model><user>How?"
+        );
+        let plain = PromptForm::parse("Q: {question} A: {answer}").unwrap();
+        assert_eq!(plain.prompt_after("Be brief. ", "Why?"), "Be brief. Q: Why? A:");
+        assert_eq!((plain.start("Be brief. "), plain.is_chat()), ("Be brief. ".into(), false));
+        assert!(PromptForm::parse_chat("<s>{answer}", None).is_err());
     }
 
     #[test]

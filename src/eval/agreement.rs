@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::divergence::kl;
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::Text;
-use crate::{Error, Result};
+use crate::session::Batch;
+use crate::steer::SteeringVector;
+use crate::{Error, Model, Result, Session, SessionParams, Special};
 
 /// What two evaluators say about the next token of the same texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,61 @@ pub struct Agreement {
 impl Agreement {
     /// Of nothing: what others are [`joined`](Self::join) to.
     pub(crate) const NONE: Self = Self { kl: 0.0, top1: 0.0, identical: true, n_token: 0 };
+
+    /// Of two logits after one token.
+    fn of(one: &[f32], other: &[f32]) -> Self {
+        Self {
+            kl: kl((one, log_sum_exp(one)), (other, log_sum_exp(other))),
+            top1: f64::from(u8::from(likeliest(one) == likeliest(other))),
+            identical: one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()),
+            n_token: 1,
+        }
+    }
+
+    /// Compares `model`, steered at every token by `vector` at strength `alpha`, with each of
+    /// `others` as it is, a document at a time. `on_document` is told after each.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for models with different vocabularies and for documents without a token to
+    /// predict; what [`Session::new`], [`Session::decode`] and `on_document` give.
+    pub fn measure<const N: usize>(
+        model: &Model,
+        (vector, alpha): (&SteeringVector, f32),
+        others: [&Model; N],
+        documents: &[&str],
+        params: &SessionParams,
+        mut on_document: impl FnMut() -> Result<()>,
+    ) -> Result<[Self; N]> {
+        if others.iter().any(|other| other.n_vocab() != model.n_vocab()) {
+            return Err(Error::invalid("models", "their vocabularies differ"));
+        }
+        let mut steered = Session::new(model, params)?;
+        steered.set_vector(1, Some((vector, alpha)))?;
+        let untapped = SessionParams { tap: false, ..params.clone() };
+        let mut plain = Vec::with_capacity(N);
+        for other in others {
+            plain.push(Session::new(other, &untapped)?);
+        }
+        let longest = steered.n_ctx().min(steered.n_batch());
+        let mut sums = [Self::NONE; N];
+        for document in documents {
+            let mut tokens = model.tokenize(document, Special::Start);
+            tokens.truncate(longest);
+            read(&mut steered, &tokens, 1)?;
+            for (session, sum) in plain.iter_mut().zip(&mut sums) {
+                read(session, &tokens, 0)?;
+                for i in 0..tokens.len().saturating_sub(1) {
+                    let (p, q) = (steered.logits(i)?, session.logits(i)?);
+                    *sum = sum.join(Self::of(p, q));
+                }
+            }
+            on_document()?;
+        }
+        if sums.iter().any(|sum| sum.n_token == 0) {
+            return Err(Error::invalid("neutral documents", "no token follows another in them"));
+        }
+        Ok(sums)
+    }
 
     /// The agreement over the tokens of both.
     #[must_use]
@@ -53,13 +110,7 @@ impl Evaluator<'_> {
         for chunk in chunks(texts, self.limits.n_token) {
             let (mine, theirs) = (self.logits_of(chunk)?, other.logits_of(chunk)?);
             for (mine, theirs) in mine.iter().zip(&theirs) {
-                let of = Agreement {
-                    kl: kl((mine, log_sum_exp(mine)), (theirs, log_sum_exp(theirs))),
-                    top1: f64::from(u8::from(likeliest(mine) == likeliest(theirs))),
-                    identical: mine.iter().zip(theirs).all(|(a, b)| a.to_bits() == b.to_bits()),
-                    n_token: 1,
-                };
-                sum = sum.join(of);
+                sum = sum.join(Agreement::of(mine, theirs));
             }
         }
         if sum.n_token == 0 {
@@ -111,6 +162,15 @@ impl Evaluator<'_> {
             },
         )
     }
+}
+
+/// Decodes a text from an empty cache, every token steered by `row`.
+fn read(session: &mut Session, tokens: &[i32], row: usize) -> Result<()> {
+    let mut batch = Batch::prompt(tokens);
+    (0..tokens.len()).for_each(|i| batch.output(i));
+    batch.steer_all(row);
+    session.clear();
+    session.decode(&mut batch)
 }
 
 /// The texts in runs of up to `n_token` tokens, or of one text that is longer.

@@ -1,9 +1,38 @@
 //! What the model writes when it always takes the likeliest token.
 
 use super::{Evaluator, Policy};
+use crate::Result;
 use crate::data::{PromptForm, Question};
 use crate::session::{Sampler, SamplingParams, Steering, TextStream};
-use crate::{Result, Special};
+
+/// Where a written answer ends, besides where the model ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cut {
+    /// At a line end, or at `Q:`: all that a judge of words reads.
+    #[default]
+    Line,
+    /// At `Q:`, where another question begins (ITI, section 7).
+    Question,
+}
+
+impl Cut {
+    /// The strings that end an answer. Chats begin answers with a line end at times: there the first
+    /// line is taken afterwards.
+    fn stops(self, is_chat: bool) -> &'static [&'static str] {
+        match self {
+            Self::Line if !is_chat => &["Q:", "\n"],
+            _ => &["Q:"],
+        }
+    }
+
+    fn of(self, text: &str) -> &str {
+        let text = text.trim();
+        match self {
+            Self::Line => text.lines().next().unwrap_or_default().trim_end(),
+            Self::Question => text,
+        }
+    }
+}
 
 /// An answer as the model wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +42,8 @@ pub struct Written {
 }
 
 impl Evaluator<'_> {
-    /// Answers a question greedily with at most `n_predict` tokens, cut at `Q:` and at a line end
-    /// (ITI, section 7). The last prompt token and every generated one are steered, or, by
+    /// Answers a question greedily with at most `n_predict` tokens, cut as [`Evaluator::set_cut`]
+    /// says. The last prompt token and every generated one are steered, or, by
     /// [`Policy::All`], every token.
     ///
     /// # Errors
@@ -26,11 +55,10 @@ impl Evaluator<'_> {
         preamble: &str,
         n_predict: usize,
     ) -> Result<Written> {
-        let prompt = format!("{preamble}{}", form.prompt(&question.text));
-        let tokens = self.model().tokenize(&prompt, Special::Start);
         let model = self.model();
+        let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text));
         let mut sampler = Sampler::new(&SamplingParams::greedy());
-        let mut stream = TextStream::until(&["Q:", "\n"]);
+        let mut stream = TextStream::until(self.cut.stops(form.is_chat()));
         let steering = match (self.row, self.policy) {
             (0, _) => Steering::Off,
             (row, Policy::All) => Steering::All(row),
@@ -45,7 +73,7 @@ impl Evaluator<'_> {
                 break;
             }
         }
-        Ok(Written { text: stream.text().trim().to_owned() })
+        Ok(Written { text: self.cut.of(&stream.text()).to_owned() })
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{Error, Model, Result};
 pub use self::agreement::Agreement;
 pub use self::divergence::Divergence;
 pub use self::effect::{Cost, Trials};
-pub use self::greedy::{Written, is_true};
+pub use self::greedy::{Cut, Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
 pub use self::read::TokenCount;
 
@@ -98,6 +98,7 @@ pub struct Evaluator<'m> {
     n_token: TokenCount,
     n_row: usize,
     policy: Policy,
+    cut: Cut,
 }
 
 impl<'m> Evaluator<'m> {
@@ -136,7 +137,7 @@ impl<'m> Evaluator<'m> {
                     .to_owned(),
             });
         }
-        let longest = if n_ctx == 0 { model.n_ctx_train().min(2048) } else { n_ctx };
+        let longest = Self::longest(model, n_ctx);
         // Every token of a batch may want its logits.
         let n_logits = LOGITS_BYTES / (4 * model.n_vocab().max(1));
         let limits = Limits { n_token: n_logits.clamp(64, 512), longest, n_seq: N_SEQ };
@@ -154,8 +155,16 @@ impl<'m> Evaluator<'m> {
         let n_ubatch = params.n_ubatch.min(params.n_batch);
         let means = means.then(|| LayerMeans::new(geometry.n_layer, geometry.n_embd, n_ubatch));
         let session = Session::with_means(model, &params, means)?;
-        let (held, n_token) = (Vec::new(), TokenCount::default());
-        Ok(Self { session, limits, row: 0, held, n_token, n_row, policy: Policy::default() })
+        Ok(Self {
+            session,
+            limits,
+            row: 0,
+            held: Vec::new(),
+            n_token: TokenCount::default(),
+            n_row,
+            policy: Policy::default(),
+            cut: Cut::default(),
+        })
     }
 
     /// Steers what is measured from now on by `alpha * sigma * theta` of a vector's heads, or by
@@ -195,6 +204,23 @@ impl<'m> Evaluator<'m> {
     /// token under each.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Cuts written answers elsewhere from now on.
+    pub fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+
+    /// Where written answers are cut.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Most tokens of a text in an evaluator made with `n_ctx`.
+    #[must_use]
+    pub fn longest(model: &Model, n_ctx: usize) -> usize {
+        if n_ctx == 0 { model.n_ctx_train().min(2048) } else { n_ctx }
     }
 
     /// The model.

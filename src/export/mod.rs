@@ -5,6 +5,8 @@ mod bake;
 mod control_vector;
 mod nearest;
 
-pub use bake::{BAKEABLE, Baked, bake};
+#[cfg(feature = "cli")]
+pub(crate) use bake::check_base;
+pub use bake::{Bake, BakeParams, BakeRecord, Baked, Place, bake};
 pub use control_vector::{ARCHITECTURE as CONTROL_VECTOR, ControlVector};
 pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_tokens};

@@ -326,7 +326,7 @@ impl<'a> Makers<'a> {
 
     /// From the weights of the output projections.
     fn projection(&self) -> Result<ControlVector> {
-        let file = Gguf::open(self.model.path())?;
+        let file = Gguf::open_model(self.model.path())?;
         let mut vector = self.zeros();
         for (layer, offset) in self.task.vector.offsets(self.task.alpha) {
             let added = project(&file, layer, &offset)?;

@@ -10,11 +10,10 @@ use crate::{Error, Result};
 /// Maps a file into memory, read-only.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be opened or mapped.
-pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
+/// [`Error::Io`] with the file's name when it cannot be mapped.
+pub(crate) fn map_file(file: &File, path: &Path) -> Result<Mmap> {
     // SAFETY: the map is read-only and private to this process, which never writes to a file that
     // it has mapped: files are replaced by renaming, and the map keeps the old one. That no other
     // program cuts the file short meanwhile cannot be checked; llama.cpp relies on the same.
-    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
+    unsafe { Mmap::map(file) }.map_err(Error::io("map", path))
 }

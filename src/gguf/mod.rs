@@ -7,6 +7,7 @@
 //! A file is checked as a whole when it is opened; afterwards every tensor that it names is known
 //! to lie inside it.
 
+mod parts;
 mod read;
 mod tensor_type;
 #[cfg(test)]
@@ -14,14 +15,18 @@ mod tests;
 mod value;
 mod write;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use crate::ffi::map::map_file;
+use crate::file::read_at;
 use crate::{Error, Result};
 
+pub(crate) use parts::SPLIT_PREFIX;
 pub use tensor_type::TensorType;
 pub use value::{Array, Value};
 pub use write::Builder;
@@ -44,6 +49,8 @@ pub struct TensorInfo {
     pub offset: u64,
     /// Bytes that it takes.
     pub n_byte: u64,
+    /// Which part of a split model holds it, counted from 0; 0 in a whole file.
+    pub part: usize,
 }
 
 impl TensorInfo {
@@ -53,14 +60,26 @@ impl TensorInfo {
     }
 }
 
-/// An open GGUF file: checked, and mapped into memory.
+/// An open GGUF file, or all files of a split model: checked, and mapped into memory.
 ///
 /// The file must not be cut short while it is open; replacing it by renaming is harmless.
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
+    /// The file itself first.
+    parts: Vec<Part>,
+    entries: Vec<(String, Value)>,
+    tensors: Vec<TensorInfo>,
+}
+
+/// One file.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    file: File,
     map: Mmap,
-    contents: read::Contents,
+    /// Where its data section begins.
+    data_start: u64,
 }
 
 impl Gguf {
@@ -71,24 +90,33 @@ impl Gguf {
     /// # Errors
     /// [`Error::Io`] when the file cannot be read, [`Error::Gguf`] when it breaks the format.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
-        let contents = read::parse(&map).map_err(|read::Fault { place, problem }| Error::Gguf {
-            path: path.to_owned(),
-            place,
-            problem,
-        })?;
-        Ok(Self { path: path.to_owned(), map, contents })
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let map = map_file(&file, path)?;
+        let read::Contents { entries, tensors, data_start } =
+            read::parse(&map).map_err(|read::Fault { place, problem }| Error::Gguf {
+                path: path.to_owned(),
+                place,
+                problem,
+            })?;
+        let path = path.to_owned();
+        let part = Part { path: path.clone(), file, map, data_start };
+        Ok(Self { path, parts: vec![part], entries, tensors })
     }
 
-    /// The file.
+    /// The file; of a split model the first one.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// All files: more than one only of a split model.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
     /// The metadata in the file's order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.contents.entries.iter().map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// The value of a key, where the file has it.
@@ -100,7 +128,7 @@ impl Gguf {
     /// The tensors in the file's order.
     #[must_use]
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.contents.tensors
+        &self.tensors
     }
 
     /// The tensor of that name, where the file has it.
@@ -115,10 +143,22 @@ impl Gguf {
     /// When `tensor` is not one of this file's [`tensors`](Self::tensors).
     #[must_use]
     pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        let part = &self.parts[tensor.part];
         let Range { start, end } = tensor.extent();
-        let data_start = self.contents.data_start;
         // The sums were compared with the length of the map, a usize, when the file was opened.
-        &self.map[(data_start + start) as usize..(data_start + end) as usize]
+        &part.map[(part.data_start + start) as usize..(part.data_start + end) as usize]
+    }
+
+    /// The same elements, read from the file piece by piece: of a tensor that is larger than the
+    /// memory at hand, no more is there at once than is asked for.
+    ///
+    /// # Panics
+    /// When `tensor` is not one of this file's [`tensors`](Self::tensors).
+    #[must_use]
+    pub fn reader(&self, tensor: &TensorInfo) -> TensorReader<'_> {
+        let part = &self.parts[tensor.part];
+        let at = part.data_start + tensor.offset;
+        TensorReader { file: &part.file, at, end: at + tensor.n_byte }
     }
 
     /// The elements of an F32 tensor, row by row.
@@ -154,6 +194,25 @@ impl Gguf {
     /// Something is wrong with this file, at `place`.
     pub(crate) fn fault(&self, place: impl Into<String>, problem: impl Into<String>) -> Error {
         Error::Gguf { path: self.path.clone(), place: place.into(), problem: problem.into() }
+    }
+}
+
+/// The elements of one tensor: [`Gguf::reader`].
+#[derive(Debug)]
+pub struct TensorReader<'g> {
+    file: &'g File,
+    /// Bytes from the start of the file.
+    at: u64,
+    end: u64,
+}
+
+impl Read for TensorReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let n = out.len().min(left);
+        let n = read_at(self.file, &mut out[..n], self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 

@@ -152,7 +152,7 @@ fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Fault> {
         .map_err(|code| cursor.fault(format!("is of type {code}, which ggml does not know")))?;
     let offset = u64::read(cursor)?;
     let n_byte = kind.n_byte(&dims).map_err(|problem| cursor.fault(problem))?;
-    Ok(TensorInfo { name, dims, kind, offset, n_byte })
+    Ok(TensorInfo { name, dims, kind, offset, n_byte, part: 0 })
 }
 
 /// Refuses a name that comes twice.
@@ -220,6 +220,6 @@ fn check_data(
 }
 
 /// A name from the file as it may be printed: no control characters, and not endless.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.escape_debug().take(80).collect()
 }

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::value::Element;
 use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, VERSION, Value};
-use crate::Result;
 use crate::file::write_atomically;
+use crate::{Error, Result};
 
 /// A GGUF file in the making.
 ///
@@ -108,8 +109,14 @@ impl<'a> Builder<'a> {
         assert!(is_new, "tensor {name} is there twice");
         let n_byte = kind.n_byte(dims).unwrap_or_else(|problem| panic!("tensor {name} {problem}"));
         // Offsets wait for the alignment, which may still be set.
-        let info =
-            TensorInfo { name: name.to_owned(), dims: dims.to_vec(), kind, offset: 0, n_byte };
+        let info = TensorInfo {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            kind,
+            offset: 0,
+            n_byte,
+            part: 0,
+        };
         self.tensors.push((info, content));
         self
     }
@@ -128,13 +135,51 @@ impl<'a> Builder<'a> {
     /// Writes the file beside `path` and renames it, so that `path` is never half written.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when the file cannot be written, or a tensor of
+    /// [`Error::Io`] when the file cannot be written, or a tensor of
     /// [`tensor_from`](Self::tensor_from) is not written in its length.
     pub fn write(&self, path: &Path) -> Result<()> {
         write_atomically(path, |mut out| self.write_to(&mut out))
     }
 
-    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+    /// The same, and `on_write` is told again and again how many bytes are written. Where it breaks,
+    /// nothing is left.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); [`Error::Interrupted`] where `on_write` breaks.
+    pub fn write_watched(
+        &self,
+        path: &Path,
+        mut on_write: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut is_stopped = false;
+        let written = write_atomically(path, |out| {
+            let mut n_byte = 0;
+            self.write_to(&mut Watched {
+                out,
+                after: |n| {
+                    n_byte += n;
+                    is_stopped = on_write(n_byte).is_break();
+                    if is_stopped { Err(io::Error::other("stopped")) } else { Ok(()) }
+                },
+            })
+        });
+        if is_stopped {
+            return Err(Error::Interrupted { kept: format!("{} is not written", path.display()) });
+        }
+        written
+    }
+
+    /// Bytes of the whole file.
+    #[must_use]
+    pub fn n_byte(&self) -> u64 {
+        let alignment = self.alignment();
+        let head = (self.head().len() as u64).next_multiple_of(alignment);
+        let tensors = self.tensors.iter();
+        head + tensors.map(|(info, _)| info.n_byte.next_multiple_of(alignment)).sum::<u64>()
+    }
+
+    /// All before the data section.
+    fn head(&self) -> Vec<u8> {
         let alignment = self.alignment();
         let mut head = MAGIC.to_vec();
         VERSION.write(&mut head);
@@ -153,16 +198,25 @@ impl<'a> Builder<'a> {
             offset.write(&mut head);
             offset = (offset + info.n_byte).next_multiple_of(alignment);
         }
-        write_padded(out, &head, alignment)?;
+        head
+    }
+
+    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let alignment = self.alignment();
+        write_padded(out, &self.head(), alignment)?;
         self.tensors.iter().try_for_each(|(info, content)| match content {
             Content::Bytes(bytes) => write_padded(out, bytes, alignment),
             Content::Stream(write) => {
-                let mut counted = Counted { out: &mut *out, n_byte: 0 };
-                write(&mut counted)?;
-                if counted.n_byte != info.n_byte {
+                let mut n_byte = 0;
+                let count = |n| {
+                    n_byte += n;
+                    Ok(())
+                };
+                write(&mut Watched { out: &mut *out, after: count })?;
+                if n_byte != info.n_byte {
                     let problem = format!(
-                        "tensor {} was given {} bytes and takes {}",
-                        info.name, counted.n_byte, info.n_byte
+                        "tensor {} was given {n_byte} bytes and takes {}",
+                        info.name, info.n_byte
                     );
                     return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
                 }
@@ -189,16 +243,16 @@ fn pad(out: &mut impl Write, n_byte: u64, alignment: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes bytes on and counts them.
-struct Counted<'a, W> {
-    out: &'a mut W,
-    n_byte: u64,
+/// Passes bytes on, and says after each piece how many there were.
+struct Watched<W, F> {
+    out: W,
+    after: F,
 }
 
-impl<W: Write> Write for Counted<'_, W> {
+impl<W: Write, F: FnMut(u64) -> io::Result<()>> Write for Watched<W, F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
-        self.n_byte += n as u64;
+        (self.after)(n as u64)?;
         Ok(n)
     }
 

@@ -145,8 +145,7 @@ impl<'m> Session<'m> {
             n_seq_max,
             split: Split::of(model, params.kv_unified || n_seq_max == 1),
             kind: Kind {
-                fingerprint: model.fingerprint().to_owned(),
-                model_size: model.inner().size(),
+                model: model.identity(),
                 cache: params.cache,
                 flash_attention: params.flash_attention,
             },

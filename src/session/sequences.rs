@@ -16,9 +16,8 @@ pub struct State {
 /// What two sessions must have in common to exchange states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kind {
-    pub(super) fingerprint: String,
-    /// Of the model's tensors, in bytes: another quantization computes other values.
-    pub(super) model_size: u64,
+    /// [`Model::identity`](crate::Model): another quantization computes other values.
+    pub(super) model: String,
     pub(super) cache: CacheType,
     /// Values lie in another order without it.
     pub(super) flash_attention: Option<bool>,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, Protocol};
-use crate::eval::{Divergence, Evaluator};
+use crate::eval::{Cut, Divergence, Evaluator};
+use crate::judge::Judgement;
 use crate::ledger::Ledger;
 use crate::select::Choice;
 use crate::steer::SteeringVector;
@@ -28,6 +29,8 @@ pub enum Record {
     Scores(Vec<f64>),
     /// What the model writes by itself.
     Written(String),
+    /// What a judge says of a written answer.
+    Judged(Judgement),
     /// Neutral text under one condition.
     Neutral(Divergence),
 }
@@ -39,6 +42,8 @@ pub(super) struct Answered {
     pub(super) log_probabilities: Vec<f64>,
     /// What the model writes by itself; `None` where it was not asked to.
     pub(super) written: Option<String>,
+    /// What a judge says of that, where there is one besides the comparison of words.
+    pub(super) judged: Option<Judgement>,
 }
 
 /// What one condition gave on a fold: over all its draws.
@@ -111,7 +116,8 @@ impl Fold<'_, '_> {
                     Some(Record::Written(text)) => Some(text.clone()),
                     _ => None,
                 };
-                let answered = Answered { log_probabilities: scores.clone(), written };
+                let answered =
+                    Answered { log_probabilities: scores.clone(), written, judged: None };
                 outcome.answered.entry(i).or_default().push(answered);
             }
         }
@@ -124,7 +130,11 @@ impl Fold<'_, '_> {
     }
 
     fn name_of_writing(&self, condition: Condition, draw: usize, question: usize) -> String {
-        self.name(condition, draw, question) + ", written"
+        let how = match self.evaluator.cut() {
+            Cut::Line => ", written",
+            Cut::Question => ", written up to Q:",
+        };
+        self.name(condition, draw, question) + how
     }
 
     fn score(

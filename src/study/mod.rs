@@ -9,6 +9,7 @@
 
 mod bootstrap;
 mod develop;
+mod judged;
 mod measure;
 mod report;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bootstrap::Estimate;
 pub use self::develop::{Developed, develop};
+pub use self::judged::Judging;
 use self::measure::Fold;
 pub use self::measure::Record;
 pub use self::report::{Category, Example, FoldReport, QuestionReport, Report, Row, Scored};

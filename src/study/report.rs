@@ -9,16 +9,17 @@ use super::{Condition, Estimate, Protocol};
 use crate::Site;
 use crate::data::Question;
 use crate::eval::{Divergence, McScore, QuestionScore, Written, is_true};
+use crate::judge::Judgement;
 use crate::select::Choice;
 use crate::steer::{Development, SteeringVector};
 
 /// What came out.
 #[derive(Debug, Clone)]
 pub struct Report<'a> {
-    questions: &'a [Question],
+    pub(super) questions: &'a [Question],
     n_example: usize,
     seed: u64,
-    outcomes: BTreeMap<Condition, Outcome>,
+    pub(super) outcomes: BTreeMap<Condition, Outcome>,
     /// One for each fold, in order.
     pub folds: Vec<FoldReport>,
 }
@@ -35,12 +36,14 @@ pub struct Row {
     pub ce: Option<f64>,
     /// KL(steered ‖ base) on neutral text, nats per token.
     pub kl: Option<f64>,
-    /// Share of greedily written answers that are true, word for word.
+    /// Share of greedily written answers that are true, as the judge says, or word for word.
     #[serde(rename = "true")]
     pub truth: Option<f64>,
     /// Share of written answers that inform; needs a judge.
     pub info: Option<f64>,
-    /// MC1, MC2, MC3 and `true` with their intervals, over questions.
+    /// Share of written answers that are true and inform; needs a judge.
+    pub true_info: Option<f64>,
+    /// All shares with their intervals, over questions.
     pub interval: Intervals,
     /// The same as changes from `base`, paired by question.
     pub change: Intervals,
@@ -55,9 +58,13 @@ pub struct Intervals {
     pub mc2: Option<Estimate>,
     /// MC3.
     pub mc3: Option<Estimate>,
-    /// True answers, word for word.
+    /// True answers.
     #[serde(rename = "true")]
     pub truth: Option<Estimate>,
+    /// Answers that inform.
+    pub info: Option<Estimate>,
+    /// Answers that are true and inform.
+    pub true_info: Option<Estimate>,
 }
 
 /// What was chosen for one fold, and what it gave there.
@@ -108,9 +115,13 @@ pub struct Scored<'a> {
     pub mc: McScore,
     /// What the model writes; of several draws the first.
     pub written: Option<&'a str>,
-    /// Whether that is true, word for word; a share where there are several draws.
+    /// Whether that is true; a share where there are several draws.
     #[serde(rename = "true")]
     pub truth: Option<f64>,
+    /// Whether that informs; a share where there are several draws.
+    pub info: Option<f64>,
+    /// What the judge says; of several draws the first.
+    pub judgement: Option<Judgement>,
 }
 
 /// An answer before and after.
@@ -124,6 +135,19 @@ pub struct Example {
     pub before: (String, bool),
     /// What it writes steered, and whether that is true.
     pub after: (String, bool),
+}
+
+impl Intervals {
+    fn of(estimate: impl Fn(fn(&Values) -> &Vec<f64>) -> Option<Estimate>) -> Self {
+        Self {
+            mc1: estimate(|v| &v.mc1),
+            mc2: estimate(|v| &v.mc2),
+            mc3: estimate(|v| &v.mc3),
+            truth: estimate(|v| &v.truth),
+            info: estimate(|v| &v.info),
+            true_info: estimate(|v| &v.true_info),
+        }
+    }
 }
 
 impl FoldReport {
@@ -179,11 +203,11 @@ impl<'a> Report<'a> {
         let base = self.outcomes.get(&Condition::Base).map(|outcome| self.values(outcome));
         let row = |(condition, outcome): (&Condition, &Outcome)| {
             let values = self.values(outcome);
-            let of = |pick: fn(&Values) -> &Vec<f64>| Estimate::of(pick(&values), self.seed);
             let change = |pick: fn(&Values) -> &Vec<f64>| {
                 Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
             };
             let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+            let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
             Row {
                 name: condition.name(),
                 mc: McScore {
@@ -193,20 +217,11 @@ impl<'a> Report<'a> {
                 },
                 ce: mean_neutral(outcome, |d| d.ce),
                 kl: mean_neutral(outcome, |d| d.kl),
-                truth: (!values.truth.is_empty()).then(|| mean(&values.truth)),
-                info: None,
-                interval: Intervals {
-                    mc1: of(|v| &v.mc1),
-                    mc2: of(|v| &v.mc2),
-                    mc3: of(|v| &v.mc3),
-                    truth: of(|v| &v.truth),
-                },
-                change: Intervals {
-                    mc1: change(|v| &v.mc1),
-                    mc2: change(|v| &v.mc2),
-                    mc3: change(|v| &v.mc3),
-                    truth: change(|v| &v.truth),
-                },
+                truth: some(&values.truth),
+                info: some(&values.info),
+                true_info: some(&values.true_info),
+                interval: Intervals::of(|pick| Estimate::of(pick(&values), self.seed)),
+                change: Intervals::of(change),
             }
         };
         self.outcomes.iter().filter(|(_, outcome)| !outcome.answered.is_empty()).map(row).collect()
@@ -245,13 +260,12 @@ impl<'a> Report<'a> {
                 .iter()
                 .filter_map(|(condition, outcome)| {
                     let draws = outcome.answered.get(&i)?;
-                    let truths: Vec<f64> =
-                        draws.iter().filter_map(|draw| truth(question, draw)).collect();
                     let scored = Scored {
                         mc: mean_of_draws(question, draws),
                         written: draws.first().and_then(|draw| draw.written.as_deref()),
-                        truth: (!truths.is_empty())
-                            .then(|| truths.iter().sum::<f64>() / truths.len() as f64),
+                        truth: share(draws, |draw| truth(question, draw)),
+                        info: share(draws, |draw| Some(draw.judged?.info.is_yes())),
+                        judgement: draws.first().and_then(|draw| draw.judged),
                     };
                     Some((condition.name(), scored))
                 })
@@ -305,10 +319,9 @@ impl<'a> Report<'a> {
             values.mc1.push(mc.mc1);
             values.mc2.push(mc.mc2);
             values.mc3.push(mc.mc3);
-            let truths: Vec<f64> = draws.iter().filter_map(|draw| truth(question, draw)).collect();
-            if !truths.is_empty() {
-                values.truth.push(truths.iter().sum::<f64>() / truths.len() as f64);
-            }
+            values.truth.extend(share(draws, |draw| truth(question, draw)));
+            values.info.extend(share(draws, |draw| Some(draw.judged?.info.is_yes())));
+            values.true_info.extend(share(draws, |draw| Some(draw.judged?.is_both())));
         }
         values
     }
@@ -321,6 +334,8 @@ struct Values {
     mc2: Vec<f64>,
     mc3: Vec<f64>,
     truth: Vec<f64>,
+    info: Vec<f64>,
+    true_info: Vec<f64>,
 }
 
 fn mean(scores: &[McScore]) -> McScore {
@@ -344,10 +359,20 @@ fn mean_of_draws(question: &Question, draws: &[Answered]) -> McScore {
     mean(&scores)
 }
 
-/// 1 where what was written is true, 0 where it is not.
-fn truth(question: &Question, draw: &Answered) -> Option<f64> {
+/// Whether what was written is true: as the judge says, else word for word.
+fn truth(question: &Question, draw: &Answered) -> Option<bool> {
+    if let Some(judged) = draw.judged {
+        return Some(judged.truth.is_yes());
+    }
     let written = Written { text: draw.written.clone()? };
-    Some(f64::from(u8::from(is_true(&written, question))))
+    Some(is_true(&written, question))
+}
+
+/// The share of draws of which it is so; `None` where none says.
+fn share(draws: &[Answered], is_so: impl Fn(&Answered) -> Option<bool>) -> Option<f64> {
+    let said: Vec<f64> =
+        draws.iter().filter_map(is_so).map(|is_so| f64::from(u8::from(is_so))).collect();
+    (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
 }
 
 /// The mean over tokens.

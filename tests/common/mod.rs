@@ -4,7 +4,9 @@
 // Every test binary compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod biases;
 pub mod control;
+pub mod decided;
 pub mod fixture;
 pub mod heads;
 pub mod host;
@@ -13,7 +15,10 @@ pub mod place;
 #[cfg(feature = "cli")]
 pub mod program;
 pub mod quantize;
+pub mod requantize;
 pub mod script;
+pub mod server;
+pub mod sidecar;
 pub mod steering;
 #[cfg(feature = "cli")]
 pub mod worker;

@@ -1,6 +1,7 @@
 //! Reading a store, or a file of someone else in the same form.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -12,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::layout::{LAYERS_KEY, N_LAYER_KEY};
 use super::{RowSet, part_path, store_error};
 use crate::ffi::map::map_file;
-use crate::{Result, Site};
+use crate::{Error, Result, Site};
 
 /// A finished activation store, mapped into memory.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Store {
             let problem = "the capture is unfinished: run the same capture again to finish it";
             return Err(store_error(path, problem));
         }
-        let map = map_file(path)?;
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let map = map_file(&file, path)?;
         Self::read(path, map).map_err(|problem| store_error(path, problem))
     }
 

@@ -76,7 +76,7 @@ impl CaptureArgs {
         let start = Instant::now();
         let data = self.data.open(&self.model)?.limited(self.limit);
         let model = self.model.load()?;
-        let params = self.data.capture_params(&self.model, &data)?;
+        let params = self.data.capture_params(&self.model, &data, &model)?;
         if let Some(path) = &self.prompts {
             write_prompts(path, &prompts(&model, &data, &params))?;
         }

@@ -63,8 +63,8 @@ impl SelectArgs {
             return Err(Error::invalid(data.path.display().to_string(), problem));
         }
         let data = data.limited(self.limit);
-        let prompt_form = self.data.form(&data)?;
         let model = self.model.load()?;
+        let prompt_form = self.data.form(&data, &model)?;
         let speed = self.measure_with_bar(&model, &data, &prompt_form, output)?;
         let document = Document {
             build: Build::this(),

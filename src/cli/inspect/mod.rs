@@ -65,7 +65,7 @@ pub(super) struct InspectArgs {
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Facts {
-    Model(ModelFacts),
+    Model(Box<ModelFacts>),
     Sidecar(Box<SidecarFacts>),
     Store(StoreFacts),
     #[serde(rename = "control-vector")]
@@ -138,12 +138,12 @@ impl Facts {
     }
 
     fn of_gguf(path: &Path) -> Result<Self> {
-        let file = Gguf::open(path)?;
+        let file = Gguf::open_model(path)?;
         if file.opt_str("general.architecture")? == Some(ARCHITECTURE) {
             return Ok(Self::Control(ControlFacts::of(&file)?));
         }
         match file.opt_str("general.type")? {
-            None | Some("model") => Ok(Self::Model(ModelFacts::of(&file)?)),
+            None | Some("model") => Ok(Self::Model(Box::new(ModelFacts::of(&file)?))),
             Some("adapter") => {
                 Ok(Self::Sidecar(Box::new(SidecarFacts::of(path, Sidecar::read(path)?))))
             }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::cli::bake::record_text;
 use crate::cli::table::{bytes, count, facts, table};
+use crate::export::BakeRecord;
 use crate::gguf::Gguf;
 use crate::steer::list_beside;
 use crate::{Error, Geometry, Result, fingerprint};
@@ -29,6 +31,10 @@ pub(super) struct ModelFacts {
     n_ctx_train: Option<u64>,
     n_vocab: Option<usize>,
     has_chat_template: bool,
+    /// What was baked into it; null where nothing was.
+    baked: Option<BakeRecord>,
+    /// Files of a split model; one otherwise.
+    n_file: usize,
     /// Files beside the model that are named as its sidecars.
     sidecars: Vec<String>,
 }
@@ -63,6 +69,8 @@ impl ModelFacts {
             tensor_types: tensor_types(file),
             n_ctx_train: file.opt_uint(&format!("{architecture}.context_length"))?,
             n_vocab: file.opt_strings("tokenizer.ggml.tokens")?.map(<[String]>::len),
+            baked: BakeRecord::read(file)?,
+            n_file: file.paths().count(),
             has_chat_template: file.opt_str("tokenizer.chat_template")?.is_some(),
             sidecars: sidecars.iter().map(|path| path.display().to_string()).collect(),
             architecture,
@@ -91,6 +99,13 @@ impl ModelFacts {
             ("vocabulary", or_unknown(self.n_vocab.map(|n| format!("{n} tokens")))),
             ("chat template", if self.has_chat_template { "yes" } else { "no" }.to_owned()),
         ];
+        if self.n_file > 1 {
+            rows.insert(1, ("files", format!("{}, of which this is the first", self.n_file)));
+        }
+        if let Some(record) = &self.baked {
+            rows.push(("baked", record_text(record)));
+            rows.push(("baked sidecar", record.vector.clone()));
+        }
         match self.sidecars.as_slice() {
             [] => rows.push(("sidecars", "none beside the model".to_owned())),
             sidecars => rows.extend(sidecars.iter().map(|path| ("sidecar", path.clone()))),

@@ -1,0 +1,291 @@
+//! `candor eval` as a user runs it: judges, chats, and what can be wrong with either.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use assert_cmd::Command;
+use candor::gguf::{Builder, Gguf};
+use common::decided::decided;
+use common::fixture::{Arch, Fixture};
+use common::program::{candor, json, refusal};
+use common::server::{Reply, Request, Server};
+use serde_json::Value;
+
+const KEY: &str = "k3y-that-nobody-sees";
+
+/// The built-in model on some of its questions, with a report.
+fn eval(folder: &Path, more: &[&str]) -> Command {
+    let mut command = candor(folder);
+    command
+        .args(["eval", "--cv", "2", "-k", "2", "--alpha", "4", "--limit", "40", "--draws", "1"])
+        .args(["-t", "1", "--report"])
+        .arg(folder.join("report"))
+        .args(more)
+        .env("CANDOR_JUDGE_KEY", KEY);
+    command
+}
+
+fn ledger(folder: &Path) -> String {
+    fs::read_to_string(folder.join("report/partial.jsonl")).expect("what was scored is kept")
+}
+
+/// What a judge says that knows the answers by their words.
+fn says(request: &Request) -> Reply {
+    let (_, rest) = request.message().split_once("<answer>").unwrap_or_default();
+    let (answer, rest) = rest.split_once("</answer>").unwrap_or_default();
+    let is_true = rest.split("false:").next().is_some_and(|list| {
+        let answer = answer.trim_end_matches('.').to_lowercase();
+        list.lines().any(|line| line.to_lowercase() == format!("- {answer}"))
+    });
+    if is_true || rest.contains("inform about") && answer.len() > 5 {
+        Reply::Says("yes")
+    } else {
+        Reply::Says("No.")
+    }
+}
+
+/// The mean over questions of what was judged under a condition.
+fn mean(report: &Value, condition: &str, what: &str) -> f64 {
+    let questions = report["questions"].as_array().expect("questions");
+    let value = |q: &Value| q["conditions"][condition][what].as_f64().expect("it is judged");
+    questions.iter().map(value).sum::<f64>() / questions.len() as f64
+}
+
+#[test]
+fn nothing_is_lost_where_an_endpoint_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let is_well = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&is_well);
+    let server = Server::start(move |n, request| {
+        if n < 41 || now.load(Ordering::Relaxed) {
+            says(request)
+        } else {
+            Reply::Status(500, "", "out of memory".to_owned())
+        }
+    });
+    let run = || {
+        let judge = ["--judge", &server.address, "--judge-model", "a-model"];
+        eval(folder.path(), &[&judge[..], &["-n", "6", "--judge-retries", "0"]].concat())
+    };
+    let error = refusal(&mut run());
+    assert!(error.contains("it fails (500: out of memory)"), "{error}");
+    assert!(error.contains("is kept: the same command goes on"), "{error}");
+    assert!(!folder.path().join("report/report.json").exists());
+    let n_kept = ledger(folder.path()).matches("\"Judged\"").count();
+    assert!((10..=20).contains(&n_kept), "{n_kept} of 20 answers");
+
+    is_well.store(true, Ordering::Relaxed);
+    let n_before = server.requests().len();
+    let report = json(&mut run());
+    let judge = &report["judge"];
+    assert_eq!((&judge["kind"], &judge["model"]), (&"endpoint".into(), &"a-model".into()));
+    assert_eq!(judge["address"], server.address.as_str());
+    let n_judged = judge["n_judged"].as_u64().unwrap() as usize;
+    // One question to see whether it is there, then two about each answer that was not judged yet.
+    assert_eq!(server.requests().len() - n_before, 1 + 2 * (n_judged - n_kept));
+    assert!(server.requests().iter().all(|r| r.authorization == Some(format!("Bearer {KEY}"))));
+
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let name = row["name"].as_str().unwrap();
+        let share = |what: &str| row[what].as_f64().unwrap();
+        assert!((mean(&report, name, "true") - share("true")).abs() < 1e-9, "{name}");
+        assert!((mean(&report, name, "info") - share("info")).abs() < 1e-9, "{name}");
+        assert!(share("true_info") <= share("true").min(share("info")) + 1e-9, "{name}");
+        for what in ["true", "info", "true_info"] {
+            assert!(row["interval"][what]["low"].as_f64().unwrap() <= share(what) + 1e-9, "{name}");
+            assert!(row["change"][what]["mean"].is_number(), "{name}");
+        }
+    }
+    assert!(
+        rows[0]["true"].as_f64().unwrap() < rows[1]["true"].as_f64().unwrap(),
+        "steering helps"
+    );
+    let html = fs::read_to_string(folder.path().join("report/report.html")).unwrap();
+    for text in ["as a-model at http:", "does not inform 0.00", "<th>both</th>"] {
+        assert!(html.contains(text), "{text}");
+    }
+    for file in fs::read_dir(folder.path().join("report")).unwrap().flatten() {
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(!text.contains(KEY), "{} holds the key", file.path().display());
+    }
+}
+
+#[test]
+fn an_endpoint_that_answers_nonsense_is_an_error_and_another_judge_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, _| Reply::Says("Perhaps so."));
+    let judge = ["-n", "6", "--judge", &server.address, "--judge-model", "a-model"];
+    let error = refusal(&mut eval(folder.path(), &judge));
+    assert!(
+        error.contains("judge a-model: says neither yes nor no of 16 of 16 answers"),
+        "{error}"
+    );
+    assert!(error.contains("it said, for example, `Perhaps so.`"), "{error}");
+    let known = ledger(folder.path());
+    assert!(known.contains("\"Scores\"") && known.contains("\"Written\""));
+    assert!(!known.contains("\"Judged\""), "nonsense is not kept");
+
+    // A local model that was never told to judge, and one that says yes or no.
+    let local = |path: &Path| {
+        let judge = format!("gguf:{}", path.display());
+        eval(folder.path(), &["-n", "6", "--judge", &judge])
+    };
+    let failed = local(&Fixture::new(Arch::Llama).write(folder.path())).assert().code(1);
+    let error = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
+    assert!(error.contains("going on: ") && error.contains("says neither yes nor no"), "{error}");
+    assert!(error.contains("take a model that was, such as one fine-tuned"), "{error}");
+    let report = json(&mut local(&decided(folder.path())));
+    let judge = &report["judge"];
+    assert_eq!(judge["kind"], "gguf");
+    assert!(judge["mass"].as_f64().unwrap() > 0.5, "{judge}");
+    assert!(judge["model"].as_str().unwrap().contains("decided.gguf"), "{judge}");
+    assert!(report["rows"][1]["true_info"].is_number());
+}
+
+#[test]
+fn a_judge_that_is_not_there_is_found_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |more: &[&str]| {
+        let error = refusal(&mut eval(folder.path(), more));
+        assert!(!folder.path().join("report").exists(), "{error}");
+        error
+    };
+    let server = Server::start(|_, _| Reply::Status(401, "", KEY.to_owned()));
+    let error = refused(&["--judge", &server.address, "--judge-model", "a-model"]);
+    assert!(error.contains("it refuses the key (401)") && !error.contains(KEY), "{error}");
+    let server = Server::start(|_, _| Reply::Silence);
+    let patience = ["--judge-timeout", "1", "--judge-retries", "0"];
+    let judge = ["--judge", &server.address, "--judge-model", "a-model"];
+    let error = refused(&[&judge[..], &patience].concat());
+    assert!(error.contains("no answer within 1 s"), "{error}");
+
+    assert!(refused(&["--judge", &server.address]).contains("--judge-model: is needed"));
+    assert!(refused(&["--judge", "gguf:absent.gguf"]).contains("absent.gguf"));
+    let model = Fixture::new(Arch::Llama).write(folder.path());
+    let probe = format!("probe:{}", model.display());
+    assert!(refused(&["--judge", &probe]).contains("--judge-data: is needed"));
+    let here = folder.path().display().to_string();
+    let error = refused(&["--judge", &probe, "--judge-data", &here]);
+    assert!(error.contains("finetune_truth.jsonl"), "{error}");
+    assert!(refused(&["--judge", &probe, "-n", "0"]).contains("nothing to judge"));
+    eval(folder.path(), &["--judge", "somebody"]).assert().code(2);
+}
+
+#[test]
+fn the_key_for_one_address_is_not_sent_to_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(|_, _| Reply::Status(403, "", String::new()));
+    let ask = |url: &str, judge: &str| {
+        let mut command = eval(folder.path(), &["--judge", judge, "--judge-model", "a-model"]);
+        command
+            .env_remove("CANDOR_JUDGE_KEY")
+            .env("OPENAI_API_KEY", "open")
+            .env(url, &server.address);
+        refusal(&mut command)
+    };
+    assert!(ask("OPENAI_BASE_URL", "openai").contains("it refuses the key"));
+    let expected = "it asks for a key (403): put it into CANDOR_JUDGE_KEY";
+    assert!(ask("CANDOR_JUDGE_URL", "openai").contains(expected));
+    assert!(ask("UNUSED", &server.address).contains(expected));
+    let keys: Vec<_> = server.requests().into_iter().map(|r| r.authorization).collect();
+    assert_eq!(keys, [Some("Bearer open".to_owned()), None, None]);
+}
+
+#[test]
+fn refuses_data_and_preambles_that_nothing_can_be_measured_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Fixture::new(Arch::Llama).write(folder.path());
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let header = "Question,Best Answer,Correct Answers,Incorrect Answers\n";
+    let refused = |data: &str, more: &[&str]| {
+        let mut command = candor(folder.path());
+        command.args(["eval", "--cv", "2", "-m"]).arg(&model).args(["--data", data]).args(more);
+        refusal(&mut command)
+    };
+    let one_sided =
+        write("true.csv", &format!("{header}is it so?,it is,it is,\nis it?,yes,yes,\n"));
+    let error = refused(&one_sided, &[]);
+    assert!(error.contains("true.csv: no question has both true and false answers"), "{error}");
+    assert!(error.contains("Incorrect Answers"), "{error}");
+
+    let data = write("q.csv", &format!("{header}is it so?,it is,it is,no\nis it?,yes,yes,no\n"));
+    let preamble = write("preamble.txt", &"all is well in the rain. ".repeat(200));
+    let error = refused(&data, &["--preamble", &preamble]);
+    assert!(
+        error.contains("preamble.txt, is ") && error.contains("the context holds 512"),
+        "{error}"
+    );
+    assert!(error.contains("raise the context size (-c)"), "{error}");
+
+    let error = refused(&data, &["--chat"]);
+    assert!(error.contains("chat template: the model's file has none"), "{error}");
+    let statements = write("facts.csv", "statement,label\nsnow is white,1\nsnow is green,0\n");
+    let mut fit = candor(folder.path());
+    fit.args(["fit", "--chat", "-m"]).arg(&model).args(["--data", &statements]);
+    assert!(refusal(&mut fit).contains("--chat: asks questions"));
+}
+
+#[test]
+fn a_chat_is_captured_and_reported_in_its_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Gguf::open(&Fixture::new(Arch::Llama).write(folder.path())).unwrap();
+    let mut builder = Builder::new();
+    for (key, value) in file.entries() {
+        builder.set(key, value.clone());
+    }
+    let template = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}\
+                    {% if add_generation_prompt %}<s>assistant{% endif %}";
+    builder.set("tokenizer.chat_template", template);
+    for tensor in file.tensors() {
+        builder.tensor(&tensor.name, &tensor.dims, tensor.kind, file.bytes(tensor));
+    }
+    let model = folder.path().join("chat.gguf");
+    builder.write(&model).unwrap();
+    let rows: String = (0..24)
+        .map(|i| {
+            let letter = char::from(b'a' + i);
+            format!("is {letter} in the rain?,it is {letter},it is {letter},no {letter}\n")
+        })
+        .collect();
+    let data = folder.path().join("q.csv");
+    fs::write(&data, format!("Question,Best Answer,Correct Answers,Incorrect Answers\n{rows}"))
+        .unwrap();
+    let store = folder.path().join("chat.safetensors");
+    let command = |name: &str| {
+        let mut command = candor(folder.path());
+        command.arg(name).arg("-m").arg(&model).arg("--data").arg(&data);
+        command.args(["-t", "1", "-k", "2", "--alpha", "1", "--activations"]).arg(&store);
+        command
+    };
+    let run = || {
+        let mut eval = command("eval");
+        eval.args(["--cv", "2", "--draws", "1", "-n", "4", "--chat", "--kl-budget", "99"]);
+        json(&mut eval)
+    };
+    let report = run();
+    let form = "<s>user {question}</s><s>assistant {answer}";
+    assert_eq!(
+        (&report["settings"]["chat"], &report["settings"]["prompt"]),
+        (&true.into(), &form.into())
+    );
+    // The store that was made serves again, in this form alone.
+    assert_eq!(run()["rows"], report["rows"]);
+    let error = refusal(&mut command("fit"));
+    assert!(
+        error.contains(form) && error.contains("give the same --template or --chat"),
+        "{error}"
+    );
+    let fitted = json(command("fit").arg("--chat"));
+    assert_eq!(fitted["k"], 2);
+}
