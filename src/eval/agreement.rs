@@ -65,6 +65,10 @@ impl Agreement {
         for document in documents {
             let mut tokens = model.tokenize(document, Special::Start);
             tokens.truncate(longest);
+            if tokens.is_empty() {
+                on_document()?;
+                continue;
+            }
             read(&mut steered, &tokens, 1)?;
             for (session, sum) in plain.iter_mut().zip(&mut sums) {
                 read(session, &tokens, 0)?;
