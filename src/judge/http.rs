@@ -328,7 +328,7 @@ mod tests {
             ("https://a/chat/completions", "https://a/chat/completions", "https://a"),
             ("https://a/v1?api-key=x#y", "https://a/v1/chat/completions?api-key=x", "https://a/v1"),
         ] {
-            let client = Client::new(params(address)).expect("a sound address");
+            let Ok(client) = Client::new(params(address)) else { panic!("a sound address") };
             assert_eq!((client.url.as_str(), client.shown.as_str()), (url, shown));
         }
     }
@@ -352,7 +352,7 @@ mod tests {
     fn a_key_is_never_shown() {
         let params = params("http://127.0.0.1/v1");
         assert!(!format!("{params:?}").contains("secret"));
-        let client = Client::new(params).expect("a sound address");
+        let Ok(client) = Client::new(params) else { panic!("a sound address") };
         let error = client.error("bad key: secret!").to_string();
         assert_eq!(error, "judge m at http://127.0.0.1/v1: bad key: …!");
         assert_eq!(Key::new(" \n"), None);

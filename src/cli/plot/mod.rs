@@ -14,7 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
-pub(super) use self::charts::{Bar, bars_svg, categories_svg, curve_svg, histogram_svg};
+pub(super) use self::charts::{Bar, bars_svg, categories_svg, histogram_svg};
 use self::map::MapPanel;
 use self::scatter::ScatterPanel;
 use super::heat::{HeatMap, Maps, colour};

@@ -249,7 +249,7 @@ fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
         let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 3, 8, in_graph).unwrap();
         let callback = tap.callback();
         let rows = [2, 1, 0];
-        let mut try_with = |tap: &mut Tap, outputs: Option<&[i8]>| {
+        let try_with = |tap: &mut Tap, outputs: Option<&[i8]>| {
             set(result, &[1.0; WIDTH * N_TOKEN]);
             let pass = Pass { rows: &rows, want: &[], tokens: None, outputs };
             tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1?;
