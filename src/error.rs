@@ -225,3 +225,33 @@ impl Error {
         Self::Invalid { what: what.into(), problem: problem.into() }
     }
 }
+
+/// Whether a character is none to be read: one that may command a terminal, or one that shows others in
+/// another order (the embeddings, overrides and isolates of Unicode's bidirectional text).
+pub(crate) fn is_command(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text from a file as a message quotes it: one line in which nothing is a command, and not endless.
+pub(crate) fn shown(text: &str) -> String {
+    shown_up_to(200, text)
+}
+
+/// The same with at most `n` characters of the text.
+pub(crate) fn shown_up_to(n: usize, text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(n) {
+        if is_command(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    if text.chars().nth(n).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(all(test, feature = "endpoint"))]
+mod tests;

@@ -40,24 +40,24 @@ impl<V: Serialize + DeserializeOwned> Ledger<V> {
     /// [`Error::Io`] where the file cannot be read or written; [`Error::Invalid`] where it is no
     /// ledger, so that nobody's file is overwritten.
     pub fn open(path: &Path, identity: &str) -> Result<Self> {
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Error::io("read", path)(error)),
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(Error::io("read", path))?,
         };
         let mut ledger = Self::in_memory();
-        let mut lines = text.split_inclusive('\n');
-        let header: Option<Header> = lines.next().and_then(|line| serde_json::from_str(line).ok());
-        if header.is_none() && !text.is_empty() {
+        let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+        let header: Option<Header> =
+            lines.next().and_then(|line| serde_json::from_slice(line).ok());
+        if header.is_none() && !bytes.is_empty() {
             let problem = "is not a file of partial results: move it away";
             return Err(Error::invalid(path.display().to_string(), problem));
         }
         let expected = to_line(&Header { candor_ledger: VERSION, identity: identity.to_owned() });
         let mut n_good = 0;
-        if text.starts_with(&expected) {
+        if bytes.starts_with(expected.as_bytes()) {
             n_good = expected.len();
             for line in lines {
-                let sound = line.ends_with('\n').then(|| serde_json::from_str(line).ok());
+                let sound = line.ends_with(b"\n").then(|| serde_json::from_slice(line).ok());
                 let Some((name, value)) = sound.flatten() else { break };
                 n_good += line.len();
                 ledger.values.insert(name, value);
@@ -159,6 +159,33 @@ mod tests {
         assert_eq!(ledger.len(), 3);
         ledger.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn writes_these_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        Numbers::open(&path, "a \"b\"").unwrap().put(one("x")).unwrap();
+        let expected = "{\"candor_ledger\":1,\"identity\":\"a \\\"b\\\"\"}\n\
+            [\"x\",[0.30000000000000004,1]]\n[\"x, not a number\",[null,3]]\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn ends_before_bytes_that_are_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger");
+        Numbers::open(&path, "a").unwrap().put(one("x")).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(
+            &path,
+            [&whole[..], b"[\"\xff\xff\xff\",[0.5,1]]\n[\"y\",[0.5,1]]\n"].concat(),
+        )
+        .unwrap();
+        let mut ledger = Numbers::open(&path, "a").unwrap();
+        assert_eq!(ledger.len(), 2);
+        ledger.put(one("z")).unwrap();
+        assert_eq!(Numbers::open(&path, "a").unwrap().len(), 4);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub use ffi::host::set_verbose;
 pub use ffi::rehearsal::Rehearsal;
 pub use fingerprint::fingerprint;
 pub use geometry::Geometry;
+#[doc(hidden)]
+pub use limits::check_host_limits;
 pub use model::{Model, ModelParams, ModelWarning, Special, SpecialToken};
 pub use session::{Session, SessionParams};
 pub use site::Site;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::error::shown;
 use crate::gguf::Gguf;
 use crate::{Error, Result};
 
@@ -32,12 +33,13 @@ const WHOLE_HEADS: [&str; 62] = [
 /// # Errors
 /// [`Error::Gguf`] with the key at fault, [`Error::Unsupported`] for a model without a tokenizer or
 /// whose attention is not causal.
-pub(crate) fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
+pub fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     check_counts(file, architecture)?;
     check_heads(file, architecture)?;
     let key = format!("{architecture}.rope.scaling.type");
     if let Some(name) = file.opt_str(&key)?.filter(|name| !ROPE_SCALING_TYPES.contains(name)) {
-        let problem = format!("`{name}` is none of {}", ROPE_SCALING_TYPES.join(", "));
+        let (name, all) = (shown(name), ROPE_SCALING_TYPES.join(", "));
+        let problem = format!("`{name}` is none of {all}");
         return Err(file.fault(format!("key {key}"), problem));
     }
     let unsupported = |problem: &str| Error::Unsupported {
@@ -55,7 +57,7 @@ pub(crate) fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     match tokens.iter().find(|token| !token.is_empty() && !seen.insert(token.as_str())) {
         None => Ok(()),
         Some(token) => {
-            let problem = format!("token `{}` is there twice", token.escape_debug());
+            let problem = format!("token `{}` is there twice", shown(token));
             Err(file.fault("key tokenizer.ggml.tokens", problem))
         }
     }

@@ -8,6 +8,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::data::PromptForm;
 use crate::device::Placement;
+use crate::error::shown;
 use crate::export::BakeRecord;
 use crate::ffi::host;
 use crate::fingerprint::fingerprint;
@@ -83,6 +84,7 @@ impl Model {
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
         let file = Gguf::open_model(path)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
+            let kind = shown(kind);
             let problem = format!("the file holds no model: its general.type is `{kind}`");
             return Err(Error::Model { path: path.to_owned(), problem });
         }

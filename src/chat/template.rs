@@ -11,11 +11,24 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::message::{Message, Role};
 use crate::data::PromptForm;
+use crate::error::shown;
 use crate::{Error, Model, Result, SpecialToken};
 
-/// What a template may cost in minijinja's steps: far more than a conversation that fits into a
-/// context, far less than a loop that never ends.
-const FUEL: u64 = 10_000_000;
+/// What a template may cost in minijinja's fuel, which pays for one step or 64 bytes: far more than a
+/// conversation that fits into a context, far less than a loop that never ends, and 96 MB in all.
+const FUEL: u64 = 1_500_000;
+
+/// The longest template, in bytes: three times the longest that models come with. What minijinja does
+/// before the first step, the fuel does not pay for.
+const SOURCE_MAX: usize = 1 << 16;
+
+/// Bytes of the stack on which templates are rendered: about a thousand for each list that the fuel
+/// pays for. Memory is taken where it is used.
+const STACK: usize = 256 << 20;
+
+/// The longest text that a template's Python methods take or give, in bytes: minijinja counts what they
+/// made only once it is there.
+const TEXT_MAX: usize = 2 << 20;
 
 /// Turns a conversation into the text that the model is to continue.
 ///
@@ -30,14 +43,21 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// A template by its source, Jinja; `None` is the plain form. `bos` and `eos` are the texts that
+    /// it calls `bos_token` and `eos_token`.
+    #[must_use]
+    pub fn new(source: Option<String>, bos: String, eos: String) -> Self {
+        Self { source, bos, eos }
+    }
+
     /// The template of a model.
     #[must_use]
     pub fn of(model: &Model) -> Self {
-        Self {
-            source: model.chat_template().map(str::to_owned),
-            bos: model.special_text(SpecialToken::Bos),
-            eos: model.special_text(SpecialToken::Eos),
-        }
+        Self::new(
+            model.chat_template().map(str::to_owned),
+            model.special_text(SpecialToken::Bos),
+            model.special_text(SpecialToken::Eos),
+        )
     }
 
     /// Strings that end an answer, besides the model's own end-of-turn tokens: where questions
@@ -72,6 +92,10 @@ impl ChatTemplate {
         now: NaiveDateTime,
         thinks: bool,
     ) -> Result<String> {
+        if source.len() > SOURCE_MAX {
+            let problem = format!("it has {} bytes, at most {SOURCE_MAX} are taken", source.len());
+            return Err(Error::Template { problem });
+        }
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| context! { role => message.role.name(), content => &message.content })
@@ -86,9 +110,16 @@ impl ChatTemplate {
             documents => (),
             enable_thinking => thinks,
         };
-        environment(now)
-            .and_then(|environment| environment.render_named_str("template", source, context))
-            .map_err(|error| Error::Template { problem: error.to_string() })
+        let render = || environment(now)?.render_named_str("template", source, context);
+        // A template can put lists into lists for as long as its fuel lasts, and each is freed within
+        // the one around it.
+        let rendered = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
+            let thread = thread.map_err(|error| error.to_string())?;
+            let result = thread.join().map_err(|_| "it made the engine panic".to_owned())?;
+            result.map_err(|error| error.to_string())
+        });
+        rendered.map_err(|problem| Error::Template { problem: shown(&problem) })
     }
 
     /// The template as a form for questions and answers: the question is the user's only message, the
@@ -160,11 +191,23 @@ fn environment(now: NaiveDateTime) -> Result<Environment<'static>, minijinja::Er
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, args| {
+        if result_max(value, method, args).is_none_or(|n_byte| n_byte > TEXT_MAX) {
+            let problem =
+                format!("{method} is given or gives a text of more than {TEXT_MAX} bytes");
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+        }
+        unknown_method_callback(state, value, method, args)
+    });
     environment.add_function("raise_exception", |problem: String| -> Result<(), _> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem))
     });
     environment.add_function("strftime_now", move |format: String| {
+        // The longest code of all gives some thirty characters.
+        if format.len() > 1000 {
+            let problem = "strftime_now takes at most 1000 characters";
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+        }
         let mut text = String::new();
         // chrono tells of a code that it does not know only while it writes.
         write!(text, "{}", now.format(&format)).map(|()| text).map_err(|_| {
@@ -173,6 +216,60 @@ fn environment(now: NaiveDateTime) -> Result<Environment<'static>, minijinja::Er
         })
     });
     Ok(environment)
+}
+
+/// The most bytes that a Python method of a text works on or gives; `None` where they are more than
+/// [`TEXT_MAX`].
+fn result_max(value: &Value, method: &str, args: &[Value]) -> Option<usize> {
+    let Some(text) = value.as_str() else { return Some(0) };
+    let n_text = text.len();
+    match method {
+        "replace" => {
+            let n_arg = |i: usize| args.get(i).and_then(Value::as_str).map_or(0, str::len);
+            let n_place = n_text / n_arg(0).max(1) + 1;
+            n_place.checked_mul(n_arg(1))?.checked_add(n_text)
+        }
+        "join" => {
+            let Some(Ok(items)) = args.first().map(Value::try_iter) else { return Some(n_text) };
+            let mut n_all = 0_usize;
+            for item in items {
+                n_all = n_all.checked_add(n_byte(&item)?)?.checked_add(n_text)?;
+                if n_all > TEXT_MAX {
+                    return None;
+                }
+            }
+            Some(n_all)
+        }
+        "format" => {
+            let runs = text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit());
+            let mut n_all = n_text;
+            for run in runs.filter(|run| run[0].is_ascii_digit()) {
+                // A width or precision of five digits is no format of a chat's.
+                n_all = n_all.checked_add(if run.len() < 5 { 10_000 } else { TEXT_MAX })?;
+            }
+            let n_field = text.bytes().filter(|&byte| byte == b'{').count();
+            let lengths: Option<Vec<usize>> = args.iter().map(n_byte).collect();
+            let longest = lengths?.into_iter().max().unwrap_or(0);
+            n_all.checked_add(n_field.checked_mul(longest)?)
+        }
+        _ => Some(n_text),
+    }
+}
+
+/// The length of a value as text; `None` where it is more than [`TEXT_MAX`].
+fn n_byte(value: &Value) -> Option<usize> {
+    struct Room(usize);
+
+    impl std::fmt::Write for Room {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0 = self.0.checked_sub(text.len()).ok_or(std::fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    let mut room = Room(TEXT_MAX);
+    write!(room, "{value}").ok()?;
+    Some(TEXT_MAX - room.0)
 }
 
 #[cfg(test)]
@@ -321,7 +418,33 @@ mod tests {
     }
 
     #[test]
+    fn no_method_makes_more_text_than_a_context_holds() {
+        let refusal = |source: &str| render(Some(source), &[]).unwrap_err().to_string();
+        for hostile in [
+            "{{ ('a' * 10000).replace('a', 'b' * 100000) }}",
+            "{{ ('a' * 10000).replace('', 'b' * 100000) }}",
+            "{{ 'a'.join([('b' * 1000000)] * 1000) }}",
+            "{{ ('a' * 1000000).join([1] * 1000) }}",
+            "{{ '{:099999999999d}'.format(1) }}",
+            "{{ '{:.99999999999f}'.format(0.5) }}",
+            "{{ ('{0}' * 10000).format('a' * 100000) }}",
+            "{{ ('a' * 9000000).split('') }}",
+            "{{ ('a' * 9000000).upper() }}",
+        ] {
+            let message = refusal(hostile);
+            assert!(message.contains("a text of more than 2097152 bytes"), "{hostile}: {message}");
+        }
+        assert!(refusal("{{ strftime_now('%c' * 900) }}").contains("at most 1000 characters"));
+        // What chats do with them still works.
+        let source = "{{ 'a b'.replace(' ', '_') ~ ', '.join(['x', 1]) ~ '{:>5}'.format('y') }}";
+        assert_eq!(render(Some(source), &[]).unwrap(), "a_bx, 1    y");
+    }
+
+    #[test]
     fn refuses_broken_and_endless_templates() {
+        assert!(render(Some(&"a".repeat(SOURCE_MAX)), &TALK).is_ok());
+        let long = render(Some(&"a".repeat(SOURCE_MAX + 1)), &TALK).unwrap_err().to_string();
+        assert!(long.contains("at most 65536 are taken"), "{long}");
         assert!(render(Some("{% for %}"), &TALK).is_err());
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a * b }}{% endfor %}{% endfor %}";
         assert!(render(Some(endless), &TALK).is_err());

@@ -7,6 +7,7 @@ use super::embedded;
 use super::output::Output;
 use crate::capture::{CaptureParams, Store};
 use crate::data::{Dataset, PromptForm};
+use crate::error::shown;
 use crate::{Error, Geometry, Model, Result};
 
 /// A store of activations, and whether it goes when the work is done.
@@ -66,7 +67,7 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     if fingerprint != model.fingerprint() {
         return Err(Error::WrongModel {
             path: store.path().to_owned(),
-            expected: fingerprint.to_owned(),
+            expected: shown(fingerprint),
             got: model.fingerprint().to_owned(),
         });
     }
@@ -92,7 +93,8 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     let stored = made_for("prompt_form");
     if stored != form.as_str() {
         return fault(format!(
-            "was captured in the form `{stored}`, and this is `{}`: give the same --template or --chat",
+            "was captured in the form `{}`, and this is `{}`: give the same --template or --chat",
+            shown(stored),
             form.as_str()
         ));
     }

@@ -9,6 +9,7 @@ use super::args::{ModelArgs, budget};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
 use super::select::N_TRIAL;
+use super::table::printable_line;
 use super::{embedded, interrupt};
 use crate::capture::{CaptureParams, Store};
 use crate::data::PromptForm;
@@ -151,7 +152,7 @@ impl DemoArgs {
         let geometry = model.geometry();
         output.line(format_args!(
             "{BOLD}{}{BOLD:#}: {} layers × {} heads, {} questions, {} activations captured\n",
-            model.name().unwrap_or("model"),
+            printable_line(model.name().unwrap_or("model")),
             geometry.n_layer,
             geometry.n_head,
             report.n_question(),
@@ -214,9 +215,9 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
             "{:width$}  {} {:<written$}  →  {} {}",
             example.question,
             mark(before.1),
-            before.0,
+            printable_line(&before.0),
             mark(after.1),
-            after.0,
+            printable_line(&after.0),
         ));
     }
 }

@@ -12,7 +12,7 @@ use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
-use super::table::{nats, percent};
+use super::table::{nats, percent, printable_line};
 use super::{embedded, html, interrupt, table};
 use crate::data::{Dataset, Kind, Question};
 use crate::eval::{Evaluator, TokenCount};
@@ -390,11 +390,11 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let Document { model, data, settings, .. } = document;
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: {} questions of {}, {} {}\n",
-        model.name,
+        printable_line(&model.name),
         document.n_question,
-        data.name,
+        printable_line(data.name),
         if document.folds.len() == 2 { "fitted and scored in" } else { "scored with" },
-        settings.vector,
+        printable_line(&settings.vector),
     ));
     output.text(&rows_text(&document.rows));
     output.line("");
@@ -434,6 +434,7 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         settings.judge, document.n_token.read, document.n_token.computed, document.seconds
     ));
     if let Some(folder) = folder {
-        output.line(format_args!("report: {}", folder.join("report.html").display()));
+        let page = folder.join("report.html").display().to_string();
+        output.line(format_args!("report: {}", printable_line(&page)));
     }
 }

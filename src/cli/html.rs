@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::eval::{Document, title};
 use super::heat::Maps;
 use super::plot::{self, Bar, Pair};
-use super::table::{nats, percent};
+use super::table::{nats, percent, printable_line};
 use crate::judge::Reading;
 use crate::study::{Estimate, Row, Scored};
 use crate::{Error, Result};
@@ -245,7 +245,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
                     let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
                     Some([mean, low, high].map(|share| 100.0 * share))
                 });
-                let name = format!("{} ({})", category.name, category.n_question);
+                let name = format!("{} ({})", printable_line(&category.name), category.n_question);
                 Some(Pair { name, before: before?, after: after? })
             })
             .collect();

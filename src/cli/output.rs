@@ -1,6 +1,8 @@
 //! What a user sees: results on stdout, progress and notes on stderr.
 
+use std::borrow::Cow;
 use std::error::Error as _;
+use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -10,8 +12,9 @@ use anstyle::{AnsiColor, Style};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 
-use super::table;
+use super::table::{self, printable_line};
 use crate::Error;
+use crate::error::is_command;
 
 /// A heading or a label that matters.
 pub(super) const BOLD: Style = Style::new().bold();
@@ -41,7 +44,7 @@ impl Output {
         // The types that are written here hold nothing that JSON cannot.
         let text = serde_json::to_string_pretty(value)
             .unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
-        print(&format!("{text}\n"));
+        print(&format!("{}\n", json_for_terminals(&text)));
     }
 
     /// Names and values on stdout, the values aligned.
@@ -59,14 +62,25 @@ impl Output {
         print(&format!("{text}\n"));
     }
 
-    /// A line on stderr for people.
-    pub(super) fn note(self, text: impl std::fmt::Display) {
-        eprintln!("{text}");
+    /// A line on stderr for people. This and the next ones print no control characters: what they
+    /// tell of may come from a stranger's file.
+    pub(super) fn note(self, text: impl Display) {
+        eprintln!("{}", printable_line(&text.to_string()));
+    }
+
+    /// A line on stderr that can be passed over.
+    pub(super) fn aside(self, text: impl Display) {
+        eprintln!("{DIM}{}{DIM:#}", printable_line(&text.to_string()));
+    }
+
+    /// A line on stderr of a name, in a column of `width` characters, and what it is.
+    pub(super) fn entry(self, name: &str, width: usize, text: impl Display) {
+        eprintln!("{BOLD}{name:<width$}{BOLD:#}  {}", printable_line(&text.to_string()));
     }
 
     /// A warning: what is off, and what to do.
-    pub(super) fn warn(self, text: impl std::fmt::Display) {
-        eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+    pub(super) fn warn(self, text: impl Display) {
+        eprintln!("{YELLOW}warning:{YELLOW:#} {}", printable_line(&text.to_string()));
     }
 
     /// An error with its causes.
@@ -78,7 +92,7 @@ impl Output {
             chain.push_str(&error.to_string());
             cause = error.source();
         }
-        eprintln!("{RED}error:{RED:#} {chain}");
+        eprintln!("{RED}error:{RED:#} {}", printable_line(&chain));
     }
 
     /// A bar with a rate and an estimate, on stderr; silent where stderr is not a terminal.
@@ -132,9 +146,27 @@ pub(super) fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// A model's text without the control characters by which it could command a terminal.
+/// A text of several lines, a model's or a stranger's, without the control characters by which it
+/// could command a terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// JSON leaves DEL and the control characters of Latin-1 as they are; some terminals obey these.
+fn json_for_terminals(json: &str) -> Cow<'_, str> {
+    let is_hidden = |c: char| is_command(c) && c != '\n';
+    if !json.contains(is_hidden) {
+        return Cow::Borrowed(json);
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) {
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// Writes a model's text without a line end and shows it at once; breaks where the reader went
@@ -147,4 +179,21 @@ pub(super) fn stream(text: &str) -> ControlFlow<()> {
 /// Columns that a line on stdout may have.
 pub(super) fn width() -> usize {
     terminal_size::terminal_size().map_or(80, |(width, _)| width.0.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_commands_no_terminal_and_means_the_same() {
+        let value = ["\u{9b}2J\u{7f}", "\x1b[2J", "\u{85}", "plain ü\n"];
+        let plain = serde_json::to_string_pretty(&value).unwrap();
+        let shown = json_for_terminals(&plain);
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown}");
+        assert!(shown.contains("\\u009b2J\\u007f"), "{shown}");
+        let read: Vec<String> = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read, value);
+        assert!(matches!(json_for_terminals("{\n}"), Cow::Borrowed(_)));
+    }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{ModelArgs, SamplingArgs, SteerArgs, positive};
-use super::output::{DIM, Output, stdout_is_terminal, stream};
+use super::output::{DIM, Output, printable, stdout_is_terminal, stream};
 use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
 use crate::session::{Session, Steering};
 use crate::steer::Positions;
@@ -77,7 +77,7 @@ impl RunArgs {
         if let Some((path, sidecar)) = &sidecar {
             let strength = self.steer.alpha(sidecar);
             if self.steer.is_auto() {
-                output.note(format!("{DIM}steered by {}, alpha {strength}{DIM:#}", path.display()));
+                output.aside(format_args!("steered by {}, alpha {strength}", path.display()));
             }
             session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
             steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));
@@ -103,7 +103,7 @@ impl RunArgs {
             Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
         } else {
             if stdout_is_terminal() && !output.is_json() {
-                output.text(&format!("{DIM}{prompt}{DIM:#}"));
+                output.text(&format!("{DIM}{}{DIM:#}", printable(&prompt)));
             }
             complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
         };

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::output::{BOLD, DIM};
+use crate::error::is_command;
 
 /// A line per fact: its name, then its value, the values below each other.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
@@ -79,9 +80,10 @@ fn scaled(n: u64, units: [&str; 4]) -> String {
     }
 }
 
-/// A text from a stranger's file with nothing in it that commands a terminal or breaks XML.
+/// A text from a stranger's file with nothing in it that commands a terminal, breaks XML, or shows what
+/// stands beside it in another order.
 pub(super) fn printable_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_command(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -114,5 +116,6 @@ mod tests {
     #[test]
     fn a_name_cannot_command_the_terminal() {
         assert!(!facts(&[("name", "a\x1b[2Jb\nc".to_owned())]).contains("\x1b[2J"));
+        assert_eq!(printable_line("\x1b\u{9b}\r\u{202e}\u{2066}ü"), "\u{fffd}".repeat(5) + "ü");
     }
 }

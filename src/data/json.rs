@@ -8,6 +8,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use serde_json::{Map, Value};
 
 use super::{Flaw, Kind, Question, label};
+use crate::error::shown;
 
 /// A question of `mc_task.json`.
 #[derive(Deserialize)]
@@ -54,8 +55,11 @@ impl<'de> Deserialize<'de> for Targets {
 
 /// Reads `mc_task.json`: the rows are the mc2 targets, the best answer is the true one of mc1.
 pub(super) fn parse_mc_task(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
-    let items: Vec<McQuestion> = serde_json::from_slice(bytes)
-        .map_err(|error| Flaw::line(error.line() as u64, format!("not mc_task.json: {error}")))?;
+    let items: Vec<McQuestion> = serde_json::from_slice(bytes).map_err(|error| {
+        // serde quotes what it did not expect, however long.
+        let problem = format!("not mc_task.json: {}", shown(&error.to_string()));
+        Flaw::line(error.line() as u64, problem)
+    })?;
     let questions = items
         .into_iter()
         .zip(element_lines(bytes))
@@ -76,13 +80,16 @@ fn mc_question(item: McQuestion, line: u64) -> Result<Question, String> {
     for (answer, label) in &item.mc2_targets.0 {
         question.add(answer, *label, answer == best)?;
     }
+    question.drop_repeated();
     if !question.answers.iter().any(|answer| answer.best && answer.label) {
+        let best = shown(best);
         return Err(format!("mc2_targets lacks the true answer of mc1_targets, `{best}`"));
     }
     Ok(question)
 }
 
-/// The lines on which the elements of a JSON array of objects begin, for text known to be one.
+/// The lines on which the elements of a JSON array begin, for text known to be one of objects (or of
+/// arrays, which serde takes for objects whose keys go without saying).
 fn element_lines(bytes: &[u8]) -> Vec<u64> {
     let (mut line, mut depth, mut in_string, mut escaped) = (1, 0, false, false);
     let mut lines = Vec::new();
@@ -95,13 +102,14 @@ fn element_lines(bytes: &[u8]) -> Vec<u64> {
         match byte {
             b'\n' => line += 1,
             b'"' => in_string = true,
-            b'{' => {
-                if depth == 0 {
+            b'{' | b'[' => {
+                // Within the array itself.
+                if depth == 1 {
                     lines.push(line);
                 }
                 depth += 1;
             }
-            b'}' => depth -= 1,
+            b'}' | b']' => depth -= 1,
             _ => {}
         }
     }
@@ -151,6 +159,7 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         };
         added.map_err(|problem| Flaw::line(line, problem))?;
     }
+    questions.iter_mut().for_each(Question::drop_repeated);
     Ok((kind.unwrap_or(Kind::PromptAnswer), questions))
 }
 
@@ -187,8 +196,8 @@ impl Line {
 
 fn parse_line(raw: &[u8]) -> Result<Line, String> {
     let raw = str::from_utf8(raw).map_err(|_| "is not UTF-8")?;
-    let object: Map<String, Value> =
-        serde_json::from_str(raw).map_err(|error| format!("not a JSON object: {error}"))?;
+    let object: Map<String, Value> = serde_json::from_str(raw)
+        .map_err(|error| format!("not a JSON object: {}", shown(&error.to_string())))?;
     let has = |key| object.contains_key(key);
     if has("prompt") && has("answer") && has("label") {
         return Ok(Line::Answer {
@@ -208,6 +217,7 @@ fn parse_line(raw: &[u8]) -> Result<Line, String> {
         return choice(&object);
     }
     let keys = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let keys = shown(&keys);
     Err(format!("{EXPECTED}; got {keys}"))
 }
 
@@ -273,7 +283,10 @@ fn truth(value: &Value) -> Result<bool, String> {
         Value::String(word) => label(word),
         _ => None,
     };
-    truth.ok_or_else(|| format!("the label is {value}, expected true or false, 0 or 1"))
+    truth.ok_or_else(|| {
+        let value = shown(&value.to_string());
+        format!("the label is {value}, expected true or false, 0 or 1")
+    })
 }
 
 #[cfg(test)]
@@ -319,6 +332,13 @@ mod tests {
         assert_eq!(empty, "m.json, line 3: an answer is empty");
         assert!(refuse("[]", "{}").starts_with("m.json, line 4: not mc_task.json: "));
         assert!(refuse(r#"{"a": 1}"#, r#"{"a": "#).starts_with("m.json, line 5: not mc_task.json"));
+    }
+
+    #[test]
+    fn knows_the_lines_of_arrays_that_stand_for_objects() {
+        let sound = r#"["q", {"a": 1}, {"a": 1}]"#;
+        let data = read("m.json", &format!("[{sound},\n{sound},\n{sound}]")).expect("sound");
+        assert_eq!(data.questions.iter().map(|q| q.line).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

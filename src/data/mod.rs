@@ -187,9 +187,7 @@ impl Question {
         [true, false].iter().all(|&label| self.answers.iter().any(|answer| answer.label == label))
     }
 
-    /// Adds an answer. One that is already there with the same label counts once; with the other
-    /// label it stays beside it, for real collections, TruthfulQA among them, disagree with
-    /// themselves here and there.
+    /// Adds an answer.
     ///
     /// # Errors
     /// A problem if the answer is empty.
@@ -197,12 +195,32 @@ impl Question {
         if text.is_empty() {
             return Err("an answer is empty".into());
         }
-        let same = |answer: &&mut Answer| answer.text == text && answer.label == label;
-        match self.answers.iter_mut().find(same) {
-            Some(known) => known.best |= best,
-            None => self.answers.push(Answer { text: text.into(), label, best }),
-        }
+        self.answers.push(Answer { text: text.into(), label, best });
         Ok(())
+    }
+
+    /// Drops answers that came before with the same label. With the other label they stay, for real
+    /// collections, TruthfulQA among them, disagree with themselves here and there.
+    fn drop_repeated(&mut self) {
+        let answers = &self.answers;
+        let mut order: Vec<usize> = (0..answers.len()).collect();
+        order.sort_by_key(|&i| (&answers[i].text, answers[i].label));
+        // Among equals, which stand in the order of the file, the first stays.
+        let is_same = |a: &usize, b: &usize| {
+            (&answers[*a].text, answers[*a].label) == (&answers[*b].text, answers[*b].label)
+        };
+        let mut stays = vec![false; answers.len()];
+        let mut best = vec![false; answers.len()];
+        for same in order.chunk_by(is_same) {
+            stays[same[0]] = true;
+            best[same[0]] = same.iter().any(|&i| answers[i].best);
+        }
+        let mut places = stays.into_iter().zip(best);
+        self.answers.retain_mut(|answer| {
+            let (stays, best) = places.next().unwrap_or_default();
+            answer.best = best;
+            stays
+        });
     }
 }
 

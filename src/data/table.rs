@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use csv::{ByteRecord, Position, ReaderBuilder, StringRecord};
+use csv::{ByteRecord, Position, Reader, ReaderBuilder, StringRecord};
 
 use super::{Answer, Flaw, Kind, Question, UNDERSTOOD, label};
+use crate::error::shown;
 
 /// Reads a table whose header is TruthfulQA's or holds `statement` and `label`.
 pub(super) fn parse(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
-    let mut records = records(bytes)?.into_iter();
-    let Some((_, header)) = records.next() else {
+    let mut records = Records::of(bytes);
+    let Some((_, header)) = records.next().transpose()? else {
         return Err(Flaw::file("holds no rows"));
     };
     let column = |name: &str| header.iter().position(|title| title.trim() == name);
@@ -21,16 +22,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         column("Incorrect Answers"),
     ) {
         let columns = Columns { question, best, correct, incorrect, category: column("Category") };
-        let questions = records
-            .map(|(line, record)| columns.question(line, &record).map_err(|p| Flaw::line(line, p)))
-            .collect::<Result<_, _>>()?;
+        let question = |record: Result<(u64, StringRecord), Flaw>| {
+            let (line, record) = record?;
+            columns.question(line, &record).map_err(|problem| Flaw::line(line, problem))
+        };
+        let questions = records.map(question).collect::<Result<_, _>>()?;
         return Ok((Kind::QuestionAnswer, questions));
     }
     if let (Some(statement), Some(label)) = (column("statement"), column("label")) {
         return Ok((Kind::Statement, statements(records, statement, label)?));
     }
     let titles = header.iter().collect::<Vec<_>>().join(", ");
-    Err(Flaw::line(1, format!("{UNDERSTOOD}; the columns here are {titles}")))
+    Err(Flaw::line(1, format!("{UNDERSTOOD}; the columns here are {}", shown(&titles))))
 }
 
 /// Where TruthfulQA's columns stand.
@@ -64,6 +67,7 @@ impl Columns {
                 question.add(answer, label, false)?;
             }
         }
+        question.drop_repeated();
         Ok(question)
     }
 }
@@ -71,20 +75,22 @@ impl Columns {
 /// One question per distinct statement, so that no split has a repeated statement on both sides.
 /// Every row is kept, also where two rows disagree about a statement, as real collections do.
 fn statements(
-    records: impl Iterator<Item = (u64, StringRecord)>,
+    records: Records,
     statement_column: usize,
     label_column: usize,
 ) -> Result<Vec<Question>, Flaw> {
     let mut questions: Vec<Question> = Vec::new();
     let mut known = HashMap::new();
-    for (line, record) in records {
+    for record in records {
+        let (line, record) = record?;
         let cell = |column: usize| record.get(column).unwrap_or_default().trim();
         let text = cell(statement_column).to_owned();
         if text.is_empty() {
             return Err(Flaw::line(line, "the statement is empty"));
         }
         let label = label(cell(label_column)).ok_or_else(|| {
-            let problem = format!("the label is `{}`, expected 0 or 1", cell(label_column));
+            let label = shown(cell(label_column));
+            let problem = format!("the label is `{label}`, expected 0 or 1");
             Flaw::line(line, problem)
         })?;
         let index = *known.entry(text.clone()).or_insert_with(|| {
@@ -97,43 +103,62 @@ fn statements(
     Ok(questions)
 }
 
-/// All records, the header among them, each with the line on which it begins.
+/// The records one after the other, the header first, each with the line on which it begins.
 ///
 /// The `csv` crate reads a quote that is never closed as text up to the end of the file, so quotes
 /// are counted here: a record holds an even number of them.
-fn records(bytes: &[u8]) -> Result<Vec<(u64, StringRecord)>, Flaw> {
-    let mut reader = ReaderBuilder::new()
-        .delimiter(b',')
-        .quote(b'"')
-        .double_quote(true)
-        .escape(None)
-        .comment(None)
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(bytes);
-    let mut records: Vec<(u64, StringRecord)> = Vec::new();
-    let mut record = ByteRecord::new();
-    loop {
-        let start = reader.position().clone();
-        let more = reader
+struct Records<'a> {
+    bytes: &'a [u8],
+    reader: Reader<&'a [u8]>,
+    /// Of the header.
+    n_column: Option<usize>,
+}
+
+impl<'a> Records<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        let reader = ReaderBuilder::new()
+            .delimiter(b',')
+            .quote(b'"')
+            .double_quote(true)
+            .escape(None)
+            .comment(None)
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(bytes);
+        Self { bytes, reader, n_column: None }
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, StringRecord)>, Flaw> {
+        let mut record = ByteRecord::new();
+        let start = self.reader.position().clone();
+        let more = self
+            .reader
             .read_byte_record(&mut record)
-            .map_err(|error| Flaw::line(line_at(bytes, &start), error.to_string()))?;
+            .map_err(|error| Flaw::line(line_at(self.bytes, &start), error.to_string()))?;
         if !more {
-            return Ok(records);
+            return Ok(None);
         }
-        let line = line_at(bytes, &start);
-        let raw = &bytes[start.byte() as usize..reader.position().byte() as usize];
+        let line = line_at(self.bytes, &start);
+        let raw = &self.bytes[start.byte() as usize..self.reader.position().byte() as usize];
         if raw.iter().filter(|&&byte| byte == b'"').count() % 2 != 0 {
             return Err(Flaw::line(line, "a quote is opened and never closed"));
         }
-        let expected = records.first().map_or(record.len(), |(_, header)| header.len());
+        let expected = *self.n_column.get_or_insert(record.len());
         if record.len() != expected {
             let problem = format!("has {} columns, the header has {expected}", record.len());
             return Err(Flaw::line(line, problem));
         }
-        let text = StringRecord::from_byte_record(record.clone())
-            .map_err(|_| Flaw::line(line, "is not UTF-8"))?;
-        records.push((line, text));
+        let text =
+            StringRecord::from_byte_record(record).map_err(|_| Flaw::line(line, "is not UTF-8"))?;
+        Ok(Some((line, text)))
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<(u64, StringRecord), Flaw>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
     }
 }
 

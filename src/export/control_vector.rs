@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::error::shown;
 use crate::gguf::{Builder, Gguf, TensorInfo, TensorType, Value};
 use crate::steer::SteeringVector;
 use crate::{Error, Result};
@@ -88,12 +89,12 @@ impl ControlVector {
     pub(crate) fn of(file: &Gguf) -> Result<Self> {
         let architecture = file.str("general.architecture")?;
         if architecture != ARCHITECTURE {
-            let problem = format!("is `{architecture}`, expected `{ARCHITECTURE}`");
+            let problem = format!("is `{}`, expected `{ARCHITECTURE}`", shown(architecture));
             return Err(file.fault("key general.architecture", problem));
         }
         let mut directions = BTreeMap::new();
         for tensor in file.tensors() {
-            let place = || format!("tensor {}", tensor.name.escape_debug());
+            let place = || format!("tensor {}", shown(&tensor.name));
             let layer = layer_of(&tensor.name).ok_or_else(|| {
                 file.fault(place(), "is no `direction.<layer>` of a layer from 1")
             })?;

@@ -11,6 +11,8 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
+use crate::error::is_command;
+
 /// Whether llama.cpp's log goes to stderr.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
 /// The newest warnings and errors, oldest first: the evidence for an [`crate::Error`].
@@ -53,8 +55,11 @@ unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: 
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if VERBOSE.load(Ordering::Relaxed) {
+        // It quotes the model's file, which must not command the terminal.
+        let is_plain = |c: &char| !is_command(*c) || matches!(c, '\n' | '\t');
+        let plain: String = text.chars().filter(is_plain).collect();
         // A closed stderr is no reason to fail.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        let _ = std::io::stderr().write_all(plain.as_bytes());
     }
     if level == llama::GGML_LOG_LEVEL_ERROR || level == llama::GGML_LOG_LEVEL_WARN {
         let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use crate::error::shown;
 use crate::ffi::map::map_file;
 use crate::file::read_at;
 use crate::{Error, Result};
@@ -70,6 +71,8 @@ pub struct Gguf {
     parts: Vec<Part>,
     entries: Vec<(String, Value)>,
     tensors: Vec<TensorInfo>,
+    by_key: read::Order,
+    by_name: read::Order,
 }
 
 /// One file.
@@ -92,15 +95,11 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let map = map_file(&file, path)?;
-        let read::Contents { entries, tensors, data_start } =
-            read::parse(&map).map_err(|read::Fault { place, problem }| Error::Gguf {
-                path: path.to_owned(),
-                place,
-                problem,
-            })?;
+        let contents = read::parse(&map).map_err(|fault| fault.at(path))?;
+        let read::Contents { entries, tensors, by_key, by_name, data_start } = contents;
         let path = path.to_owned();
         let part = Part { path: path.clone(), file, map, data_start };
-        Ok(Self { path, parts: vec![part], entries, tensors })
+        Ok(Self { path, parts: vec![part], entries, tensors, by_key, by_name })
     }
 
     /// The file; of a split model the first one.
@@ -122,7 +121,8 @@ impl Gguf {
     /// The value of a key, where the file has it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries().find_map(|(present, value)| (present == key).then_some(value))
+        let place = self.by_key.find(key, |place| &self.entries[place].0)?;
+        Some(&self.entries[place].1)
     }
 
     /// The tensors in the file's order.
@@ -134,7 +134,8 @@ impl Gguf {
     /// The tensor of that name, where the file has it.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors().iter().find(|tensor| tensor.name == name)
+        let place = self.by_name.find(name, |place| &self.tensors[place].name)?;
+        Some(&self.tensors[place])
     }
 
     /// The elements of a tensor as they are stored.
@@ -185,7 +186,7 @@ impl Gguf {
     ) -> Result<Vec<T>> {
         if tensor.kind != kind {
             let problem = format!("is of type {}, expected {}", tensor.kind.name(), kind.name());
-            return Err(self.fault(format!("tensor {}", tensor.name), problem));
+            return Err(self.fault(format!("tensor {}", shown(&tensor.name)), problem));
         }
         let (words, _) = self.bytes(tensor).as_chunks();
         Ok(words.iter().copied().map(convert).collect())
@@ -230,7 +231,7 @@ macro_rules! readers {
                 /// [`Error::Gguf`] when the key is missing or its value is of another kind.
                 pub fn $required(&self, key: &str) -> Result<$type> {
                     self.$optional(key)?.ok_or_else(|| {
-                        self.fault(format!("key {key}"), concat!("is missing, expected ", $expected))
+                        self.fault(format!("key {}", shown(key)), concat!("is missing, expected ", $expected))
                     })
                 }
 
@@ -243,7 +244,7 @@ macro_rules! readers {
                     let Some(value) = self.get(key) else { return Ok(None) };
                     $convert(value).map(Some).ok_or_else(|| {
                         let problem = format!(concat!("is of type {}, expected ", $expected), value.type_name());
-                        self.fault(format!("key {key}"), problem)
+                        self.fault(format!("key {}", shown(key)), problem)
                     })
                 }
             )*

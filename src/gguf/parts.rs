@@ -4,12 +4,12 @@
 //! one it is, from 0, and in `split.count` how many there are. The first holds all other metadata,
 //! and in `split.tensors.count` the number of tensors of the whole model.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Gguf;
-use super::read::shown;
+use super::read::Order;
 use crate::Result;
+use crate::error::shown;
 
 /// What the keys that only a part has begin with.
 pub(crate) const SPLIT_PREFIX: &str = "split.";
@@ -34,7 +34,8 @@ impl Gguf {
         if no != 0 {
             let first = part_path(path, no, n_part, 0);
             let name = first.map(|path| format!(", {}", path.display())).unwrap_or_default();
-            let problem = format!("this is part {} of {n_part}: give the first one{name}", no + 1);
+            let part = no.saturating_add(1);
+            let problem = format!("this is part {part} of {n_part}: give the first one{name}");
             return Err(model.fault(format!("key {NO_KEY}"), problem));
         }
         for no in 1..n_part {
@@ -76,11 +77,9 @@ impl Gguf {
                 return Err(part.fault(format!("key {key}"), problem));
             }
         }
-        let seen: HashMap<&str, usize> =
-            self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.part)).collect();
         for tensor in &part.tensors {
-            if let Some(&other) = seen.get(tensor.name.as_str()) {
-                let problem = format!("is in {} too", self.parts[other].path.display());
+            if let Some(other) = self.tensor(&tensor.name) {
+                let problem = format!("is in {} too", self.parts[other.part].path.display());
                 return Err(part.fault(format!("tensor {}", shown(&tensor.name)), problem));
             }
         }
@@ -88,6 +87,8 @@ impl Gguf {
         tensors.iter_mut().for_each(|tensor| tensor.part = self.parts.len());
         self.parts.extend(parts);
         self.tensors.extend(tensors);
+        let names = self.tensors.iter().map(|tensor| tensor.name.as_str());
+        self.by_name = Order::of("tensor", names).map_err(|fault| fault.at(&self.path))?;
         Ok(())
     }
 }

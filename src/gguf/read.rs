@@ -3,10 +3,12 @@
 //! Nothing that the file says is believed before it has been compared with the file's size, so that
 //! a file of n bytes never makes the reader allocate more than a small multiple of n.
 
-use std::collections::HashSet;
+use std::path::Path;
 
 use super::value::Element;
 use super::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY, MAGIC, TensorInfo, TensorType, Value};
+use crate::Error;
+use crate::error::shown;
 
 /// What is wrong with a file, and where.
 #[derive(Debug)]
@@ -15,11 +17,22 @@ pub(super) struct Fault {
     pub problem: String,
 }
 
+impl Fault {
+    /// The error that it is in this file.
+    pub fn at(self, path: &Path) -> Error {
+        Error::Gguf { path: path.to_owned(), place: self.place, problem: self.problem }
+    }
+}
+
 /// What a file holds before the tensors' data, checked.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub entries: Vec<(String, Value)>,
     pub tensors: Vec<TensorInfo>,
+    /// The entries, ordered by key.
+    pub by_key: Order,
+    /// The tensors, ordered by name.
+    pub by_name: Order,
     /// Where the data section begins.
     pub data_start: u64,
 }
@@ -95,15 +108,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, Fault> {
     cursor.check_count(n_tensor, 8 + 4 + 8 + 4 + 8, "tensors")?;
     let entries: Vec<_> =
         (0..n_entry).map(|index| entry(&mut cursor, index)).collect::<Result<_, _>>()?;
-    check_unique("key", entries.iter().map(|(key, _)| key))?;
+    let by_key = Order::of("key", entries.iter().map(|(key, _)| key.as_str()))?;
     let alignment = alignment(&entries)?;
 
     let tensors: Vec<_> =
         (0..n_tensor).map(|index| tensor(&mut cursor, index)).collect::<Result<_, _>>()?;
-    check_unique("tensor", tensors.iter().map(|tensor| &tensor.name))?;
+    let by_name = Order::of("tensor", tensors.iter().map(|tensor| tensor.name.as_str()))?;
     let data_start = (cursor.at as u64).next_multiple_of(alignment);
     check_data(&tensors, alignment, data_start, bytes.len() as u64)?;
-    Ok(Contents { entries, tensors, data_start })
+    Ok(Contents { entries, tensors, by_key, by_name, data_start })
 }
 
 /// Magic and version; returns the numbers of tensors and of metadata entries.
@@ -155,18 +168,31 @@ fn tensor(cursor: &mut Cursor, index: u64) -> Result<TensorInfo, Fault> {
     Ok(TensorInfo { name, dims, kind, offset, n_byte, part: 0 })
 }
 
-/// Refuses a name that comes twice.
-fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), Fault> {
-    let mut seen = HashSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(Fault {
-                place: format!("{what} {}", shown(name)),
+/// Places in a list, ordered by the names that stand there: a file with very many is searched as fast
+/// as it is read.
+#[derive(Debug)]
+pub(super) struct Order(Vec<usize>);
+
+impl Order {
+    /// Orders a list, and refuses a name that comes twice.
+    pub fn of<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<Self, Fault> {
+        let names: Vec<&str> = names.collect();
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_unstable_by_key(|&place| names[place]);
+        match order.windows(2).find(|pair| names[pair[0]] == names[pair[1]]) {
+            None => Ok(Self(order)),
+            Some(pair) => Err(Fault {
+                place: format!("{what} {}", shown(names[pair[0]])),
                 problem: "is there twice".to_owned(),
-            });
+            }),
         }
     }
-    Ok(())
+
+    /// The place of a name in the list that was ordered, whose names are `name_at`.
+    pub fn find<'a>(&self, name: &str, name_at: impl Fn(usize) -> &'a str) -> Option<usize> {
+        let found = self.0.binary_search_by(|&place| name_at(place).cmp(name));
+        found.ok().map(|at| self.0[at])
+    }
 }
 
 /// The alignment of the data section and of every tensor in it, in bytes.
@@ -217,9 +243,4 @@ fn check_data(
         }
     }
     Ok(())
-}
-
-/// A name from the file as it may be printed: no control characters, and not endless.
-pub(super) fn shown(name: &str) -> String {
-    name.escape_debug().take(80).collect()
 }

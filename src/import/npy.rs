@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::error::shown;
 use crate::{Error, Result};
 
 /// Bytes of a header that are believed: numpy's own have a hundred.
@@ -72,7 +73,7 @@ impl Header<'_> {
             return Err(format!(
                 "its header promises the shape {:?} of {}, and {} bytes follow: it is cut or damaged",
                 self.shape,
-                self.descr,
+                shown(self.descr),
                 data.len()
             ));
         }
@@ -84,7 +85,7 @@ impl Header<'_> {
     }
 
     fn unexpected(&self, expected: &str) -> String {
-        let descr = self.descr.escape_debug();
+        let descr = shown(self.descr);
         format!("it holds values of type `{descr}`, expected {expected}")
     }
 }

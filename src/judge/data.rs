@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::Aspect;
 use crate::data::{Answer, Dataset, Kind, Question, sha256};
+use crate::error::shown;
 use crate::{Error, Result};
 
 impl Aspect {
@@ -86,8 +87,9 @@ fn from_bytes(path: &Path, bytes: &[u8], aspect: Aspect, limit: usize) -> Result
 
 /// `Q: {question}`, `\nA: {answer}\nTrue:` and the judgement.
 fn parse(raw: &[u8], aspect: Aspect) -> std::result::Result<(String, String, bool), String> {
-    let line: Line = serde_json::from_slice(raw)
-        .map_err(|error| format!("not an object of prompt and completion: {error}"))?;
+    let line: Line = serde_json::from_slice(raw).map_err(|error| {
+        format!("not an object of prompt and completion: {}", shown(&error.to_string()))
+    })?;
     let expected = || {
         let form = aspect.prompt("…", "…").escape_debug().to_string();
         format!("the prompt is not of the form `{form}`")
@@ -100,7 +102,9 @@ fn parse(raw: &[u8], aspect: Aspect) -> std::result::Result<(String, String, boo
     let label = match line.completion.trim().to_ascii_lowercase().as_str() {
         "yes" => true,
         "no" => false,
-        other => return Err(format!("the completion is `{other}`, expected yes or no")),
+        other => {
+            return Err(format!("the completion is `{}`, expected yes or no", shown(other)));
+        }
     };
     Ok((question.to_owned(), format!("\nA: {answer}"), label))
 }

@@ -11,6 +11,10 @@ use crate::{Error, Result, Site};
 /// The most layers, heads per layer and values per head that are believed.
 pub(super) const MAX_GEOMETRY: usize = 1 << 16;
 
+/// The most values in a layer's attention output, `n_head * d_head`, that are believed: some ten times
+/// those of the largest models.
+const MAX_WIDTH: usize = 1 << 20;
+
 /// How far the length of a direction may be from one.
 const UNIT_TOLERANCE: f64 = 1e-3;
 
@@ -94,7 +98,8 @@ impl SteeringVector {
         d_head: usize,
         mut heads: Vec<SteeredHead>,
     ) -> Result<Self> {
-        if ![n_layer, n_head, d_head].iter().all(|n| (1..=MAX_GEOMETRY).contains(n)) {
+        let is_size = |n: &usize| (1..=MAX_GEOMETRY).contains(n);
+        if ![n_layer, n_head, d_head].iter().all(is_size) || n_head * d_head > MAX_WIDTH {
             return Err(Error::invalid(
                 "geometry",
                 format!("{n_layer} layers of {n_head} heads of {d_head} values are no model"),
@@ -369,5 +374,11 @@ mod tests {
         }
         let message = SteeringVector::new(0, 2, 2, vec![good()]).unwrap_err().to_string();
         assert!(message.starts_with("geometry: 0 layers"), "{message}");
+        // More than 4 GiB for each layer.
+        for geometry in [[3, 1 << 16, 1 << 16], [3, 100_000, 2], [usize::MAX; 3]] {
+            let [n_layer, n_head, d_head] = geometry;
+            let error = SteeringVector::new(n_layer, n_head, d_head, vec![good()]).unwrap_err();
+            assert!(error.to_string().ends_with("are no model"), "{error}");
+        }
     }
 }

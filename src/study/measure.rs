@@ -153,6 +153,17 @@ impl Fold<'_, '_> {
         format!("{}, {}, question {question}", self.name, turn.label)
     }
 
+    /// A question's scores, where the ledger holds one for each answer.
+    fn known_scores(&self, turn: &Turn, question: usize) -> Option<&[f64]> {
+        match self.ledger.get(&self.name(turn, question)) {
+            Some(Record::Scores(scores)) => {
+                let n_answer = self.protocol.data.questions[question].answers.len();
+                (scores.len() == n_answer).then_some(scores)
+            }
+            _ => None,
+        }
+    }
+
     fn name_of_writing(&self, turn: &Turn, question: usize) -> String {
         let how = match self.evaluator.cut() {
             Cut::Line => ", written",
@@ -170,7 +181,7 @@ impl Fold<'_, '_> {
         let Protocol { data, form, .. } = self.protocol;
         self.evaluator.steer_with(turn.steered)?;
         for chunk in self.questions.chunks(N_CHUNK) {
-            let is_missing = |i: &usize| self.ledger.get(&self.name(turn, *i)).is_none();
+            let is_missing = |i: &usize| self.known_scores(turn, *i).is_none();
             let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
             if !missing.is_empty() {
                 let questions: Vec<_> = missing.iter().map(|&i| &data.questions[i]).collect();
@@ -201,7 +212,8 @@ impl Fold<'_, '_> {
             let mut records = Vec::new();
             for &i in chunk {
                 let name = self.name_of_writing(turn, i);
-                if *n_predict > 0 && self.ledger.get(&name).is_none() {
+                let is_known = matches!(self.ledger.get(&name), Some(Record::Written(_)));
+                if *n_predict > 0 && !is_known {
                     let question = &data.questions[i];
                     let written =
                         self.evaluator.write(question, form, &turn.preamble, *n_predict)?;
@@ -231,14 +243,12 @@ impl Fold<'_, '_> {
     /// Adds what the ledger knows of the questions.
     pub(super) fn collect(&self, turn: &Turn, outcome: &mut Outcome) {
         for &i in self.questions {
-            let Some(Record::Scores(scores)) = self.ledger.get(&self.name(turn, i)) else {
-                continue;
-            };
+            let Some(scores) = self.known_scores(turn, i) else { continue };
             let written = match self.ledger.get(&self.name_of_writing(turn, i)) {
                 Some(Record::Written(text)) => Some(text.clone()),
                 _ => None,
             };
-            let answered = Answered { log_probabilities: scores.clone(), written, judged: None };
+            let answered = Answered { log_probabilities: scores.to_vec(), written, judged: None };
             outcome.answered.entry(i).or_default().push(answered);
         }
     }

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::layout::{LAYERS_KEY, N_LAYER_KEY};
 use super::{RowSet, part_path, store_error};
+use crate::error::shown;
 use crate::ffi::map::map_file;
 use crate::{Error, Result, Site};
 
@@ -201,10 +202,11 @@ impl Store {
         assert!(site.head < self.n_head, "the store has {} heads per layer", self.n_head);
         let rank = self.layers.binary_search(&site.layer);
         let rank = rank.unwrap_or_else(|_| panic!("the store has the layers {:?}", self.layers));
-        let Block { offset, float } = blocks[rank];
         let mut values = Array2::zeros((rows.len(), self.d_head));
         for (mut values, &row) in values.rows_mut().into_iter().zip(rows) {
             assert!(row < n_row, "the store has {n_row} rows of this set, {row} is not among them");
+            // Without rows there may be no blocks either.
+            let Block { offset, float } = blocks[rank];
             let start = (row * self.n_head + site.head) * self.d_head;
             match float {
                 Float::F32 => {
@@ -236,7 +238,7 @@ struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     fn read(map: &'a [u8]) -> Result<Self, String> {
         let (n_header, metadata) = SafeTensors::read_metadata(map)
-            .map_err(|error| format!("not a safetensors file: {error}"))?;
+            .map_err(|error| format!("not a safetensors file: {}", shown(&error.to_string())))?;
         let data = size_of::<u64>() + n_header;
         Ok(Self { map, metadata, data })
     }
@@ -260,7 +262,7 @@ impl<'a> Tensors<'a> {
         let (Some(n_layer), Some(layers)) = (stated(N_LAYER_KEY), stated(LAYERS_KEY)) else {
             return Ok((highest + 1, (0..=highest).collect()));
         };
-        let fault = || format!("{LAYERS_KEY} is `{layers}` of {n_layer} layers");
+        let fault = || format!("{LAYERS_KEY} is `{}` of {} layers", shown(layers), shown(n_layer));
         let n_layer: usize = n_layer.parse().map_err(|_| fault())?;
         let parsed: Result<Vec<usize>, _> = layers.split(',').map(str::parse).collect();
         let layers = parsed.map_err(|_| fault())?;

@@ -109,6 +109,20 @@ fn a_finished_store_is_a_safetensors_file() {
 }
 
 #[test]
+fn writes_these_bytes() {
+    let bytes = undisturbed();
+    let n_header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8(bytes[8..8 + n_header].to_vec()).unwrap();
+    // The version's length moves what stands behind it by the padding alone.
+    let header = header.trim_end().replace(env!("CARGO_PKG_VERSION"), "VERSION");
+    insta::assert_snapshot!(header.replace("},", "},\n"));
+    let integers: Vec<i64> =
+        bytes[8 + n_header..][..96].as_chunks().0.iter().copied().map(i64::from_le_bytes).collect();
+    assert_eq!(integers, [1, 0, 0, 1, 0, 0, 1, 2, 2, 1, 1, 0]);
+    assert_eq!(bytes[8 + n_header + 96..][..4], value(RowSet::Main, 0, 0, 0).to_le_bytes());
+}
+
+#[test]
 fn a_store_of_a_hybrid_model_has_its_attention_layers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");

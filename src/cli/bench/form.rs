@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::bench::{Build, Machine, ModelFacts};
 use crate::cli::output::Output;
+use crate::cli::table::printable_line;
 
 /// How to write the results.
 #[derive(Debug, Args)]
@@ -58,8 +59,8 @@ pub(super) fn record(build: &Build, machine: &Machine, model: Option<&ModelFacts
     if let Some(model) = model {
         cells.extend([
             ("model_path", model.path.display().to_string()),
-            ("model_name", model.name.clone().unwrap_or_default()),
-            ("model_architecture", model.architecture.clone()),
+            ("model_name", printable_line(model.name.as_deref().unwrap_or_default())),
+            ("model_architecture", printable_line(&model.architecture)),
             ("model_fingerprint", model.fingerprint.clone()),
             ("model_n_byte", model.n_byte.to_string()),
             ("model_n_parameter", model.n_parameter.to_string()),

@@ -228,11 +228,11 @@ impl Document<'_> {
     }
 
     fn caption(&self) -> String {
-        let name = self.model.name.as_deref().unwrap_or("no name");
+        let name = table::printable_line(self.model.name.as_deref().unwrap_or("no name"));
         format!(
             "{name} ({}, {} parameters, {}); {}, {} threads; steered: {}; {} rounds; candor {}, \
              llama-cpp-sys-2 {}.",
-            self.model.architecture,
+            table::printable_line(&self.model.architecture),
             table::count(self.model.n_parameter),
             table::bytes(self.model.n_byte),
             self.machine.description(),

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::eval::title;
+use crate::error::shown;
 use crate::steer::Sidecar;
 use crate::{Error, Result};
 
@@ -111,7 +112,8 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     let invalid = |problem: String| Error::invalid(path.display().to_string(), problem);
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
-        invalid(format!("is no report.json of `candor eval --report DIR`: {error}"))
+        let problem = shown(&error.to_string());
+        invalid(format!("is no report.json of `candor eval --report DIR`: {problem}"))
     })?;
     if document.model.fingerprint != sidecar.about.model_fingerprint {
         let problem = "is of another model than the sidecar: measure this one with `candor eval`";
@@ -128,7 +130,8 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
             }
         }
         Some(_) => {
-            let problem = format!("is of another vector ({}): measure this one", settings.vector);
+            let vector = shown(&settings.vector);
+            let problem = format!("is of another vector ({vector}): measure this one");
             return Err(invalid(problem));
         }
         None => {

@@ -30,6 +30,9 @@ use crate::{Error, Model, Result};
 /// The narrowest terminal, in characters, in which two answers stand side by side.
 const WIDE: usize = 72;
 
+/// Characters of the names in the banner.
+const N_LABEL: usize = 6;
+
 /// Talk with a model, steered or not.
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
@@ -130,23 +133,25 @@ impl<'a> Chat<'a> {
         let geometry = self.model.geometry();
         let name = self.model.path().file_name().unwrap_or_default().to_string_lossy();
         let architecture = self.model.architecture();
-        self.output.note(format!(
-            "{BOLD}model {BOLD:#}  {name}, {architecture}, {} layers of {} heads",
-            geometry.n_layer, geometry.n_head
-        ));
+        let (n_layer, n_head) = (geometry.n_layer, geometry.n_head);
+        self.output.entry(
+            "model",
+            N_LABEL,
+            format_args!("{name}, {architecture}, {n_layer} layers of {n_head} heads"),
+        );
         let vector = match &self.steer {
             Some(steer) => steer.to_string(),
             None => "none; /vector FILE loads one".to_owned(),
         };
-        self.output.note(format!("{BOLD}vector{BOLD:#}  {vector}"));
-        self.output.note(format!(
-            "{BOLD}help  {BOLD:#}  /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves\n"
-        ));
+        self.output.entry("vector", N_LABEL, vector);
+        let help = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves";
+        self.output.entry("help", N_LABEL, help);
+        self.output.note("");
     }
 
     /// A line in the margin.
     fn say(&self, text: impl std::fmt::Display) {
-        self.output.note(format!("{DIM}{text}{DIM:#}"));
+        self.output.aside(text);
     }
 
     fn obey(&mut self, command: Command) -> Result<()> {
@@ -189,8 +194,7 @@ impl<'a> Chat<'a> {
             Command::Compare(question) => self.compare(question)?,
             Command::Help => {
                 for (name, argument, meaning) in COMMANDS {
-                    let usage = format!("{name} {argument}");
-                    self.output.note(format!("{BOLD}{usage:<20}{BOLD:#} {meaning}"));
+                    self.output.entry(&format!("{name} {argument}"), 19, meaning);
                 }
             }
             Command::Quit => {}

@@ -25,6 +25,7 @@ use super::embedded;
 use super::output::Output;
 use super::plot::{self, Format};
 use crate::capture::store::Store;
+use crate::error::shown;
 use crate::export::CONTROL_VECTOR as ARCHITECTURE;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside};
@@ -148,7 +149,7 @@ impl Facts {
                 Ok(Self::Sidecar(Box::new(SidecarFacts::of(path, Sidecar::read(path)?))))
             }
             Some(other) => {
-                let kind = other.escape_debug();
+                let kind = shown(other);
                 Err(Error::invalid(
                     path.display().to_string(),
                     format!("holds a `{kind}`, expected a model, a sidecar or activations"),

@@ -16,6 +16,7 @@ pub use place::{default_path, find_beside, list_beside};
 
 use super::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
 use crate::data::sha256;
+use crate::error::shown;
 use crate::gguf::{Builder, TensorType};
 use crate::{Error, Result};
 
@@ -176,7 +177,7 @@ impl Sidecar {
         for (key, hash) in hashes {
             let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
             if hash.len() != 64 || !hash.bytes().all(is_digit) {
-                return fault(key, format!("is `{hash}`, expected 64 hexadecimal digits"));
+                return fault(key, format!("is `{}`, expected 64 hexadecimal digits", shown(hash)));
             }
         }
         let n_site = self.vector.n_layer() * self.vector.n_head();

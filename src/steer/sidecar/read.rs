@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::{About, FORMAT, FORMAT_LAYERS, METHOD, Sidecar, TYPE, layer_direction};
+use crate::error::{shown, shown_up_to};
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
 use crate::steer::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
@@ -58,12 +59,13 @@ fn check_kind(file: &Gguf) -> Result<u32> {
     let kind = file.opt_str("general.type")?.unwrap_or("model");
     if kind != TYPE {
         let problem =
-            format!("is `{kind}`, expected `{TYPE}`: this is no sidecar, give it with -m");
+            format!("is `{}`, expected `{TYPE}`: this is no sidecar, give it with -m", shown(kind));
         return Err(file.fault("key general.type", problem));
     }
     let method = file.str("adapter.type")?;
     if method != METHOD {
-        let problem = format!("is `{method}`, expected `{METHOD}`: another kind of adapter");
+        let problem =
+            format!("is `{}`, expected `{METHOD}`: another kind of adapter", shown(method));
         return Err(file.fault("key adapter.type", problem));
     }
     let number = file.uint("candor.format")?;
@@ -76,7 +78,8 @@ fn check_kind(file: &Gguf) -> Result<u32> {
     };
     let method = file.str("candor.method")?;
     if method != METHOD {
-        let problem = format!("is `{method}`, expected `{METHOD}`: a newer candor may read it");
+        let problem =
+            format!("is `{}`, expected `{METHOD}`: a newer candor may read it", shown(method));
         return Err(file.fault("key candor.method", problem));
     }
     Ok(format)
@@ -115,7 +118,8 @@ fn about(file: &Gguf) -> Result<About> {
 
 /// A string that is one of a few.
 fn word<T: FromStr<Err = Error>>(file: &Gguf, key: &str) -> Result<T> {
-    file.str(key)?
+    // None of them is longer than what a message quotes.
+    shown_up_to(80, file.str(key)?)
         .parse()
         .map_err(|error: Error| file.fault(format!("key {key}"), error.to_string()))
 }
@@ -156,7 +160,9 @@ fn heads(file: &Gguf, d_head: usize, format: u32) -> Result<Vec<SteeredHead>> {
     for tensor in file.tensors() {
         let (layer, kind) = layer_of(&tensor.name)
             .filter(|&(_, kind)| kind != LAYER || format != FORMAT)
-            .ok_or_else(|| file.fault(format!("tensor {}", tensor.name), "does not belong here"))?;
+            .ok_or_else(|| {
+                file.fault(format!("tensor {}", shown(&tensor.name)), "does not belong here")
+            })?;
         if kind == LAYER {
             continue;
         }

@@ -45,7 +45,7 @@ fn about() -> About {
 }
 
 /// Three heads in two of four layers, every number exact in F32.
-pub(in crate::steer) fn tiny() -> Sidecar {
+pub(crate) fn tiny() -> Sidecar {
     let exact = |layer, id, direction: [f32; 2]| SteeredHead {
         direction: direction.to_vec(),
         ..head(layer, id, 2)

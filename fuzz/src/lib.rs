@@ -1,0 +1,4 @@
+//! What the fuzz targets call: the functions that `cargo test` replays the corpora through.
+
+#[path = "../../tests/common/parsers.rs"]
+pub mod parsers;
