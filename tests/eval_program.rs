@@ -31,7 +31,7 @@ fn eval(folder: &Path, more: &[&str]) -> Command {
 }
 
 fn ledger(folder: &Path) -> String {
-    fs::read_to_string(folder.join("report/partial.jsonl")).expect("what was scored is kept")
+    fs::read_to_string(folder.join("report/eval.partial.jsonl")).expect("what was scored is kept")
 }
 
 /// What a judge says that knows the answers by their words.

@@ -31,9 +31,8 @@ fn candor(folder: &Path, args: &[&str], files: &[&Path]) -> Output {
 fn shown(what: &str, output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
     let rest = text.replace("\x1b[", "");
-    for c in rest.chars().filter(|&c| c.is_control() && c != '\n' || c == '\u{202e}') {
-        panic!("{what}: {c:?} in {text:?}");
-    }
+    let raw = rest.chars().find(|&c| c.is_control() && c != '\n' || c == '\u{202e}');
+    assert_eq!(raw, None, "{what}: in {text:?}");
     assert!(!text.contains("\nover"), "{what}: {text:?}");
     text
 }
