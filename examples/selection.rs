@@ -177,7 +177,7 @@ impl Run<'_, '_> {
                 head.causal()
             );
         }
-        let mut random: Vec<Site> = development.scores.iter().map(|score| score.site).collect();
+        let mut random: Vec<Site> = heads.iter().map(|head| head.site).collect();
         random.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         Ok([ranking(&heads, Selection::Effect)?, ranking(&heads, Selection::Causal)?, random])
     }

@@ -192,6 +192,21 @@ fn only_the_screened_heads_are_tried() {
 }
 
 #[test]
+fn a_head_that_says_the_same_of_all_rows_is_no_candidate() {
+    let mut room = Room::new();
+    let silent = Site::new(1, 2);
+    room.source.values.slice_mut(ndarray::s![.., 1, 2, ..]).fill(0.5);
+    let (form, development) = (form(), room.development());
+    let (mut evaluator, mut journal) = (room.evaluator(), Journal::in_memory());
+    let trial = room.trial(&form);
+    let heads =
+        measure(&mut evaluator, &development, &room.source, &trial, &mut journal, |_| Ok(()));
+    let tried: Vec<Site> = heads.unwrap().iter().map(|head| head.site).collect();
+    assert!(!tried.contains(&silent));
+    assert_eq!(tried.len(), development.scores.len() - 1);
+}
+
+#[test]
 fn the_strength_within_a_budget_is_the_largest() {
     let room = Room::new();
     let vector = vector(room.model.geometry(), &[(0, 1), (2, 3)], 1);

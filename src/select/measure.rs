@@ -36,7 +36,7 @@ pub struct Step {
 }
 
 /// Measures what the heads of a model cause. The result has one entry for each candidate, ordered
-/// by site. `on_step` is called as the work goes on and may end it by an error: what the journal
+/// by site; heads without a direction are none. `on_step` is called as the work goes on and may end it by an error: what the journal
 /// holds then is not measured again.
 ///
 /// # Errors
@@ -59,8 +59,9 @@ pub fn measure(
     if trial.documents.is_empty() {
         return Err(Error::invalid("neutral documents", "there are none"));
     }
-    let n_candidate = n_candidate.unwrap_or(usize::MAX).min(development.scores.len());
-    let mut sites: Vec<Site> = development.scores[..n_candidate].iter().map(|s| s.site).collect();
+    // A head without a direction cannot be moved along it.
+    let mut sites = development.with_direction(source, trial.direction)?;
+    sites.truncate(n_candidate.unwrap_or(usize::MAX));
     sites.sort_unstable();
     let vectors = sites
         .iter()

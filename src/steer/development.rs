@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::fit::{SigmaRows, fit_vector, given_vector, random_vector};
+use super::fit::{SigmaRows, fit_vector, given_vector, random_vector, with_direction};
 use super::{DirectionKind, SteeringVector};
 use crate::data::split::train_validation;
 use crate::probe::{Activations, HeadScore, fit_heads};
@@ -124,6 +124,19 @@ impl Development {
         kind: DirectionKind,
     ) -> Result<SteeringVector> {
         fit_vector(source, &self.scores, k, kind, &self.rows, self.sigma_rows(), self.seed)
+    }
+
+    /// The heads that have a direction of this kind, the best first. One that says the same of all
+    /// true and false rows has no mass-mean.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there are no rows of both kinds.
+    pub fn with_direction(
+        &self,
+        source: &impl Activations,
+        kind: DirectionKind,
+    ) -> Result<Vec<Site>> {
+        with_direction(source, &self.scores, kind, &self.rows, self.seed)
     }
 
     /// The control: random directions in `k` random heads, both drawn by `seed`.

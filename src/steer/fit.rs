@@ -66,12 +66,8 @@ pub fn fit_vector(
     };
     let steered = |score: &HeadScore| {
         let HeadScore { site, accuracy, ref probe, .. } = *score;
-        let values = match kind {
-            DirectionKind::MassMean => mass_mean(source.head(site, direction_rows).view(), &labels),
-            DirectionKind::Probe => probe.weight.iter().map(|w| f64::from(*w)).collect(),
-            DirectionKind::Random | DirectionKind::Given => random(site, source.d_head(), seed),
-        };
-        let direction = unit(&values).ok_or_else(|| {
+        let direction = direction(source, score, kind, (direction_rows, &labels), seed);
+        let direction = direction.ok_or_else(|| {
             Error::invalid(
                 format!("{kind} direction of head {site}"),
                 "has no length: the head's output does not differ between true and false rows; \
@@ -83,6 +79,43 @@ pub fn fit_vector(
     };
     let heads = scores[..k].iter().map(steered).collect::<Result<_>>()?;
     SteeringVector::new(source.n_layer(), source.n_head(), source.d_head(), heads)
+}
+
+/// The direction of a head, F32 `[d_head]`, of length one; `None` where it has no length, as that of
+/// a head that says the same of true and false rows.
+fn direction(
+    source: &impl Activations,
+    score: &HeadScore,
+    kind: DirectionKind,
+    (rows, labels): (&[usize], &[bool]),
+    seed: u64,
+) -> Option<Vec<f32>> {
+    let site = score.site;
+    unit(&match kind {
+        DirectionKind::MassMean => mass_mean(source.head(site, rows).view(), labels),
+        DirectionKind::Probe => score.probe.weight.iter().map(|w| f64::from(*w)).collect(),
+        DirectionKind::Random | DirectionKind::Given => random(site, source.d_head(), seed),
+    })
+}
+
+/// The heads that have a direction of this kind, in the order of their scores.
+///
+/// # Errors
+/// [`Error::Invalid`] where the rows for mass-mean are missing, or all true or all false.
+pub(super) fn with_direction(
+    source: &impl Activations,
+    scores: &[HeadScore],
+    kind: DirectionKind,
+    rows: &[usize],
+    seed: u64,
+) -> Result<Vec<Site>> {
+    let labels = match kind {
+        DirectionKind::MassMean => direction_labels(source, rows)?,
+        _ => Vec::new(),
+    };
+    let has_direction =
+        |score: &&HeadScore| direction(source, score, kind, (rows, &labels), seed).is_some();
+    Ok(scores.iter().filter(has_direction).map(|score| score.site).collect())
 }
 
 /// The control: random directions in `k` random heads of all in `scores`, with their own sigma.
