@@ -159,6 +159,7 @@ impl Run<'_, '_> {
         let trial = Trial {
             questions,
             form: self.form,
+            preamble: "",
             documents,
             direction: DIRECTION,
             params: SelectParams::default(),

@@ -72,6 +72,7 @@ impl Task {
             let trial = Trial {
                 questions: self.questions(dev),
                 form: &self.form,
+                preamble: "",
                 documents: &documents,
                 direction: DirectionKind::MassMean,
                 params: SelectParams::default(),

@@ -289,3 +289,41 @@ fn a_chat_is_captured_and_reported_in_its_template() {
     let fitted = json(command("fit").arg("--chat"));
     assert_eq!(fitted["k"], 2);
 }
+
+#[test]
+fn a_model_is_scored_without_a_vector() {
+    let folder = tempfile::tempdir().unwrap();
+    let fitted = json(&mut eval(folder.path(), &["-n", "0"]));
+    let mut plain = candor(folder.path());
+    plain.args(["eval", "--steer", "none", "--limit", "40", "-t", "1", "-n", "0"]);
+    plain.arg("--report").arg(folder.path().join("plain"));
+    let plain = json(&mut plain);
+    let row = |report: &Value, i: usize| report["rows"][i].clone();
+    assert_eq!(plain["rows"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        [row(&plain, 0)["name"].as_str(), row(&plain, 1)["name"].as_str()],
+        [Some("base"), Some("instruction")]
+    );
+    assert_eq!(plain["settings"]["vector"], "none");
+    assert_eq!(plain["folds"].as_array().unwrap().len(), 0);
+    for what in ["mc1", "mc2", "mc3"] {
+        let [a, b] = [&plain, &fitted].map(|report| row(report, 0)[what].as_f64().unwrap());
+        // Other batches round otherwise.
+        assert!((a - b).abs() < 2e-3, "{what}: {a} and {b}");
+    }
+    let page = fs::read_to_string(folder.path().join("plain/report.html")).unwrap();
+    assert!(page.contains("no steering") && !page.contains("NaN"));
+}
+
+#[test]
+fn sigma_from_all_rows_is_said_in_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let kl = |more: &[&str]| {
+        let report = json(&mut eval(folder.path(), &[&["-n", "0"], more].concat()));
+        (report["settings"]["sigma"].clone(), report["rows"][1]["kl"].as_f64().unwrap())
+    };
+    let (name, of_half) = kl(&[]);
+    let (name_of_all, of_all) = kl(&["--sigma", "all"]);
+    assert_eq!([name, name_of_all], ["development", "all"]);
+    assert!(of_half > 0.0 && of_all > 0.0 && of_half != of_all, "{of_half} and {of_all}");
+}

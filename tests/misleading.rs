@@ -53,6 +53,7 @@ fn where_accuracy_misleads_cause_gains_twenty_points_more() {
         let trial = Trial {
             questions: picked(&folds[1 - fold]),
             form: &form,
+            preamble: "",
             documents: &own,
             direction: DirectionKind::MassMean,
             params: SelectParams::default(),

@@ -7,14 +7,18 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::program::{candor, json};
+use candor::data::{Dataset, PromptForm, Question};
+use candor::eval::Evaluator;
+use candor::session::{Batch, CacheType};
+use candor::{Model, ModelParams, Session, SessionParams, Special};
+use common::program::{candor as program, json};
 use common::shared;
 
 /// Fits on one data set and answers with what came out.
 fn fit_and_use(folder: &Path, model: &Path, data: &Path) {
     let sidecar = folder.join("steer-test-stories260K.gguf");
     let fitted = json(
-        candor(folder)
+        program(folder)
             .args(["fit", "--name", "test", "--alpha", "30", "-m"])
             .arg(model)
             .arg("--data")
@@ -27,7 +31,7 @@ fn fit_and_use(folder: &Path, model: &Path, data: &Path) {
 
     let run = |steer: &str| {
         json(
-            candor(folder)
+            program(folder)
                 .args([
                     "run",
                     "-p",
@@ -47,7 +51,7 @@ fn fit_and_use(folder: &Path, model: &Path, data: &Path) {
     assert!(steered["steer"].is_string() && plain["steer"].is_null());
     assert_ne!(steered["tokens"], plain["tokens"], "a vector at alpha 30 changes what is written");
 
-    candor(folder)
+    program(folder)
         .args(["chat", "-n", "12", "--temp", "0", "-m"])
         .arg(model)
         .write_stdin("Who was Lily?\n/off\nWho was Lily?\n")
@@ -74,4 +78,65 @@ fn fits_and_steers_a_real_model_with_real_data() {
         println!("{}", file.display());
         fit_and_use(folder.path(), &model, &file);
     }
+}
+
+/// Σ log p of an answer's tokens, its whole text read at once, in a context that holds nothing else
+/// and has no tap.
+fn alone(session: &mut Session, model: &Model, prompt: &str, answer: &str) -> f64 {
+    let n_prompt = model.tokenize(prompt, Special::Start).len();
+    let tokens = model.tokenize(&format!("{prompt} {answer}"), Special::Start);
+    session.clear();
+    let mut batch = Batch::prompt(&tokens);
+    (n_prompt - 1..tokens.len()).for_each(|i| batch.output(i));
+    session.decode(&mut batch).unwrap();
+    (n_prompt..tokens.len())
+        .map(|i| {
+            let logits = session.logits(i - 1).unwrap();
+            let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let total: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
+            f64::from(logits[tokens[i] as usize] - largest) - total.ln()
+        })
+        .sum()
+}
+
+#[test]
+fn answers_after_the_six_shot_preset_score_as_each_does_alone() {
+    let (Some(stories), Some(csv), Some(preset)) = (
+        shared("models/stories260K.gguf"),
+        shared("data/truthfulqa/TruthfulQA.csv"),
+        shared("data/truthfulqa/qa_preset.txt"),
+    ) else {
+        return;
+    };
+    let model = Model::load(&stories, &ModelParams::default()).unwrap();
+    let data = Dataset::open(&csv).unwrap().limited(20);
+    let questions: Vec<&Question> = data.questions.iter().collect();
+    let preamble = format!("{}\n\n", fs::read_to_string(preset).unwrap().trim_end());
+    let form = PromptForm::parse("Q: {question}\nA: {answer}").unwrap();
+    // Flash attention rounds to F16, which depends on what else is in a batch.
+    let params = SessionParams {
+        n_threads: Some(1),
+        flash_attention: Some(false),
+        cache: CacheType::F32,
+        ..SessionParams::default()
+    };
+    let mut evaluator = Evaluator::with(&model, 0, params.clone()).unwrap();
+    let scores = evaluator.score_answers(&questions, &form, &preamble).unwrap();
+    let n_token = evaluator.n_token();
+    drop(evaluator);
+    assert!(n_token.read > 15 * n_token.computed, "{n_token:?}");
+
+    let params = SessionParams { tap: false, ..params };
+    let mut session = Session::new(&model, &params).unwrap();
+    let mut n_scored = 0;
+    for (question, score) in questions.iter().zip(scores) {
+        let prompt = format!("{preamble}Q: {}\nA:", question.text);
+        for (answer, got) in question.answers.iter().zip(score.log_probabilities) {
+            let answer = format!("{}.", answer.text.trim().trim_end_matches('.'));
+            let expected = alone(&mut session, &model, &prompt, &answer);
+            assert!((expected - got).abs() < 1e-4, "{answer}: {expected} and {got}");
+            n_scored += 1;
+        }
+    }
+    assert!(n_scored > 100, "{n_scored} answers");
 }

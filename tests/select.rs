@@ -5,16 +5,17 @@ mod common;
 use std::cell::Cell;
 
 use candor::data::{Dataset, PromptForm, Question};
-use candor::eval::{Evaluator, Trials};
+use candor::eval::{Effects, Evaluator, Trials};
 use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, measure, ranking};
-use candor::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use candor::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom, SteeringVector};
 use candor::study::{Developed, Protocol, develop};
-use candor::{Error, Model, ModelParams, Site};
+use candor::{Error, Model, ModelParams, Site, Special};
 use common::fixture::{Arch, Fixture};
 use common::leaning::{DOCUMENTS, Leaning, data, exact_evaluator, source};
 use common::steering::vector;
 
 const ALPHA: f32 = 4.0;
+const PREAMBLE: &str = "Q: is it so? A: it is.\n\n";
 
 struct Room {
     model: Model,
@@ -50,6 +51,7 @@ impl Room {
         Trial {
             questions: self.questions(),
             form,
+            preamble: "",
             documents: &DOCUMENTS,
             direction: DirectionKind::MassMean,
             params: SelectParams {
@@ -89,40 +91,69 @@ fn heads_tried_side_by_side_do_what_each_does_alone() {
         .map(|site| vector(room.model.geometry(), &[(site.layer, site.head)], 1))
         .collect();
     let mut evaluator = room.evaluator();
-    let alone = |evaluator: &mut Evaluator, steered: Option<(&SteeringVector, f32)>, question| {
-        evaluator.steer_with(steered).unwrap();
-        let scores = evaluator.score_answers(&[question], &form, "").unwrap();
-        (
-            log_odds(question, &scores[0].log_probabilities),
-            evaluator.divergence(&DOCUMENTS[..1]).unwrap(),
-        )
-    };
-    let question = &room.data.questions[2];
-    let (base, _) = alone(&mut evaluator, None, question);
-    let expected: Vec<_> =
-        vectors.iter().map(|v| alone(&mut evaluator, Some((v, ALPHA)), question)).collect();
-
     let which: Vec<usize> = (0..vectors.len()).collect();
-    let mut trials = Trials::new(&mut evaluator, &vectors, ALPHA).unwrap();
-    let effects = trials.effects(&which, question, &form).unwrap();
-    let costs = trials.costs(&which, DOCUMENTS[0]).unwrap();
-    for (i, (odds, divergence)) in expected.iter().enumerate() {
-        let effect = odds - base;
-        assert!((effects[i] - effect).abs() < 1e-4, "{}: {} and {effect}", sites[i], effects[i]);
-        let cost = costs.sums[i] / costs.n_token as f64;
-        assert_eq!(costs.n_token, divergence.n_token);
-        assert!((cost - divergence.kl).abs() < 1e-4 * divergence.kl.max(0.01), "{}", sites[i]);
+    let question = &room.data.questions[2];
+    let mut measured = Vec::new();
+    for preamble in ["", PREAMBLE] {
+        let mut alone = |steered: Option<(&SteeringVector, f32)>| {
+            evaluator.steer_with(steered).unwrap();
+            let scores = evaluator.score_answers(&[question], &form, preamble).unwrap();
+            (
+                log_odds(question, &scores[0].log_probabilities),
+                evaluator.divergence(&DOCUMENTS[..1]).unwrap(),
+            )
+        };
+        let (base, _) = alone(None);
+        let expected: Vec<_> = vectors.iter().map(|v| alone(Some((v, ALPHA)))).collect();
+
+        let mut trials = Trials::new(&mut evaluator, &vectors, ALPHA).unwrap();
+        let Effects { base: same_base, shifts } =
+            trials.effects(&which, question, &form, preamble).unwrap();
+        assert!((same_base - base).abs() < 1e-4, "{same_base} and {base}");
+        let costs = trials.costs(&which, DOCUMENTS[0]).unwrap();
+        for (i, (odds, divergence)) in expected.iter().enumerate() {
+            let effect = odds - base;
+            assert!((shifts[i] - effect).abs() < 1e-4, "{}: {} and {effect}", sites[i], shifts[i]);
+            let cost = costs.sums[i] / costs.n_token as f64;
+            assert_eq!(costs.n_token, divergence.n_token);
+            assert!((cost - divergence.kl).abs() < 1e-4 * divergence.kl.max(0.01), "{}", sites[i]);
+        }
+        let largest = shifts.iter().map(|shift| shift.abs()).fold(0.0, f64::max);
+        assert!(largest > 0.05, "the vectors do nothing: {shifts:?}");
+        let alone = trials.effects_one_by_one(&which, question, &form, preamble).unwrap();
+        for (one, many) in alone.shifts.iter().zip(&shifts) {
+            assert!((one - many).abs() < 1e-4, "{one} and {many}");
+        }
+        // Any selection, in any order, is measured the same.
+        let some = trials.effects(&[5, 0], question, &form, preamble).unwrap().shifts;
+        assert!((some[0] - shifts[5]).abs() < 1e-4 && (some[1] - shifts[0]).abs() < 1e-4);
+        measured.push(shifts);
     }
-    let largest = effects.iter().map(|effect| effect.abs()).fold(0.0, f64::max);
-    assert!(largest > 0.05, "the vectors do nothing: {effects:?}");
-    for (one, many) in
-        trials.effects_one_by_one(&which, question, &form).unwrap().iter().zip(&effects)
-    {
-        assert!((one - many).abs() < 1e-4, "{one} and {many}");
-    }
-    // Any selection, in any order, is measured the same.
-    let some = trials.effects(&[5, 0], question, &form).unwrap();
-    assert!((some[0] - effects[5]).abs() < 1e-4 && (some[1] - effects[0]).abs() < 1e-4);
+    let differs = measured[0].iter().zip(&measured[1]).any(|(a, b)| (a - b).abs() > 1e-3);
+    assert!(differs, "the preamble is not read");
+}
+
+#[test]
+fn a_preamble_is_computed_once_for_all_questions() {
+    let room = Room::new();
+    let form = form();
+    let vectors = [vector(room.model.geometry(), &[(1, 0)], 1)];
+    let questions = &room.data.questions[..4];
+    let run = |questions: &[Question]| {
+        let mut evaluator = room.evaluator();
+        let mut trials = Trials::new(&mut evaluator, &vectors, ALPHA).unwrap();
+        let effects: Vec<Effects> = questions
+            .iter()
+            .map(|question| trials.effects(&[0], question, &form, PREAMBLE).unwrap())
+            .collect();
+        (effects, evaluator.n_token().computed)
+    };
+    let (together, n_together) = run(questions);
+    let (apart, n_apart): (Vec<_>, Vec<_>) = questions.chunks(1).map(run).unzip();
+    // The same bits, whatever was held before.
+    assert_eq!(together, apart.concat());
+    let n_preamble = room.model.tokenize(PREAMBLE, Special::Start).len() as u64;
+    assert_eq!(n_apart.iter().sum::<u64>() - n_together, 3 * n_preamble);
 }
 
 #[test]
@@ -244,6 +275,7 @@ fn developed(room: &Room, data: &Dataset, source: &Leaning, neutral: [&str; 4]) 
         direction: DirectionKind::MassMean,
         selection: Selection::Causal,
         select: room.trial(&form()).params,
+        sigma: SigmaFrom::Development,
         grid: Grid { ks: vec![1, 3], alphas: vec![0.5, 2.0], kl_budget: 10.0 },
         n_random: 0,
         n_predict: 1,

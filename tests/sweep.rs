@@ -9,7 +9,7 @@ use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Evaluator, McScore};
 use candor::ledger::Ledger;
 use candor::select::{Grid, Journal, SelectParams};
-use candor::steer::{Development, DirectionKind, FitParams, Selection};
+use candor::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom};
 use candor::study::{Axes, Protocol, Record, Sweep, sweep};
 use candor::{Error, Model, ModelParams, Result};
 use common::fixture::{Arch, Fixture};
@@ -67,6 +67,7 @@ fn protocol<'a>(data: &'a Dataset, neutral: [&'a str; 4], selection: Selection) 
             n_full: [4, 2],
             ..SelectParams::default()
         },
+        sigma: SigmaFrom::Development,
         grid: Grid { ks: vec![1, 4], alphas: Vec::new(), kl_budget: BUDGET },
         n_random: 2,
         n_predict: 3,

@@ -319,6 +319,11 @@ impl SteerArgs {
         }
     }
 
+    /// Whether nothing is to be steered.
+    pub(super) fn is_none(&self) -> bool {
+        self.special() == Some("none")
+    }
+
     /// Whether the sidecar is whatever is found beside the model.
     pub(super) fn is_auto(&self) -> bool {
         self.special() == Some("auto")

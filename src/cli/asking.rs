@@ -12,15 +12,23 @@ use super::output::Output;
 use crate::data::sha256;
 use crate::eval::{Evaluator, Policy};
 use crate::ledger::Ledger;
+use crate::steer::SigmaFrom;
 use crate::study::{Protocol, Record};
 use crate::{Error, Model, Result, Special};
+
+/// What stands before every question.
+#[derive(Debug, Args)]
+pub(super) struct PreambleArgs {
+    /// Text before every question whose answers are scored, such as examples that are answered.
+    #[arg(long, value_name = "FILE")]
+    preamble: Option<PathBuf>,
+}
 
 /// How questions are asked and scored.
 #[derive(Debug, Args)]
 pub(super) struct AskArgs {
-    /// Text before every question, such as examples that are answered.
-    #[arg(long, value_name = "FILE")]
-    preamble: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) preamble: PreambleArgs,
 
     /// The baseline that needs no vector: an instruction before all else.
     #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
@@ -31,6 +39,11 @@ pub(super) struct AskArgs {
     #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = ["generated", "all", "answer", "original"])]
     policy: String,
 
+    /// Rows over which sigma is measured where a vector is fitted: those of the development half, or
+    /// of all questions, as the paper's code does, which looks at what is tested on.
+    #[arg(long, value_name = "ROWS", default_value = "development", value_parser = ["development", "all"])]
+    sigma: String,
+
     /// Questions to take, spread evenly over the data; 0 takes all.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) limit: usize,
@@ -40,9 +53,13 @@ pub(super) struct AskArgs {
     pub(super) draws: usize,
 }
 
-impl AskArgs {
+impl PreambleArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.preamble.is_some()
+    }
+
     /// The text before every question, which begins a line of its own.
-    pub(super) fn preamble(&self) -> Result<String> {
+    pub(super) fn text(&self) -> Result<String> {
         let Some(path) = &self.preamble else { return Ok(String::new()) };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         match text.trim_end() {
@@ -51,15 +68,11 @@ impl AskArgs {
         }
     }
 
-    /// Refuses what leaves no room for a question, before anything is captured.
-    pub(super) fn check_preamble(
-        &self,
-        (model, args): (&Model, &ModelArgs),
-        protocol: &Protocol,
-    ) -> Result<()> {
+    /// Refuses a text before every question that leaves no room for one, before anything is
+    /// captured.
+    pub(super) fn check(&self, (model, args): (&Model, &ModelArgs), text: &str) -> Result<()> {
         let n_ctx = Evaluator::longest(model, args.ctx_size().unwrap_or(0));
-        let text = format!("{} {}", protocol.instruction, protocol.preamble);
-        let n_token = model.tokenize(&text, Special::Start).len();
+        let n_token = model.tokenize(text, Special::Start).len();
         if n_token < n_ctx {
             return Ok(());
         }
@@ -68,6 +81,28 @@ impl AskArgs {
             None => "the instruction".to_owned(),
         };
         Err(Error::PromptTooLong { what, n_token, n_ctx })
+    }
+}
+
+impl AskArgs {
+    /// Refuses an instruction and a preamble that leave no room for a question.
+    pub(super) fn check_preamble(
+        &self,
+        model: (&Model, &ModelArgs),
+        protocol: &Protocol,
+    ) -> Result<()> {
+        self.preamble.check(model, &format!("{} {}", protocol.instruction, protocol.preamble))
+    }
+
+    pub(super) fn sigma_name(&self) -> &str {
+        &self.sigma
+    }
+
+    pub(super) fn sigma(&self) -> SigmaFrom {
+        match self.sigma.as_str() {
+            "all" => SigmaFrom::All,
+            _ => SigmaFrom::Development,
+        }
     }
 
     pub(super) fn policy(&self) -> Result<Policy> {
@@ -96,7 +131,7 @@ impl AskArgs {
             protocol.seed,
             protocol.select,
             protocol.grid,
-            (protocol.shuffle, self.limit, &self.policy),
+            (protocol.shuffle, self.limit, &self.policy, &self.sigma),
             (args.cache(), args.ctx_size()),
         );
         sha256(text.as_bytes())

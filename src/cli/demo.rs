@@ -17,7 +17,7 @@ use crate::eval::Evaluator;
 use crate::ledger::Ledger;
 use crate::select::SelectParams;
 use crate::session::SessionParams;
-use crate::steer::{DirectionKind, Selection};
+use crate::steer::{DirectionKind, Selection, SigmaFrom};
 use crate::study::{Example, Protocol, Report, Row, two_fold};
 use crate::{Error, Result};
 
@@ -111,6 +111,7 @@ impl DemoArgs {
             direction,
             selection,
             select: SelectParams::default(),
+            sigma: SigmaFrom::Development,
             grid,
             n_random: self.draws,
             n_predict: 16,

@@ -14,6 +14,7 @@ use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use super::table::{nats, percent, printable_line};
 use super::{embedded, html, interrupt, table};
+use crate::capture::Store;
 use crate::data::{Dataset, Kind, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::file::write_atomically;
@@ -22,7 +23,7 @@ use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::study::{
     Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
-    two_fold,
+    two_fold, unsteered,
 };
 use crate::{Error, Model, Result};
 
@@ -145,6 +146,8 @@ pub(super) struct Settings<'a> {
     pub(super) policy: &'static str,
     pub(super) direction: &'a str,
     pub(super) selection: &'static str,
+    /// The rows that sigma was measured over.
+    sigma: &'a str,
     kl_budget: Option<f64>,
     shuffle: bool,
     n_random: usize,
@@ -169,16 +172,13 @@ impl EvalArgs {
             return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
         }
         self.select.check(&data)?;
-        let preamble = self.ask.preamble()?;
+        let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
         let policy = self.ask.policy()?;
-        let steered = match self.cv {
-            Some(_) => None,
-            None => Some(self.sidecar(&model, output)?),
-        };
+        let vector = self.vector(&model, output)?;
         let mut grid = embedded::grid(model.geometry());
         grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
         if let Some(k) = self.heads {
@@ -197,6 +197,7 @@ impl EvalArgs {
             direction: self.direction.parse()?,
             selection: self.select.by()?,
             select: self.select.params(),
+            sigma: self.ask.sigma(),
             grid,
             n_random: self.ask.draws,
             n_predict: self.n_predict,
@@ -204,21 +205,17 @@ impl EvalArgs {
             seed: self.data.seed,
         };
         self.ask.check_preamble((&model, &self.model), &protocol)?;
-        let fingerprint = steered.as_ref().map(|(_, sidecar, _)| sidecar.fingerprint());
-        let identity = self.ask.identity(
-            (&model, &self.model),
-            &protocol,
-            &(fingerprint.as_deref().unwrap_or("cv"), self.steer.given_alpha()),
-        );
+        let fingerprint = vector.fingerprint();
+        let which = fingerprint.clone().unwrap_or_else(|| vector.name());
+        let identity =
+            self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
         let place = ledger_place("eval", self.report.as_deref(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
-        let activations = Activations::open(
-            self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data, &model)?,
-            &model,
-            &data,
-            output,
-        )?;
+        let open = || {
+            let params = self.data.capture_params(&self.model, &data, &model)?;
+            Activations::open(self.activations.as_ref(), &params, &model, &data, output)
+        };
+        let activations = vector.needs_activations().then(open).transpose()?;
         let mut evaluator = Evaluator::with(
             &model,
             self.model.ctx_size().unwrap_or(0),
@@ -226,26 +223,22 @@ impl EvalArgs {
         )?;
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
-        let source = &activations.store;
-        let mut report =
-            self.study(&mut evaluator, source, &protocol, &steered, &mut ledger, output)?;
+        let source = activations.as_ref().map(|activations| &activations.store);
+        let vectors = (&vector, source);
+        let mut report = self.study(&mut evaluator, vectors, &protocol, &mut ledger, output)?;
         let n_token = evaluator.n_token();
         // A judge of its own size needs the memory.
         drop(evaluator);
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
-        let (vector, vector_fingerprint) = match (&steered, fingerprint) {
-            (Some((path, ..)), Some(print)) => (path.display().to_string(), Some(print)),
-            _ => ("2-fold".to_owned(), None),
-        };
         let document = Document {
             candor: env!("CARGO_PKG_VERSION"),
             command: command(),
             model: ModelFacts::of(&model),
             data: DataFacts::of(&data),
             settings: Settings {
-                vector,
-                vector_fingerprint,
+                vector: vector.name(),
+                vector_fingerprint: fingerprint,
                 prompt: form.as_str(),
                 chat: form.is_chat(),
                 preamble: &protocol.preamble,
@@ -253,7 +246,8 @@ impl EvalArgs {
                 policy: policy.name(),
                 direction: &self.direction,
                 selection: protocol.selection.name(),
-                kl_budget: steered.is_none().then_some(protocol.grid.kl_budget),
+                sigma: self.ask.sigma_name(),
+                kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
@@ -274,7 +268,9 @@ impl EvalArgs {
             write_report(folder, &document, &html::page(&document)?)?;
         }
         ledger.remove()?;
-        activations.discard()?;
+        if let Some(activations) = activations {
+            activations.discard()?;
+        }
         if output.is_json() {
             output.json(&document);
         } else {
@@ -286,41 +282,84 @@ impl EvalArgs {
     fn study<'a>(
         &self,
         evaluator: &mut Evaluator,
-        source: &crate::capture::Store,
+        (vector, source): (&Vector, Option<&Store>),
         protocol: &Protocol<'a>,
-        steered: &Option<(PathBuf, Sidecar, f32)>,
         ledger: &mut Ledger<Record>,
         output: Output,
     ) -> Result<Report<'a>> {
         interrupt::install();
-        let n_step = match steered {
-            Some(_) => protocol.n_step_of_vector(),
-            None => protocol.n_step(),
+        let n_step = match vector {
+            Vector::TwoFold => protocol.n_step(),
+            Vector::Sidecar(..) => protocol.n_step_of_vector(),
+            Vector::None => protocol.n_step_unsteered(),
         };
         let bar = output.progress("scoring", n_step);
         let on_step = || {
             bar.inc(1);
             interrupt::check("what was scored is kept: run it again to go on")
         };
-        let report = match steered {
-            Some((_, sidecar, alpha)) => {
+        let report = match (vector, source) {
+            (Vector::Sidecar(_, sidecar, alpha), Some(source)) => {
                 of_vector(evaluator, source, protocol, (&sidecar.vector, *alpha), ledger, on_step)
             }
-            None => two_fold(evaluator, source, protocol, ledger, on_step),
+            (Vector::TwoFold, Some(source)) => {
+                two_fold(evaluator, source, protocol, ledger, on_step)
+            }
+            _ => unsteered(evaluator, protocol, ledger, on_step),
         };
         bar.finish_and_clear();
         report
     }
 
-    fn sidecar(&self, model: &Model, output: Output) -> Result<(PathBuf, Sidecar, f32)> {
+    /// What is asked for. Without `--cv`, a sidecar has to be there, unless `none` is wanted.
+    fn vector(&self, model: &Model, output: Output) -> Result<Vector> {
+        if self.cv.is_some() {
+            return Ok(Vector::TwoFold);
+        }
+        if self.steer.is_none() {
+            return Ok(Vector::None);
+        }
         let found = self.steer.sidecar(model, output)?;
         let (path, sidecar) = found.ok_or_else(|| {
             let problem = "none is beside the model: --cv 2 fits one and scores it, --steer FILE \
-                           scores that one";
+                           scores that one, --steer none the model as it is";
             Error::invalid("sidecar", problem)
         })?;
         let alpha = self.steer.alpha(&sidecar);
-        Ok((path, sidecar, alpha))
+        Ok(Vector::Sidecar(path, Box::new(sidecar), alpha))
+    }
+}
+
+/// What is scored.
+enum Vector {
+    /// One for each half of the questions, fitted on the other.
+    TwoFold,
+    /// One that is there already, with its strength.
+    Sidecar(PathBuf, Box<Sidecar>, f32),
+    /// The model as it is.
+    None,
+}
+
+impl Vector {
+    /// As reports name it.
+    fn name(&self) -> String {
+        match self {
+            Self::TwoFold => "2-fold".to_owned(),
+            Self::Sidecar(path, ..) => path.display().to_string(),
+            Self::None => "none".to_owned(),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        match self {
+            Self::Sidecar(_, sidecar, _) => Some(sidecar.fingerprint()),
+            Self::TwoFold | Self::None => None,
+        }
+    }
+
+    /// Whether something is fitted, if only the scale of random directions.
+    fn needs_activations(&self) -> bool {
+        !matches!(self, Self::None)
     }
 }
 
@@ -389,12 +428,15 @@ fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
 fn print(document: &Document, folder: Option<&Path>, output: Output) {
     let Document { model, data, settings, .. } = document;
     output.line(format_args!(
-        "{BOLD}{}{BOLD:#}: {} questions of {}, {} {}\n",
+        "{BOLD}{}{BOLD:#}: {} questions of {}, {}\n",
         printable_line(&model.name),
         document.n_question,
         printable_line(data.name),
-        if document.folds.len() == 2 { "fitted and scored in" } else { "scored with" },
-        printable_line(&settings.vector),
+        match document.folds.len() {
+            0 => "scored without a vector".to_owned(),
+            1 => format!("scored with {}", printable_line(&settings.vector)),
+            _ => format!("fitted and scored in {}", printable_line(&settings.vector)),
+        },
     ));
     output.text(&rows_text(&document.rows));
     output.line("");
@@ -429,9 +471,13 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
             percent(iti),
         ));
     }
+    let is_written = document.rows.iter().any(|row| row.truth.is_some());
     output.line(format_args!(
-        "{DIM}true: {}. Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
-        settings.judge, document.n_token.read, document.n_token.computed, document.seconds
+        "{DIM}{}tokens: {} read, {} computed; {:.0} s{DIM:#}",
+        if is_written { format!("true: {}; ", settings.judge) } else { String::new() },
+        document.n_token.read,
+        document.n_token.computed,
+        document.seconds
     ));
     if let Some(folder) = folder {
         let page = folder.join("report.html").display().to_string();

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::asking::PreambleArgs;
 use super::capture::KEPT;
 use super::heads::{self, Head};
 use super::heat::Maps;
@@ -75,6 +76,9 @@ pub(super) struct FitArgs {
     #[command(flatten)]
     select: SelectArgs,
 
+    #[command(flatten)]
+    preamble: PreambleArgs,
+
     /// Take of each question as many true as false answers: `auto` does where one kind has more
     /// than twice as many.
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
@@ -132,9 +136,16 @@ impl FitArgs {
             let problem = "gives alpha: leave out one of the two, or add --tune";
             return Err(Error::invalid("--kl-budget", problem));
         }
+        if self.preamble.is_given() && !tunes && self.select.by()? == Selection::Accuracy {
+            let problem = "is for answers that are scored: add --tune, --select effect or \
+                           --select causal";
+            return Err(Error::invalid("--preamble", problem));
+        }
+        let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
         let model = self.model.load()?;
+        self.preamble.check((&model, &self.model), &preamble)?;
         let geometry = model.geometry();
         let n_head = model.attention_layers().count() * geometry.n_head;
         if self.plot.is_some() && n_head < n_site(&model) {
@@ -178,12 +189,14 @@ impl FitArgs {
         let trial = Trial {
             questions: data.questions.iter().collect(),
             form: &form,
+            preamble: &preamble,
             documents: &neutral,
             direction,
             params: self.select.params(),
         };
         let identity =
-            [&model.identity(), &data.sha256, form.as_str(), &format!("{params:?}")].join(" ");
+            [&model.identity(), &data.sha256, form.as_str(), &preamble, &format!("{params:?}")]
+                .join(" ");
         let place = (path.with_extension("trials.jsonl"), identity);
         let chosen =
             self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;

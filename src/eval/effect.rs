@@ -21,6 +21,23 @@ pub struct Trials<'e, 'm, 'v> {
     rows: Vec<Option<usize>>,
 }
 
+/// What vectors do to one question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effects {
+    /// ln p(best answer) − ln Σ p(false answers), unsteered, in nats.
+    pub base: f64,
+    /// How far each vector tried shifts it, in nats.
+    pub shifts: Vec<f64>,
+}
+
+impl Effects {
+    /// From the log odds without a vector and with each.
+    fn of(odds: &[f64]) -> Self {
+        let (&base, steered) = odds.split_first().unwrap_or((&f64::NAN, &[]));
+        Self { base, shifts: steered.iter().map(|odds| odds - base).collect() }
+    }
+}
+
 /// KL(steered ‖ base) over the tokens of one document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
@@ -50,8 +67,9 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         Ok(Self { evaluator, vectors, alpha, rows: vec![None; n_row] })
     }
 
-    /// How far each of the vectors `which` shifts ln p(best answer) − ln Σ p(false answers) of a
-    /// question, in nats, steered from the last prompt token on.
+    /// ln p(best answer) − ln Σ p(false answers) of a question in nats, unsteered and then as each of
+    /// the vectors `which` shifts it, steered from the last prompt token on. `preamble` stands before
+    /// the question.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a question without true and false answers, what tokenizing, planning
@@ -61,23 +79,29 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         which: &[usize],
         question: &Question,
         form: &PromptForm,
-    ) -> Result<Vec<f64>> {
+        preamble: &str,
+    ) -> Result<Effects> {
         if !question.is_two_sided() {
             let what = format!("question `{}`", question.text);
             return Err(Error::invalid(what, "it needs true and false answers"));
         }
-        let (plain, n_prompts) = self.evaluator.answers(question, form, "", 0)?;
+        let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         let mut prefix = plain[0].tokens[..n_prompts.iter().min().map_or(0, |n| n - 1)].to_vec();
         for text in &plain {
             let n_shared = prefix.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
             prefix.truncate(n_shared);
         }
-        self.evaluator.hold(&prefix)?;
-        let mut effects = Vec::with_capacity(which.len());
-        let mut base = None;
+        if self.evaluator.held != prefix {
+            // The preamble stays held from question to question.
+            let start = self.evaluator.model().tokenize_as(form, &form.start(preamble));
+            let n_start = start.iter().zip(&prefix).take_while(|(a, b)| a == b).count();
+            self.evaluator.hold(&prefix[..n_start])?;
+            self.evaluator.hold(&prefix)?;
+        }
+        let mut odds = Vec::with_capacity(1 + which.len());
         for chunk in which.chunks(self.rows.len() - 1) {
             let mut rows = self.load(chunk)?;
-            if base.is_none() {
+            if odds.is_empty() {
                 rows.insert(0, 0);
             }
             let texts: Vec<Text> = rows
@@ -89,14 +113,9 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
             let name =
                 |i: usize| format!("answer {} of question `{}`", i % plain.len(), question.text);
             let sums = self.evaluator.log_probabilities(&texts, &n_prompts, name)?;
-            let mut odds = sums.chunks_exact(plain.len()).map(|sums| question.log_odds(sums));
-            let base = match base {
-                Some(base) => base,
-                None => *base.insert(odds.next().unwrap_or(f64::NAN)),
-            };
-            effects.extend(odds.map(|odds| odds - base));
+            odds.extend(sums.chunks_exact(plain.len()).map(|sums| question.log_odds(sums)));
         }
-        Ok(effects)
+        Ok(Effects::of(&odds))
     }
 
     /// What [`Trials::effects`] gives, computed without sharing and without batches: each head by
@@ -109,8 +128,9 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         which: &[usize],
         question: &Question,
         form: &PromptForm,
-    ) -> Result<Vec<f64>> {
-        let (plain, n_prompts) = self.evaluator.answers(question, form, "", 0)?;
+        preamble: &str,
+    ) -> Result<Effects> {
+        let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         self.evaluator.hold(&[])?;
         let log_odds = |evaluator: &mut Evaluator, row: usize| -> Result<f64> {
             let mut sums = Vec::with_capacity(plain.len());
@@ -121,15 +141,14 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
             }
             Ok(question.log_odds(&sums))
         };
-        let base = log_odds(self.evaluator, 0)?;
-        let mut effects = Vec::with_capacity(which.len());
+        let mut odds = vec![log_odds(self.evaluator, 0)?];
         for &vector in which {
             let loaded = Some((&self.vectors[vector], self.alpha));
             self.evaluator.session.set_vector(1, loaded)?;
             self.rows[1] = Some(vector);
-            effects.push(log_odds(self.evaluator, 1)? - base);
+            odds.push(log_odds(self.evaluator, 1)?);
         }
-        Ok(effects)
+        Ok(Effects::of(&odds))
     }
 
     /// KL(steered ‖ base) of the next token of a document, under each of the vectors `which`, every
@@ -206,8 +225,13 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
 impl Evaluator<'_> {
     /// Tokens that a vector adds to a question that is held: the last of the prompt and those of
     /// the answers, save the last of each.
-    pub(crate) fn n_answer_token(&self, question: &Question, form: &PromptForm) -> Result<usize> {
-        let (texts, n_prompts) = self.answers(question, form, "", 0)?;
+    pub(crate) fn n_answer_token(
+        &self,
+        question: &Question,
+        form: &PromptForm,
+        preamble: &str,
+    ) -> Result<usize> {
+        let (texts, n_prompts) = self.answers(question, form, preamble, 0)?;
         let n =
             texts.iter().zip(n_prompts).map(|(text, n_prompt)| text.tokens.len() - n_prompt - 1);
         Ok(1 + n.sum::<usize>())

@@ -21,7 +21,7 @@ use crate::{Error, Model, Result};
 
 pub use self::agreement::Agreement;
 pub use self::divergence::Divergence;
-pub use self::effect::{Cost, Trials};
+pub use self::effect::{Cost, Effects, Trials};
 pub use self::greedy::{Cut, Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
 pub use self::read::TokenCount;

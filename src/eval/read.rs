@@ -42,7 +42,8 @@ impl Read<'_, '_> {
 
 impl Evaluator<'_> {
     /// Computes a prefix, unsteered, and keeps it until another one is held: texts that begin with
-    /// it are read from there on. Holding the same again costs nothing.
+    /// it are read from there on. Where it begins with what was held, or the other way round, only
+    /// what is new is computed.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`] for a prefix that leaves no room for a text, and what decoding
@@ -51,8 +52,6 @@ impl Evaluator<'_> {
         if self.held == prefix {
             return Ok(());
         }
-        self.session.clear();
-        self.held.clear();
         if prefix.len() >= self.limits.longest {
             return Err(Error::PromptTooLong {
                 what: "what all texts begin with".to_owned(),
@@ -60,16 +59,28 @@ impl Evaluator<'_> {
                 n_ctx: self.limits.longest,
             });
         }
+        // A beginning that both merely share is not kept: what is computed together would depend on
+        // what was held before, and with it the last bits.
+        let is_kept = prefix.starts_with(&self.held) || self.held.starts_with(prefix);
+        let n_kept = if is_kept { self.held.len().min(prefix.len()) } else { 0 };
+        self.held.truncate(n_kept);
+        // Nor do other sequences stay: the order of the cells decides the last bits, too.
+        let mut emptied = (0..HOLDER).map(|seq| (seq, 0)).chain([(HOLDER, n_kept)]);
+        if n_kept == 0 || !emptied.all(|(seq, from)| self.session.truncate(seq, from)) {
+            self.session.clear();
+            self.held.clear();
+        }
         let n_batch = self.session.n_batch().max(1);
-        for (chunk, tokens) in prefix.chunks(n_batch).enumerate() {
+        for tokens in prefix[self.held.len()..].chunks(n_batch) {
             let mut batch = Batch::new();
-            for (position, &token) in (chunk * n_batch..).zip(tokens) {
+            for (position, &token) in (self.held.len()..).zip(tokens) {
                 batch.push(token, position, &[HOLDER]);
             }
+            // Nothing is held for certain until the decode has succeeded.
             self.session.decode(&mut batch)?;
+            self.n_token.computed += tokens.len() as u64;
+            self.held.extend(tokens);
         }
-        self.n_token.computed += prefix.len() as u64;
-        self.held = prefix.to_vec();
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub struct Trial<'a> {
     pub questions: Vec<&'a Question>,
     /// How they are asked.
     pub form: &'a PromptForm,
+    /// Text before every question; may be empty.
+    pub preamble: &'a str,
     /// Documents that ask nothing.
     pub documents: &'a [&'a str],
     /// Kind of directions.
@@ -36,8 +38,8 @@ pub struct Step {
 }
 
 /// Measures what the heads of a model cause. The result has one entry for each candidate, ordered
-/// by site; heads without a direction are none. `on_step` is called as the work goes on and may end it by an error: what the journal
-/// holds then is not measured again.
+/// by site; heads without a direction are none. `on_step` is called as the work goes on and may end it
+/// by an error: what the journal holds then is not measured again.
 ///
 /// # Errors
 /// [`Error::Invalid`] where no question has true and false answers or there is no document; what
@@ -111,7 +113,7 @@ impl Trial<'_> {
         let SelectParams { n_screen, n_full, n_leader, .. } = self.params;
         let mut per_question = 0;
         for question in &self.questions {
-            per_question += evaluator.n_answer_token(question, self.form)?;
+            per_question += evaluator.n_answer_token(question, self.form, self.preamble)?;
         }
         let per_document = |d: &&str| evaluator.model().tokenize(d, Special::Start).len();
         let per_document: usize = self.documents.iter().map(per_document).sum();
@@ -152,7 +154,8 @@ impl Work<'_, '_, '_, '_> {
         for part in unknown.chunks(64) {
             let (values, n) = match item {
                 Item::Question(i) => {
-                    (self.trials.effects(part, self.questions[i], self.trial.form)?, 1)
+                    let Trial { form, preamble, .. } = self.trial;
+                    (self.trials.effects(part, self.questions[i], form, preamble)?.shifts, 1)
                 }
                 Item::Document(i) => {
                     let cost = self.trials.costs(part, self.trial.documents[i])?;

@@ -72,7 +72,8 @@ pub fn choose(
                 // KL grows with α, and ends as NaN: larger ones need not be tried.
                 over_budget = kl.is_nan() || kl > grid.kl_budget;
                 if !over_budget {
-                    let scores = evaluator.score_answers(&trial.questions, trial.form, "")?;
+                    let scores =
+                        evaluator.score_answers(&trial.questions, trial.form, trial.preamble)?;
                     let mc1 = McScore::mean(&scores).mc1;
                     if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
                         best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));

@@ -23,6 +23,17 @@ pub enum Balance {
     Never,
 }
 
+/// The questions over whose rows sigma is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SigmaFrom {
+    /// The development questions.
+    #[default]
+    Development,
+    /// All questions, those that are tested on too, as the ITI paper's code does: a leak, there to
+    /// compare with the paper's numbers.
+    All,
+}
+
 /// How to fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FitParams {
@@ -30,26 +41,33 @@ pub struct FitParams {
     pub validation_share: f64,
     /// Which rows are used.
     pub balance: Balance,
+    /// What sigma is measured over.
+    pub sigma: SigmaFrom,
     /// Draws the split and random directions.
     pub seed: u64,
 }
 
 impl Default for FitParams {
     fn default() -> Self {
-        Self { validation_share: 0.2, balance: Balance::Auto, seed: 0 }
+        Self {
+            validation_share: 0.2,
+            balance: Balance::Auto,
+            sigma: SigmaFrom::Development,
+            seed: 0,
+        }
     }
 }
 
 /// The heads of a model, probed and ranked on development questions, with the rows that everything
-/// else is measured on: nothing of any other question goes into a vector made from it.
+/// else is measured on: nothing of any other question goes into a vector made from it, unless
+/// [`SigmaFrom::All`] says so.
 #[derive(Debug, Clone)]
 pub struct Development {
     /// All heads, the best first.
     pub scores: Vec<HeadScore>,
     /// Labelled rows of the development questions: directions come from them.
     rows: Vec<usize>,
-    /// Rows of one of these questions that go on into another of these: sigma comes from them.
-    next_rows: Vec<usize>,
+    sigma_rows: OwnSigmaRows,
     seed: u64,
 }
 
@@ -83,7 +101,7 @@ impl Development {
         };
         Ok(Self {
             scores: fit_heads(source, &among(&train), &among(&validation), on_done)?,
-            next_rows: next_rows_of(source.next_groups(), questions),
+            sigma_rows: OwnSigmaRows::new(source, questions, &rows, params.sigma),
             rows,
             seed: params.seed,
         })
@@ -102,7 +120,7 @@ impl Development {
         Ok(Self {
             scores: sites.iter().map(score_of).collect::<Result<_>>()?,
             rows: self.rows.clone(),
-            next_rows: self.next_rows.clone(),
+            sigma_rows: self.sigma_rows.clone(),
             seed: self.seed,
         })
     }
@@ -170,10 +188,38 @@ impl Development {
     }
 
     fn sigma_rows(&self) -> SigmaRows<'_> {
-        if self.next_rows.is_empty() {
-            SigmaRows::Main(&self.rows)
-        } else {
-            SigmaRows::Next(&self.next_rows)
+        match &self.sigma_rows {
+            OwnSigmaRows::Main(rows) => SigmaRows::Main(rows),
+            OwnSigmaRows::Next(rows) => SigmaRows::Next(rows),
+        }
+    }
+}
+
+/// What [`SigmaRows`] borrows.
+#[derive(Debug, Clone)]
+enum OwnSigmaRows {
+    Main(Vec<usize>),
+    /// Rows of one question that go on into another of the same half.
+    Next(Vec<usize>),
+}
+
+impl OwnSigmaRows {
+    /// `rows` are those that directions come from.
+    fn new(
+        source: &impl Activations,
+        questions: &[usize],
+        rows: &[usize],
+        from: SigmaFrom,
+    ) -> Self {
+        let next = source.next_groups();
+        let next_rows = match from {
+            SigmaFrom::Development => next_rows_of(next, questions),
+            SigmaFrom::All => (0..next.len()).collect(),
+        };
+        match (next_rows.is_empty(), from) {
+            (false, _) => Self::Next(next_rows),
+            (true, SigmaFrom::Development) => Self::Main(rows.to_vec()),
+            (true, SigmaFrom::All) => Self::Main((0..source.labels().len()).collect()),
         }
     }
 }
@@ -235,12 +281,12 @@ mod tests {
         let knowing = Site::new(1, 2);
         let mut source = Memory::random([2, 4, 3], 80, &[knowing]);
         let questions: Vec<usize> = (0..20).collect();
-        let fit = |source: &Memory| {
-            let params = FitParams { seed: 3, ..FitParams::default() };
+        let fit = |source: &Memory, sigma| {
+            let params = FitParams { seed: 3, sigma, ..FitParams::default() };
             let fit = Development::fit(source, &questions, &params, || ()).expect("sound data");
             (fit.vector(source, 2, DirectionKind::MassMean).expect("a vector"), fit)
         };
-        let (before, development) = fit(&source);
+        let (before, development) = fit(&source, SigmaFrom::Development);
         assert_eq!(development.scores[0].site, knowing);
         assert_eq!(development.accuracies().len(), 8);
         // Whatever the other questions hold, nothing of the vector changes.
@@ -251,7 +297,13 @@ mod tests {
         for label in &mut source.labels[40..] {
             *label = !*label;
         }
-        assert_eq!(fit(&source).0, before);
+        assert_eq!(fit(&source, SigmaFrom::Development).0, before);
+        // Unless sigma is to come from all of them: then it does, and nothing else.
+        let (leaked, _) = fit(&source, SigmaFrom::All);
+        for (leaked, head) in leaked.heads().iter().zip(before.heads()) {
+            assert_eq!((leaked.site, &leaked.direction), (head.site, &head.direction));
+            assert!(leaked.sigma > 1e5 && head.sigma < 10.0, "{} {}", leaked.sigma, head.sigma);
+        }
     }
 
     #[test]

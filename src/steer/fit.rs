@@ -37,14 +37,15 @@ impl SigmaRows<'_> {
     }
 }
 
-/// Makes a steering vector of the first `k` heads of a ranking.
+/// Makes a steering vector of the first `k` heads of a ranking that have a direction: a head that
+/// says the same of true and false rows has no mass-mean, and is passed over.
 ///
 /// `direction_rows` are the labelled rows for mass-mean directions; other kinds do not look at
 /// them. `seed` is for random directions.
 ///
 /// # Errors
-/// [`Error::Invalid`] where there are fewer than `k` heads, or none are asked for, rows are missing
-/// or do not exist, the rows for mass-mean are all true or all false, or a direction has no length.
+/// [`Error::Invalid`] where there are fewer than `k` such heads, or none are asked for, rows are
+/// missing or do not exist, or the rows for mass-mean are all true or all false.
 pub fn fit_vector(
     source: &impl Activations,
     scores: &[HeadScore],
@@ -66,18 +67,19 @@ pub fn fit_vector(
     };
     let steered = |score: &HeadScore| {
         let HeadScore { site, accuracy, ref probe, .. } = *score;
-        let direction = direction(source, score, kind, (direction_rows, &labels), seed);
-        let direction = direction.ok_or_else(|| {
-            Error::invalid(
-                format!("{kind} direction of head {site}"),
-                "has no length: the head's output does not differ between true and false rows; \
-                 use fewer heads or more data",
-            )
-        })?;
+        let direction = direction(source, score, kind, (direction_rows, &labels), seed)?;
         let sigma = sigma(sigma_rows.head(source, site).view(), &direction);
-        Ok(SteeredHead { site, direction, sigma, accuracy, probe: probe.clone() })
+        Some(SteeredHead { site, direction, sigma, accuracy, probe: probe.clone() })
     };
-    let heads = scores[..k].iter().map(steered).collect::<Result<_>>()?;
+    let heads: Vec<SteeredHead> = scores.iter().filter_map(steered).take(k).collect();
+    if heads.len() < k {
+        let problem = format!(
+            "{k} heads were asked for, {} have one: the others' outputs do not differ between true \
+             and false rows; use fewer heads or more data",
+            heads.len()
+        );
+        return Err(Error::invalid(format!("{kind} directions"), problem));
+    }
     SteeringVector::new(source.n_layer(), source.n_head(), source.d_head(), heads)
 }
 
@@ -256,6 +258,21 @@ mod tests {
         assert!(message(&source, 1, &[0, 2], all).contains("all are true"));
         assert!(message(&source, 1, &rows, SigmaRows::Next(&[200])).contains("row 200"));
         source.heads.iter_mut().for_each(|head| head.fill(1.0));
-        assert!(message(&source, 1, &rows, all).contains("has no length"));
+        assert!(message(&source, 1, &rows, all).contains("1 heads were asked for, 0 have one"));
+    }
+
+    #[test]
+    fn passes_over_a_head_without_a_direction() {
+        let (mut source, rows, scores) = fitted();
+        let sites = |source: &Memory, k| -> Vec<Site> {
+            let (kind, sigma_rows) = (DirectionKind::MassMean, SigmaRows::Main(&rows));
+            let vector = fit_vector(source, &scores, k, kind, &rows, sigma_rows, 0).unwrap();
+            vector.heads().iter().map(|head| head.site).collect()
+        };
+        let second = sites(&source, 2).into_iter().find(|&site| site != scores[0].site);
+        let silent = scores[0].site;
+        let i = silent.layer * source.n_head() + silent.head;
+        source.heads[i].fill(1.0);
+        assert_eq!(sites(&source, 1), [second.unwrap()]);
     }
 }

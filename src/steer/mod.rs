@@ -9,7 +9,7 @@ mod selection;
 mod sidecar;
 mod vector;
 
-pub use development::{Balance, Development, FitParams};
+pub use development::{Balance, Development, FitParams, SigmaFrom};
 pub(crate) use direction::unit;
 pub use direction::{DirectionKind, sigma};
 pub use fit::{SigmaRows, fit_vector, random_vector};

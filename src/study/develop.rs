@@ -5,7 +5,7 @@ use crate::Result;
 use crate::eval::Evaluator;
 use crate::probe::Activations;
 use crate::select::{Choice, HeadEffect, Journal, Step, Trial, choose, rank};
-use crate::steer::{Development, FitParams, SteeringVector};
+use crate::steer::{Development, SteeringVector};
 
 /// What was found on one development half.
 #[derive(Debug, Clone)]
@@ -49,11 +49,11 @@ pub fn develop(
     documents: &[&str],
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Developed> {
-    let params = FitParams { seed: protocol.seed, ..FitParams::default() };
-    let development = Development::fit(source, questions, &params, || ())?;
+    let development = Development::fit(source, questions, &protocol.fit(), || ())?;
     let trial = Trial {
         questions: questions.iter().map(|&i| &protocol.data.questions[i]).collect(),
         form: &protocol.form,
+        preamble: &protocol.preamble,
         documents,
         direction: protocol.direction,
         params: protocol.select,

@@ -88,30 +88,32 @@ pub(super) struct Turn<'v> {
 }
 
 impl Fold<'_, '_> {
-    /// Scores every condition; `label` is the name under which the ledger knows the vector's own
-    /// results. `on_step` is called after each chunk of questions, scored or answered, and after
+    /// Scores every condition, without a vector those that need none; `label` is the name under
+    /// which the ledger knows the vector's own results. `on_step` is called after each chunk of questions, scored or answered, and after
     /// each reading of the documents.
     pub(super) fn run(
         &mut self,
-        (vector, alpha): (&SteeringVector, f32),
+        steered: Option<(&SteeringVector, f32)>,
         label: &str,
         random: &[SteeringVector],
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<BTreeMap<Condition, Outcome>> {
         let mut turns = Vec::new();
         for condition in Condition::ALL {
-            let vectors: Vec<Option<&SteeringVector>> = match condition {
+            let alpha = steered.map_or(0.0, |(_, alpha)| alpha);
+            let draws: Vec<Option<(&SteeringVector, f32)>> = match condition {
                 Condition::Base | Condition::Instruction => vec![None],
-                Condition::Iti | Condition::InstructionIti => vec![Some(vector)],
-                Condition::Random => random.iter().map(Some).collect(),
+                Condition::Iti | Condition::InstructionIti => {
+                    steered.into_iter().map(Some).collect()
+                }
+                Condition::Random => random.iter().map(|vector| Some((vector, alpha))).collect(),
             };
-            for (draw, vector) in vectors.into_iter().enumerate() {
+            for (draw, steered) in draws.into_iter().enumerate() {
                 let label = match condition {
                     Condition::Iti => label.to_owned(),
                     _ => format!("{} {draw}", condition.name()),
                 };
                 let preamble = self.protocol.preamble_of(condition);
-                let steered = vector.map(|vector| (vector, alpha));
                 turns.push((condition, Turn { label, preamble, steered }));
             }
         }

@@ -5,7 +5,7 @@
 //! directions, K and α come from the development half alone ([`develop`]): of all pairs of K and α
 //! whose KL per token on one half of the neutral documents stays within the budget, the pair with
 //! the highest MC1 on the development questions, at equal MC1 the one with the lowest KL.
-//! [`of_vector`] scores a vector that is there already.
+//! [`of_vector`] scores a vector that is there already, [`unsteered`] the model as it is.
 
 mod bootstrap;
 mod develop;
@@ -34,7 +34,9 @@ use crate::eval::Evaluator;
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Grid, SelectParams};
-use crate::steer::{Development, DirectionKind, FitParams, LayerVector, Selection, SteeringVector};
+use crate::steer::{
+    Development, DirectionKind, FitParams, LayerVector, Selection, SigmaFrom, SteeringVector,
+};
 use crate::{Error, Result};
 
 /// What to do.
@@ -58,6 +60,8 @@ pub struct Protocol<'a> {
     pub selection: Selection,
     /// How much to measure where they are chosen by what they cause.
     pub select: SelectParams,
+    /// What sigma is measured over.
+    pub sigma: SigmaFrom,
     /// The pairs of K and α to choose from.
     pub grid: Grid,
     /// Draws of random heads and directions.
@@ -103,6 +107,10 @@ impl Condition {
         }
     }
 
+    fn is_steered(self) -> bool {
+        !matches!(self, Self::Base | Self::Instruction)
+    }
+
     fn is_instructed(self) -> bool {
         matches!(self, Self::Instruction | Self::InstructionIti)
     }
@@ -116,7 +124,7 @@ impl<'a> Protocol<'a> {
     #[must_use]
     pub fn n_step(&self) -> usize {
         let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
-        let n_question = self.data.questions.iter().filter(|q| q.is_two_sided()).count();
+        let n_question = self.n_question();
         let [short, long] = [n_question / 2, n_question.div_ceil(2)];
         2 * (n_select + self.grid.n_step()) + self.n_step_of_fold(short) + self.n_step_of_fold(long)
     }
@@ -124,11 +132,32 @@ impl<'a> Protocol<'a> {
     /// Steps of [`of_vector`].
     #[must_use]
     pub fn n_step_of_vector(&self) -> usize {
-        self.n_step_of_fold(self.data.questions.iter().filter(|q| q.is_two_sided()).count())
+        self.n_step_of_fold(self.n_question())
+    }
+
+    /// Steps of [`unsteered`].
+    #[must_use]
+    pub fn n_step_unsteered(&self) -> usize {
+        let n_turn = Condition::ALL.iter().filter(|condition| !condition.is_steered()).count();
+        n_turn * Self::n_step_of_turn(self.n_question())
+    }
+
+    /// Questions that can be scored.
+    fn n_question(&self) -> usize {
+        self.data.questions.iter().filter(|question| question.is_two_sided()).count()
     }
 
     fn n_step_of_fold(&self, n_question: usize) -> usize {
-        (Condition::ALL.len() - 1 + self.n_random) * (2 * n_question.div_ceil(measure::N_CHUNK) + 1)
+        (Condition::ALL.len() - 1 + self.n_random) * Self::n_step_of_turn(n_question)
+    }
+
+    fn n_step_of_turn(n_question: usize) -> usize {
+        2 * n_question.div_ceil(measure::N_CHUNK) + 1
+    }
+
+    /// How heads are fitted.
+    fn fit(&self) -> FitParams {
+        FitParams { seed: self.seed, sigma: self.sigma, ..FitParams::default() }
     }
 
     /// The questions that can be scored, as indices.
@@ -214,7 +243,7 @@ pub fn two_fold<'a>(
             documents: &half.documents,
             ledger: &mut *ledger,
         };
-        let steered = (vector, choice.alpha);
+        let steered = Some((vector, choice.alpha));
         let outcomes = measure.run(steered, ITI, &random, &mut on_step)?;
         report.add(outcomes, FoldReport::of(choice, vector, development, half.test.len()));
     }
@@ -233,8 +262,7 @@ fn develop_once(
     let name = format!("fold {fold} choice");
     if let Some(Record::Choice { choice, heads }) = ledger.get(&name) {
         let (choice, heads) = (*choice, heads.clone());
-        let params = FitParams { seed: protocol.seed, ..FitParams::default() };
-        let development = Development::fit(source, &half.development, &params, || ())?;
+        let development = Development::fit(source, &half.development, &protocol.fit(), || ())?;
         let vector = development.ranked(&heads)?.vector(source, heads.len(), protocol.direction)?;
         let n_select = if protocol.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
         (0..n_select + protocol.grid.n_step()).try_for_each(|_| on_step())?;
@@ -261,26 +289,48 @@ pub fn of_vector<'a>(
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Report<'a>> {
     let usable = protocol.questions()?;
-    let params = FitParams { seed: protocol.seed, ..FitParams::default() };
-    let development = Development::fit(source, &usable, &params, || ())?;
+    let development = Development::fit(source, &usable, &protocol.fit(), || ())?;
     let k = vector.heads().len();
     let random = match vector.layers() {
         None => random_vectors(&development, source, k, protocol)?,
         Some(layers) => random_layers(&development, source, (vector, layers), protocol)?,
     };
-    let mut measure = Fold {
-        evaluator,
-        protocol,
-        name: "vector".to_owned(),
-        questions: &usable,
-        documents: &protocol.neutral,
-        ledger,
-    };
-    let outcomes = measure.run((vector, alpha), ITI, &random, &mut on_step)?;
+    let steered = Some((vector, alpha));
+    let outcomes =
+        whole(evaluator, protocol, &usable, ledger).run(steered, ITI, &random, &mut on_step)?;
     let choice = Choice { k, alpha, mc1: f64::NAN, kl: f64::NAN };
     let mut report = Report::new(protocol);
     report.add(outcomes, FoldReport::of(&choice, vector, &development, usable.len()));
     Ok(report)
+}
+
+/// Scores the model as it is on all questions, and asked by the instruction. The rest is as for
+/// [`two_fold`].
+///
+/// # Errors
+/// What evaluating gives; [`Error::Invalid`] where no question can be scored.
+pub fn unsteered<'a>(
+    evaluator: &mut Evaluator,
+    protocol: &Protocol<'a>,
+    ledger: &mut Ledger<Record>,
+    mut on_step: impl FnMut() -> Result<()>,
+) -> Result<Report<'a>> {
+    let usable = protocol.questions()?;
+    let outcomes = whole(evaluator, protocol, &usable, ledger).run(None, ITI, &[], &mut on_step)?;
+    let mut report = Report::new(protocol);
+    report.gather(outcomes);
+    Ok(report)
+}
+
+/// All questions and documents as one fold.
+fn whole<'a, 'm>(
+    evaluator: &'a mut Evaluator<'m>,
+    protocol: &'a Protocol<'a>,
+    questions: &'a [usize],
+    ledger: &'a mut Ledger<Record>,
+) -> Fold<'a, 'm> {
+    let name = "vector".to_owned();
+    Fold { evaluator, protocol, name, questions, documents: &protocol.neutral, ledger }
 }
 
 /// The control of a vector with directions of layers: random ones of the same lengths, and random

@@ -198,6 +198,10 @@ impl<'a> Report<'a> {
             }
         }
         self.folds.push(fold);
+        self.gather(outcomes);
+    }
+
+    pub(super) fn gather(&mut self, outcomes: BTreeMap<Condition, Outcome>) {
         for (condition, outcome) in outcomes {
             let all = self.outcomes.entry(condition).or_default();
             all.answered.extend(outcome.answered);

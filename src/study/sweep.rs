@@ -14,7 +14,7 @@ use crate::eval::{Divergence, Evaluator};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Journal, Trial, rank};
-use crate::steer::{Development, DirectionKind, FitParams, Selection, SteeringVector};
+use crate::steer::{Development, DirectionKind, Selection, SteeringVector};
 use crate::{Error, Result, Site};
 
 /// What a sweep varies besides the protocol's K.
@@ -197,7 +197,7 @@ pub fn sweep<'a>(
             documents: &half.documents,
             ledger: &mut *ledger,
         };
-        let outcomes = measure.run((vector, *alpha), label, &random, &mut on_step)?;
+        let outcomes = measure.run(Some((vector, *alpha)), label, &random, &mut on_step)?;
         let mc1 = development.mc1.unwrap_or(f64::NAN);
         let choice = Choice { k, alpha: *alpha, mc1, kl: development.kl };
         report.add(outcomes, FoldReport::of(&choice, vector, &fold.development, half.test.len()));
@@ -248,8 +248,8 @@ impl<'m> Sweeper<'_, 'm, '_, '_> {
         axes: &Axes,
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<Swept> {
-        let params = FitParams { seed: self.protocol.seed, ..FitParams::default() };
-        let development = Development::fit(source, &self.half.development, &params, || ())?;
+        let development =
+            Development::fit(source, &self.half.development, &self.protocol.fit(), || ())?;
         let (mut vectors, mut cells) = (Vec::new(), Vec::new());
         let unsteered = Turn {
             label: format!("{} 0", Condition::Base.name()),
@@ -309,6 +309,7 @@ impl<'m> Sweeper<'_, 'm, '_, '_> {
                 let trial = Trial {
                     questions: self.half.development.iter().map(|&i| &questions[i]).collect(),
                     form: &self.protocol.form,
+                    preamble: &self.protocol.preamble,
                     documents: &self.half.development_documents,
                     direction,
                     params: self.protocol.select,

@@ -10,9 +10,12 @@ use serde::Serialize;
 use super::form::{Form, FormArgs, Record, record, text};
 use crate::bench::{Build, Machine, ModelFacts, Ratio, SelectSpeed, measure_select};
 use crate::cli::args::{DataArgs, ModelArgs, positive};
+use crate::cli::asking::PreambleArgs;
 use crate::cli::output::Output;
 use crate::cli::{embedded, interrupt, table};
-use crate::data::{Dataset, PromptForm, Question};
+use crate::data::Question;
+use crate::select::{SelectParams, Trial};
+use crate::steer::DirectionKind;
 use crate::{Error, Model, Result};
 
 /// Measure how fast heads are tried by themselves, beside one at a time
@@ -27,6 +30,9 @@ pub(super) struct SelectArgs {
 
     #[command(flatten)]
     data: DataArgs,
+
+    #[command(flatten)]
+    preamble: PreambleArgs,
 
     /// Questions to take, spread evenly over the data.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
@@ -63,9 +69,18 @@ impl SelectArgs {
             return Err(Error::invalid(data.path.display().to_string(), problem));
         }
         let data = data.limited(self.limit);
+        let preamble = self.preamble.text()?;
         let model = self.model.load()?;
-        let prompt_form = self.data.form(&data, &model)?;
-        let speed = self.measure_with_bar(&model, &data, &prompt_form, output)?;
+        self.preamble.check((&model, &self.model), &preamble)?;
+        let trial = Trial {
+            questions: data.questions.iter().collect(),
+            form: &self.data.form(&data, &model)?,
+            preamble: &preamble,
+            documents: &embedded::neutral(),
+            direction: DirectionKind::Random,
+            params: SelectParams::default(),
+        };
+        let speed = self.measure_with_bar(&model, &trial, output)?;
         let document = Document {
             build: Build::this(),
             machine: Machine::this(),
@@ -91,18 +106,14 @@ impl SelectArgs {
     fn measure_with_bar(
         &self,
         model: &Model,
-        data: &Dataset,
-        form: &PromptForm,
+        trial: &Trial,
         output: Output,
     ) -> Result<SelectSpeed> {
         interrupt::install();
-        let questions: Vec<&Question> = data.questions.iter().collect();
-        let bar = output.progress("measuring", questions.len());
+        let bar = output.progress("measuring", trial.questions.len());
         let speed = measure_select(
             model,
-            &questions,
-            form,
-            &embedded::neutral(),
+            trial,
             self.heads,
             self.model.session(model),
             self.data.seed,
@@ -157,8 +168,8 @@ impl Document<'_> {
             (
                 "difference",
                 format!(
-                    "at most {:.1e} nats, where effects reach {:.2}",
-                    speed.difference, speed.largest_effect
+                    "at most {:.1e} nats, without a vector {:.1e}, where effects reach {:.2}",
+                    speed.difference, speed.difference_unsteered, speed.largest_effect
                 ),
             ),
             ("all heads", format!("about {} with candor fit --select", HumanDuration(time))),
@@ -185,6 +196,7 @@ impl Document<'_> {
             ("speedup_low", ratio(|r| r.low)),
             ("speedup_high", ratio(|r| r.high)),
             ("difference", speed.difference.to_string()),
+            ("difference_unsteered", speed.difference_unsteered.to_string()),
             ("largest_effect", speed.largest_effect.to_string()),
             ("seconds_all_heads", speed.seconds_all_heads.to_string()),
             ("side_by_side_ns", join(&speed.side_by_side_ns)),

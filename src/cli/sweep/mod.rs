@@ -169,7 +169,7 @@ impl SweepArgs {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
         self.select.check(&data)?;
-        let preamble = self.ask.preamble()?;
+        let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
@@ -185,6 +185,7 @@ impl SweepArgs {
             direction: axes.directions[0],
             selection: self.select.by()?,
             select: self.select.params(),
+            sigma: self.ask.sigma(),
             grid: Grid {
                 ks,
                 alphas: axes.alphas.clone().unwrap_or_default(),
