@@ -15,7 +15,7 @@ use crate::capture::{CaptureParams, Store};
 use crate::data::PromptForm;
 use crate::eval::Evaluator;
 use crate::ledger::Ledger;
-use crate::select::SelectParams;
+use crate::select::{Journal, SelectParams};
 use crate::session::SessionParams;
 use crate::steer::{DirectionKind, Selection, SigmaFrom};
 use crate::study::{Example, Protocol, Report, Row, two_fold};
@@ -124,7 +124,8 @@ impl DemoArgs {
             SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
         )?;
         let bar = output.progress("scoring", protocol.n_step());
-        let report = two_fold(&mut evaluator, &store, &protocol, &mut Ledger::in_memory(), || {
+        let (mut ledger, journal) = (Ledger::in_memory(), |_: &str| Ok(Journal::in_memory()));
+        let report = two_fold(&mut evaluator, &store, &protocol, &mut ledger, journal, || {
             bar.inc(1);
             interrupt::check(KEPT)
         });

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
-use super::asking::{AskArgs, ledger_place, open_ledger};
+use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
@@ -19,6 +19,7 @@ use crate::data::{Dataset, Kind, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::file::write_atomically;
 use crate::ledger::Ledger;
+use crate::select::Journal;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::study::{
@@ -224,8 +225,8 @@ impl EvalArgs {
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
         let source = activations.as_ref().map(|activations| &activations.store);
-        let vectors = (&vector, source);
-        let mut report = self.study(&mut evaluator, vectors, &protocol, &mut ledger, output)?;
+        let kept = (&mut ledger, journals(&place, &identity));
+        let mut report = self.study(&mut evaluator, (&vector, source), &protocol, kept, output)?;
         let n_token = evaluator.n_token();
         // A judge of its own size needs the memory.
         drop(evaluator);
@@ -284,7 +285,7 @@ impl EvalArgs {
         evaluator: &mut Evaluator,
         (vector, source): (&Vector, Option<&Store>),
         protocol: &Protocol<'a>,
-        ledger: &mut Ledger<Record>,
+        (ledger, journal): (&mut Ledger<Record>, impl Fn(&str) -> Result<Journal>),
         output: Output,
     ) -> Result<Report<'a>> {
         interrupt::install();
@@ -303,7 +304,7 @@ impl EvalArgs {
                 of_vector(evaluator, source, protocol, (&sidecar.vector, *alpha), ledger, on_step)
             }
             (Vector::TwoFold, Some(source)) => {
-                two_fold(evaluator, source, protocol, ledger, on_step)
+                two_fold(evaluator, source, protocol, ledger, journal, on_step)
             }
             _ => unsteered(evaluator, protocol, ledger, on_step),
         };

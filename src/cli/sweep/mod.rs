@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
-use super::asking::{AskArgs, ledger_place, open_ledger};
+use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
@@ -19,7 +19,7 @@ use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use crate::data::Kind;
 use crate::eval::{Evaluator, TokenCount};
 use crate::judge::JudgeFacts;
-use crate::select::{Grid, Journal};
+use crate::select::Grid;
 use crate::session::SessionParams;
 use crate::steer::DirectionKind;
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
@@ -200,9 +200,7 @@ impl SweepArgs {
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
         let place = ledger_place("sweep", self.report.as_deref(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
-        let journal = |name: &str| {
-            Journal::open(&place.with_extension("trials.jsonl"), &format!("{identity} {name}"))
-        };
+        let journal = journals(&place, &identity);
         let activations = Activations::open(
             self.activations.as_ref(),
             &self.data.capture_params(&self.model, &data, &model)?,
