@@ -187,6 +187,19 @@ impl Question {
         [true, false].iter().all(|&label| self.answers.iter().any(|answer| answer.label == label))
     }
 
+    /// The same question with its best answer and the false ones: all that MC1, and the log odds of
+    /// the best answer against the false ones, look at.
+    #[must_use]
+    pub fn deciding(&self) -> Self {
+        let best = self.best();
+        let answers = self.answers.iter().enumerate();
+        let decides = |(i, answer): &(usize, &Answer)| *i == best || !answer.label;
+        Self {
+            answers: answers.filter(decides).map(|(_, answer)| answer.clone()).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Adds an answer.
     ///
     /// # Errors
@@ -316,6 +329,18 @@ mod tests {
     fn refuses_a_missing_file_by_name() {
         let error = Dataset::open(Path::new("absent.csv")).expect_err("there is no such file");
         assert_eq!(error.to_string(), "cannot read absent.csv");
+    }
+
+    #[test]
+    fn a_question_is_decided_by_its_best_answer_and_the_false_ones() {
+        let text = "Question,Best Answer,Correct Answers,Incorrect Answers\n\
+                    q,b,a; b; c,d; e\n";
+        let question = &read("data.csv", text).expect("sound").questions[0];
+        let deciding = question.deciding();
+        let texts: Vec<&str> = deciding.answers.iter().map(|answer| &*answer.text).collect();
+        assert_eq!(texts, ["b", "d", "e"]);
+        assert_eq!((deciding.best(), &deciding.text), (0, &question.text));
+        assert_eq!(deciding.deciding(), deciding);
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
             let what = format!("question `{}`", question.text);
             return Err(Error::invalid(what, "it needs true and false answers"));
         }
+        let question = &question.deciding();
         let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         let mut prefix = plain[0].tokens[..n_prompts.iter().min().map_or(0, |n| n - 1)].to_vec();
         for text in &plain {
@@ -130,6 +131,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Effects> {
+        let question = &question.deciding();
         let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         self.evaluator.hold(&[])?;
         let log_odds = |evaluator: &mut Evaluator, row: usize| -> Result<f64> {
@@ -224,14 +226,14 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
 
 impl Evaluator<'_> {
     /// Tokens that a vector adds to a question that is held: the last of the prompt and those of
-    /// the answers, save the last of each.
+    /// the answers that decide, save the last of each.
     pub(crate) fn n_answer_token(
         &self,
         question: &Question,
         form: &PromptForm,
         preamble: &str,
     ) -> Result<usize> {
-        let (texts, n_prompts) = self.answers(question, form, preamble, 0)?;
+        let (texts, n_prompts) = self.answers(&question.deciding(), form, preamble, 0)?;
         let n =
             texts.iter().zip(n_prompts).map(|(text, n_prompt)| text.tokens.len() - n_prompt - 1);
         Ok(1 + n.sum::<usize>())

@@ -62,8 +62,13 @@ pub fn choose(
     journal: &mut Journal,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<(SteeringVector, Choice)> {
-    let questions: Vec<&Question> =
-        trial.questions.iter().copied().filter(|question| question.is_two_sided()).collect();
+    // Only MC1 is asked for.
+    let questions: Vec<Question> = trial
+        .questions
+        .iter()
+        .filter(|question| question.is_two_sided())
+        .map(|question| question.deciding())
+        .collect();
     if questions.is_empty() {
         return Err(Error::invalid("questions", "none has both true and false answers"));
     }
@@ -113,7 +118,7 @@ pub fn choose(
 struct Tuner<'a, 'm> {
     evaluator: &'a mut Evaluator<'m>,
     trial: &'a Trial<'a>,
-    questions: &'a [&'a Question],
+    questions: &'a [Question],
     journal: &'a mut Journal,
 }
 
@@ -140,7 +145,7 @@ impl Tuner<'_, '_> {
             let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
             if !missing.is_empty() {
                 let questions: Vec<&Question> =
-                    missing.iter().map(|&i| self.questions[i]).collect();
+                    missing.iter().map(|&i| &self.questions[i]).collect();
                 let scores = self.evaluator.score_answers(&questions, form, preamble)?;
                 let scored = missing.iter().zip(scores);
                 let results = scored.map(|(&i, score)| (name_of(i), (Some(score.mc().mc1), 1)));
