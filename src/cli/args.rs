@@ -58,10 +58,7 @@ impl ModelArgs {
 
     /// The model's file.
     pub(super) fn path(&self) -> Result<PathBuf> {
-        match &self.model {
-            Some(path) => Ok(path.clone()),
-            None => embedded::model(),
-        }
+        embedded::model_or(self.model.as_ref())
     }
 
     /// Loads the model.

@@ -96,10 +96,7 @@ struct Document<'a> {
 
 impl ImportArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let model = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = embedded::model_or(self.model.as_ref())?;
         let base = Base::read(&model)?;
         let inputs: Vec<&Path> = match &self.heads {
             Some(heads) => vec![heads],

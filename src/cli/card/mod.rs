@@ -54,10 +54,7 @@ struct Document<'a> {
 
 impl CardArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let model = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = embedded::model_or(self.model.as_ref())?;
         let file = Gguf::open_model(&model)?;
         let print = fingerprint(&file)?;
         let (path, sidecar) = match &self.steer {

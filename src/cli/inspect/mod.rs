@@ -21,7 +21,6 @@ use self::sidecar::SidecarFacts;
 use self::store::StoreFacts;
 use self::verify::Verified;
 use super::args::ModelArgs;
-use super::embedded;
 use super::output::Output;
 use super::plot::{self, Format};
 use crate::capture::store::Store;
@@ -108,10 +107,7 @@ impl InspectArgs {
         if let Some(path) = &self.file {
             return Ok(path.clone());
         }
-        let model = match &self.model.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = self.model.path()?;
         if !self.verify {
             return Ok(model);
         }
