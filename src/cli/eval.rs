@@ -1,6 +1,6 @@
 //! `candor eval`: what a vector does, measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -11,19 +11,19 @@ use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
 use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
+use super::report::{DataFacts, Made, ReportArgs, rows_text};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
-use super::table::{nats, percent, printable_line};
-use super::{embedded, html, interrupt, table};
+use super::table::{percent, printable_line};
+use super::{embedded, html, interrupt};
 use crate::capture::Store;
-use crate::data::{Dataset, Kind, Question};
+use crate::data::{Kind, Question};
 use crate::eval::{Evaluator, TokenCount};
-use crate::file::write_atomically;
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::study::{
-    Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
-    two_fold, unsteered,
+    Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
+    unsteered,
 };
 use crate::{Error, Model, Result};
 
@@ -78,18 +78,15 @@ pub(super) struct EvalArgs {
     #[arg(long, value_name = "SAFETENSORS")]
     activations: Option<PathBuf>,
 
-    /// Write report.json and report.html into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What `--json` gives, and `report.json` holds.
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
-    candor: &'static str,
-    /// The command that made it.
-    command: String,
-    pub(super) model: ModelFacts,
+    #[serde(flatten)]
+    pub(super) made: Made,
     pub(super) data: DataFacts<'a>,
     pub(super) settings: Settings<'a>,
     pub(super) rows: Vec<Row>,
@@ -100,37 +97,6 @@ pub(super) struct Document<'a> {
     n_question: usize,
     n_token: TokenCount,
     pub(super) seconds: f64,
-}
-
-#[derive(Serialize)]
-pub(super) struct ModelFacts {
-    pub(super) name: String,
-    architecture: String,
-    fingerprint: String,
-    pub(super) n_head: usize,
-}
-
-#[derive(Serialize)]
-pub(super) struct DataFacts<'a> {
-    pub(super) name: &'a str,
-    sha256: &'a str,
-}
-
-impl ModelFacts {
-    pub(super) fn of(model: &Model) -> Self {
-        Self {
-            name: model.name().unwrap_or("model").to_owned(),
-            architecture: model.architecture().to_owned(),
-            fingerprint: model.fingerprint().to_owned(),
-            n_head: model.geometry().n_head,
-        }
-    }
-}
-
-impl<'a> DataFacts<'a> {
-    pub(super) fn of(data: &'a Dataset) -> Self {
-        Self { name: &data.name, sha256: &data.sha256 }
-    }
 }
 
 #[derive(Serialize)]
@@ -209,7 +175,7 @@ impl EvalArgs {
         let which = fingerprint.clone().unwrap_or_else(|| vector.name());
         let identity =
             self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
-        let place = ledger_place("eval", self.report.as_deref(), &identity)?;
+        let place = ledger_place("eval", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let open = || {
             let params = self.data.capture_params(&self.model, &data, &model)?;
@@ -232,9 +198,7 @@ impl EvalArgs {
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let document = Document {
-            candor: env!("CARGO_PKG_VERSION"),
-            command: command(),
-            model: ModelFacts::of(&model),
+            made: Made::on(&model),
             data: DataFacts::of(&data),
             settings: Settings {
                 vector: vector.name(),
@@ -264,9 +228,7 @@ impl EvalArgs {
             judge,
             seconds: start.elapsed().as_secs_f64(),
         };
-        if let Some(folder) = &self.report {
-            write_report(folder, &document, &html::page(&document)?)?;
-        }
+        self.report.write(&document, || html::page(&document))?;
         ledger.remove()?;
         if let Some(activations) = activations {
             activations.discard()?;
@@ -274,7 +236,8 @@ impl EvalArgs {
         if output.is_json() {
             output.json(&document);
         } else {
-            print(&document, self.report.as_deref(), output);
+            print(&document, output);
+            self.report.tell(output);
         }
         Ok(())
     }
@@ -363,73 +326,11 @@ impl Vector {
     }
 }
 
-/// Writes `report.json` and `report.html` into a folder.
-pub(super) fn write_report(folder: &Path, document: &impl Serialize, page: &str) -> Result<()> {
-    let json = serde_json::to_vec_pretty(document)
-        .map_err(|e| Error::invalid("report.json", e.to_string()))?;
-    write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
-    write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
-}
-
-/// The command that runs, as it was typed.
-pub(super) fn command() -> String {
-    let words = std::env::args().skip(1);
-    std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
-/// What people call a condition.
-pub(super) fn title(name: &str) -> &'static str {
-    match name {
-        "base" => "no steering",
-        "iti" => "steered",
-        "random" => "random heads and directions",
-        "instruction" => "asked to",
-        _ => "asked to, and steered",
-    }
-}
-
-/// The rows of a study as a table.
-pub(super) fn rows_text(rows: &[Row]) -> String {
-    let interval = |e: Option<Estimate>| {
-        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
-    };
-    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
-    let is_judged = rows.iter().any(|row| row.info.is_some());
-    let rows: Vec<[String; 10]> = rows
-        .iter()
-        .map(|row| {
-            [
-                title(row.name).to_owned(),
-                percent(row.mc.mc1),
-                interval(row.interval.mc1),
-                percent(row.mc.mc2),
-                percent(row.mc.mc3),
-                share(row.truth),
-                share(row.info),
-                share(row.true_info),
-                row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
-                row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
-            ]
-        })
-        .collect();
-    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
-    if is_judged {
-        return table::table(header, &rows);
-    }
-    // Only a judge says what informs.
-    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
-    table::table(without_info(header), &rows)
-}
-
-fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
-    [a, b, c, d, e, f, g, h]
-}
-
-fn print(document: &Document, folder: Option<&Path>, output: Output) {
-    let Document { model, data, settings, .. } = document;
+fn print(document: &Document, output: Output) {
+    let Document { made, data, settings, .. } = document;
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: {} questions of {}, {}\n",
-        printable_line(&model.name),
+        made.model_name(),
         document.n_question,
         printable_line(data.name),
         match document.folds.len() {
@@ -479,8 +380,4 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         document.n_token.computed,
         document.seconds
     ));
-    if let Some(folder) = folder {
-        let page = folder.join("report.html").display().to_string();
-        output.line(format_args!("report: {}", printable_line(&page)));
-    }
 }

@@ -6,9 +6,10 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
-use super::eval::{Document, title};
+use super::eval::Document;
 use super::heat::Maps;
 use super::plot::{self, Bar, Pair};
+use super::report::title;
 use super::table::{nats, percent, printable_line};
 use crate::judge::Reading;
 use crate::study::{Estimate, Row, Scored};
@@ -83,7 +84,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
-            model => Serde(&document.model),
+            model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
             judge => Serde(&document.judge),
@@ -213,7 +214,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
     });
     for (fold, number) in document.folds.iter().zip(1..) {
         let selected = fold.heads.iter().copied();
-        let maps = Maps::new(&fold.head_accuracy, &[], document.model.n_head, selected);
+        let maps = Maps::new(&fold.head_accuracy, &[], document.made.model.n_head, selected);
         let Some(maps) = maps.filter(|_| is_whole(document, &fold.head_accuracy)) else { continue };
         let name = match document.folds.len() {
             1 => String::new(),
@@ -263,5 +264,5 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
 
 /// Whether there is one value for each head of whole layers.
 fn is_whole(document: &Document, values: &[f32]) -> bool {
-    document.model.n_head > 0 && values.len().is_multiple_of(document.model.n_head)
+    document.made.model.n_head > 0 && values.len().is_multiple_of(document.made.model.n_head)
 }

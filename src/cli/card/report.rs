@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::eval::title;
+use crate::cli::report::title;
 use crate::error::shown;
 use crate::steer::Sidecar;
 use crate::{Error, Result};

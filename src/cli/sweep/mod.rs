@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::activations::Activations;
 use super::args::{DataArgs, ModelArgs, finite, positive};
 use super::asking::{AskArgs, ledger_place, open_ledger};
-use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
+use super::report::{DataFacts, Made, ReportArgs};
 use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
 use crate::data::Kind;
 use crate::eval::{Evaluator, TokenCount};
@@ -77,18 +77,15 @@ pub(super) struct SweepArgs {
     #[arg(long, value_name = "SAFETENSORS")]
     activations: Option<PathBuf>,
 
-    /// Write report.json and report.html into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What `--json` gives, and `report.json` holds.
 #[derive(Serialize)]
 struct Document<'a> {
-    candor: &'static str,
-    /// The command that made it.
-    command: String,
-    model: ModelFacts,
+    #[serde(flatten)]
+    made: Made,
     data: DataFacts<'a>,
     settings: Settings<'a>,
     cells: &'a [Cell],
@@ -198,7 +195,7 @@ impl SweepArgs {
         };
         self.ask.check_preamble((&model, &self.model), &protocol)?;
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
-        let place = ledger_place("sweep", self.report.as_deref(), &identity)?;
+        let place = ledger_place("sweep", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let journal = |name: &str| {
             Journal::open(&place.with_extension("trials.jsonl"), &format!("{identity} {name}"))
@@ -226,9 +223,7 @@ impl SweepArgs {
         bar.finish_and_clear();
         let swept = swept?;
         let document = Document {
-            candor: env!("CARGO_PKG_VERSION"),
-            command: command(),
-            model: ModelFacts::of(&model),
+            made: Made::on(&model),
             data: DataFacts::of(&data),
             settings: Settings {
                 ks: &protocol.grid.ks,
@@ -257,15 +252,14 @@ impl SweepArgs {
             n_token: evaluator.n_token(),
             seconds: start.elapsed().as_secs_f64(),
         };
-        if let Some(folder) = &self.report {
-            write_report(folder, &document, &page::page(&document)?)?;
-        }
+        self.report.write(&document, || page::page(&document))?;
         ledger.remove()?;
         activations.discard()?;
         if output.is_json() {
             output.json(&document);
         } else {
-            text::print(&document, self.report.as_deref(), output);
+            text::print(&document, output);
+            self.report.tell(output);
         }
         Ok(())
     }
