@@ -6,21 +6,20 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::activations::Activations;
-use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
+use super::activations::StoreArgs;
+use super::args::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use super::asking::{AskArgs, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::report::{DataFacts, Made, ReportArgs, rows_text};
-use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
+use super::select::{NEEDS_QUESTIONS, SelectArgs};
 use super::table::{percent, printable_line};
-use super::{embedded, html, interrupt};
+use super::{html, interrupt};
 use crate::capture::Store;
-use crate::data::{Kind, Question};
+use crate::data::Question;
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
-use crate::session::SessionParams;
-use crate::steer::Sidecar;
+use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
     Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
     unsteered,
@@ -58,8 +57,8 @@ pub(super) struct EvalArgs {
     heads: Option<usize>,
 
     /// With --cv: directions.
-    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
-    direction: String,
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = direction())]
+    direction: DirectionKind,
 
     #[command(flatten)]
     select: SelectArgs,
@@ -74,9 +73,8 @@ pub(super) struct EvalArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     n_predict: usize,
 
-    /// A store made by `capture`, in place of capturing; made here if it does not exist.
-    #[arg(long, value_name = "SAFETENSORS")]
-    activations: Option<PathBuf>,
+    #[command(flatten)]
+    activations: StoreArgs,
 
     #[command(flatten)]
     report: ReportArgs,
@@ -110,7 +108,7 @@ pub(super) struct Settings<'a> {
     preamble: &'a str,
     instruction: &'a str,
     pub(super) policy: &'static str,
-    pub(super) direction: &'a str,
+    pub(super) direction: &'static str,
     pub(super) selection: &'static str,
     /// The rows that sigma was measured over.
     sigma: &'a str,
@@ -128,7 +126,7 @@ impl EvalArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let data = self.data.open(&self.model)?.limited(self.ask.limit);
-        if matches!(data.kind, Kind::Statement | Kind::Pair) {
+        if !data.kind.asks() {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
         if !data.questions.iter().any(Question::is_two_sided) {
@@ -143,16 +141,9 @@ impl EvalArgs {
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
-        let policy = self.ask.policy()?;
+        let policy = self.ask.policy;
         let vector = self.vector(&model, output)?;
-        let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
-        if let Some(k) = self.heads {
-            grid.ks = vec![k];
-        }
-        if let Some(alpha) = self.steer.given_alpha() {
-            grid.alphas = vec![alpha];
-        }
+        let grid = self.select.grid(&model, self.heads, self.steer.given_alpha());
         let protocol = Protocol {
             data: &data,
             form: form.clone(),
@@ -160,8 +151,8 @@ impl EvalArgs {
             neutral: neutral.iter().map(String::as_str).collect(),
             instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
-            direction: self.direction.parse()?,
-            selection: self.select.by()?,
+            direction: self.direction,
+            selection: self.select.by(),
             select: self.select.params(),
             sigma: self.ask.sigma(),
             grid,
@@ -177,16 +168,9 @@ impl EvalArgs {
             self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
         let place = ledger_place("eval", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
-        let open = || {
-            let params = self.data.capture_params(&self.model, &data, &model)?;
-            Activations::open(self.activations.as_ref(), &params, &model, &data, output)
-        };
+        let open = || self.activations.open((&self.data, &data), (&self.model, &model), output);
         let activations = vector.needs_activations().then(open).transpose()?;
-        let mut evaluator = Evaluator::with(
-            &model,
-            self.model.ctx_size().unwrap_or(0),
-            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
-        )?;
+        let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
         let source = activations.as_ref().map(|activations| &activations.store);
@@ -208,7 +192,7 @@ impl EvalArgs {
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
                 policy: policy.name(),
-                direction: &self.direction,
+                direction: self.direction.name(),
                 selection: protocol.selection.name(),
                 sigma: self.ask.sigma_name(),
                 kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),

@@ -7,13 +7,13 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, SteerArgs};
+use super::asking::{ledger_place, open_ledger};
 use super::output::{BOLD, DIM, Output};
 use super::select::neutral_documents;
-use super::{embedded, interrupt, table};
+use super::{interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
-use crate::ledger::Ledger;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -117,11 +117,7 @@ impl ExportArgs {
             ..self.model.session(&model)
         };
         let identity = identity(&model, &sidecar, &task, &session);
-        let place = embedded::cache_folder("export")?.join(format!("{}.jsonl", &identity[..16]));
-        let mut ledger = Ledger::open(&place, &identity)?;
-        if !ledger.is_empty() {
-            output.note(format_args!("going on: {} results are known", ledger.len()));
-        }
+        let mut ledger = open_ledger(&ledger_place("export", None, &identity)?, &identity, output)?;
         interrupt::install();
         let bar = output.progress("exporting", task.n_step());
         let found = nearest(&model, &session, &task, &mut ledger, || {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::args::finite;
+use super::args::{direction, finite};
 use super::export::same_file;
 use super::heads::amount;
 use super::output::{BOLD, Output};
@@ -55,8 +55,8 @@ pub(super) struct ImportArgs {
     activations: Option<PathBuf>,
 
     /// How the directions of heads were found.
-    #[arg(long, value_name = "KIND", default_value = "mass-mean", requires = "heads", value_parser = ["mass-mean", "probe", "random"])]
-    direction: String,
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", requires = "heads", value_parser = direction())]
+    direction: DirectionKind,
 
     /// The sidecar to write [default: steer-<name>-<model>.gguf beside the model].
     #[arg(short, long, value_name = "GGUF")]
@@ -117,7 +117,7 @@ impl ImportArgs {
             (Some(heads), Some(directions)) => {
                 let vector = self.heads(&base, heads, directions, output)?;
                 let origin = origin(&[Part { path: directions.clone(), factor: None }])?;
-                let kind = self.direction.parse()?;
+                let kind = self.direction;
                 (vector, origin, kind, 15.0, Positions::Generated)
             }
             _ => {

@@ -56,6 +56,13 @@ pub enum Kind {
     Pair,
 }
 
+impl Kind {
+    /// Whether there are questions, or prompts, before the texts.
+    pub(crate) fn asks(self) -> bool {
+        matches!(self, Self::QuestionAnswer | Self::PromptAnswer)
+    }
+}
+
 /// One question and its candidate answers: the unit by which data is split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {

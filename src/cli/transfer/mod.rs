@@ -101,13 +101,9 @@ impl TransferArgs {
         for data in &sets {
             let form = prompt_form(self.template.as_deref(), data)?;
             let params = CaptureParams {
-                seed: self.seed,
-                n_ctx: self.model.ctx_size(),
-                n_threads: self.model.threads(),
-                cache: self.model.cache(),
                 // Nothing is steered, so nothing needs a scale.
                 next_rows: false,
-                ..CaptureParams::new(form.clone())
+                ..self.model.capture_params(form.clone(), self.seed)
             };
             let file = self.activations.as_ref().map(|folder| {
                 let limit = if self.limit > 0 { format!("-{}", self.limit) } else { String::new() };

@@ -5,7 +5,7 @@ use minijinja::{Value, context};
 
 use super::super::html::{heat, render};
 use super::super::output::{BOLD, DIM, Output};
-use super::super::table::{columns, percent};
+use super::super::table::{columns, percent, printable_line};
 use super::Document;
 use crate::Result;
 use crate::study::{Estimate, Reading};
@@ -105,7 +105,7 @@ fn short_names(document: &Document) -> Vec<String> {
     // Whole words only: `cities` and `companies` keep their `ies`.
     let ending: String = first.chars().skip(first.chars().count() - n).collect();
     let ending = ending.find(['_', '-', '.', ' ']).map_or("", |at| &ending[at..]);
-    names.iter().map(|name| name.strip_suffix(ending).unwrap_or(name).to_owned()).collect()
+    names.iter().map(|name| printable_line(name.strip_suffix(ending).unwrap_or(name))).collect()
 }
 
 /// What was left out of some readings.
