@@ -70,7 +70,10 @@ impl PreambleArgs {
         let Some(path) = &self.preamble else { return Ok(String::new()) };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         match text.trim_end() {
-            "" => Err(Error::invalid(path.display().to_string(), "holds no text")),
+            "" => Err(Error::invalid(
+                path.display().to_string(),
+                "holds no text: leave --preamble out, or give a file with some",
+            )),
             text => Ok(format!("{text}\n\n")),
         }
     }

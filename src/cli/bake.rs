@@ -7,13 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{ModelArgs, SteerArgs, Subject};
-use super::export::same_file;
 use super::interrupt;
 use super::output::Output;
 use super::select::neutral_documents;
 use super::table::{bytes, printable_line};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
+use crate::file::is_same;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
 use crate::{Error, Geometry, Model, Result, SessionParams, fingerprint};
@@ -151,7 +151,7 @@ impl BakeArgs {
                            `candor fit`";
             Error::invalid("sidecar", problem)
         })?;
-        if same_file(&self.output, &found.0) {
+        if is_same(&self.output, &found.0) {
             return Err(Error::invalid("target", "it is the sidecar: bake into another file"));
         }
         Ok(found)

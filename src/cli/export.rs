@@ -14,6 +14,7 @@ use super::{interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
+use crate::file::{is_same, stem};
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -100,7 +101,7 @@ impl ExportArgs {
         })?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
-        if same_file(&target, &path) || same_file(&target, model.path()) {
+        if is_same(&target, &path) || is_same(&target, model.path()) {
             let problem = "it is the model or the sidecar: write another file";
             return Err(Error::invalid(target.display().to_string(), problem));
         }
@@ -182,7 +183,7 @@ impl ExportArgs {
                 Err(Error::invalid("sidecar", problem))
             }
             None => {
-                let stem = model.path().file_stem().unwrap_or_default().to_string_lossy();
+                let stem = stem(model.path());
                 Ok(model.path().with_file_name(format!("control-{name}-{stem}.gguf")))
             }
         }
@@ -218,10 +219,6 @@ fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<
         output.line(format_args!("wrote {}", path.display()));
     }
     Ok(())
-}
-
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn task<'a>(
@@ -305,9 +302,8 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
         document.layers.len(),
     ));
     let dash = || "–".to_owned();
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let cells = |of: Option<Agreement>, is_exact: bool| match of {
-        Some(of) => [format!("{:.4}", of.kl), percent(of.top1)],
+        Some(of) => [format!("{:.4}", of.kl), table::percent(of.top1)],
         None if is_exact => ["0".to_owned(), "100.0".to_owned()],
         None => [dash(), dash()],
     };
@@ -318,7 +314,7 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
             let is_written = row.name == document.method.name();
             let [kl, top1] = cells(row.neutral, row.name == "exact");
             let [data_kl, data_top1] = cells(row.data, row.name == "exact" && has_data);
-            let mc1 = row.mc.map_or_else(dash, |mc| percent(mc.mc1));
+            let mc1 = row.mc.map_or_else(dash, |mc| table::percent(mc.mc1));
             let mark = if is_written { "written" } else { "" };
             [title(row.name).to_owned(), kl, top1, data_kl, data_top1, mc1, mark.to_owned()]
         })

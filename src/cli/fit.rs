@@ -18,6 +18,7 @@ use super::plot::{self, Format};
 use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
 use crate::capture::Store;
 use crate::data::{Dataset, PromptForm};
+use crate::file::stem;
 use crate::select::{HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
@@ -127,33 +128,13 @@ impl FitArgs {
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
-        self.select.check(&data)?;
-        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
-            let problem = "gives alpha: leave out one of the two, or add --tune";
-            return Err(Error::invalid("--kl-budget", problem));
-        }
-        if self.preamble.is_given() && !tunes && self.select.by() == Selection::Accuracy {
-            let problem = "is for answers that are scored: add --tune, --select effect or \
-                           --select causal";
-            return Err(Error::invalid("--preamble", problem));
-        }
+        self.check(&data, tunes)?;
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
         let model = self.model.load()?;
         self.preamble.check((&model, &self.model), &preamble)?;
-        let geometry = model.geometry();
-        let n_head = model.attention_layers().count() * geometry.n_head;
-        if self.plot.is_some() && n_head < n_site(&model) {
-            let problem = "layers without attention have no place in the map: leave it out";
-            return Err(Error::invalid("--plot", problem));
-        }
-        if let Some(k) = self.heads.filter(|&k| k > n_head) {
-            return Err(Error::invalid(
-                "--heads",
-                format!("{k} heads cannot be chosen from {n_head}"),
-            ));
-        }
+        let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
         let path = match &self.output {
             Some(path) => path.clone(),
@@ -203,6 +184,37 @@ impl FitArgs {
         let seconds = start.elapsed().as_secs_f64();
         self.report(&path, &sidecar, &development, &chosen.effects, seconds, output);
         Ok(())
+    }
+
+    /// Makes sure that the options go together, and with the data.
+    fn check(&self, data: &Dataset, tunes: bool) -> Result<()> {
+        self.select.check(data)?;
+        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
+            let problem = "gives alpha: leave out one of the two, or add --tune";
+            return Err(Error::invalid("--kl-budget", problem));
+        }
+        if self.preamble.is_given() && !tunes && self.select.by() == Selection::Accuracy {
+            let problem = "is for answers that are scored: add --tune, --select effect or \
+                           --select causal";
+            return Err(Error::invalid("--preamble", problem));
+        }
+        Ok(())
+    }
+
+    /// Heads to choose from, if the model has as many as are asked for and a place for each in a map.
+    fn n_head(&self, model: &Model) -> Result<usize> {
+        let n_head = model.attention_layers().count() * model.geometry().n_head;
+        if self.plot.is_some() && n_head < n_site(model) {
+            let problem = "layers without attention have no place in the map: leave it out";
+            return Err(Error::invalid("--plot", problem));
+        }
+        match self.heads {
+            Some(k) if k > n_head => {
+                let problem = format!("{k} heads cannot be chosen from {n_head}");
+                Err(Error::invalid("--heads", problem))
+            }
+            _ => Ok(n_head),
+        }
     }
 
     fn balance(&self) -> Balance {
@@ -421,11 +433,6 @@ fn tried(development: &Development, effects: &[HeadEffect]) -> Vec<Tried> {
 fn n_site(model: &Model) -> usize {
     let Geometry { n_layer, n_head, .. } = model.geometry();
     n_layer * n_head
-}
-
-/// A file's name without its extension: the name of a model that has none.
-fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Below this many questions a ranking of heads is mostly luck.

@@ -6,7 +6,6 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{direction, finite};
-use super::export::same_file;
 use super::heads::amount;
 use super::output::{BOLD, Output};
 use super::parts::Part;
@@ -15,6 +14,7 @@ use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
 use crate::export::ControlVector;
+use crate::file::{is_same, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result};
@@ -102,14 +102,13 @@ impl ImportArgs {
             Some(heads) => vec![heads],
             None => self.files.iter().map(|part| part.path.as_path()).collect(),
         };
-        let stem = inputs.first().and_then(|path| path.file_stem()).unwrap_or_default();
-        let stem = stem.to_string_lossy();
+        let stem = inputs.first().map(|path| stem(path)).unwrap_or_default();
         let name = self.name.as_deref().unwrap_or(&stem);
         let target = match &self.output {
             Some(path) => path.clone(),
             None => default_path(&model, name)?,
         };
-        if inputs.iter().any(|path| same_file(path, &target)) || same_file(&model, &target) {
+        if inputs.iter().any(|path| is_same(path, &target)) || is_same(&model, &target) {
             let problem = "it is what is to be imported, or the model: write another file";
             return Err(Error::invalid(target.display().to_string(), problem));
         }

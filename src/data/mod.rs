@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::form::PromptForm;
 use crate::error::{Error, Result};
+use crate::file::stem;
 
 /// A labelled data set: questions (groups) with answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,16 +128,7 @@ impl Dataset {
         if questions.is_empty() {
             return Err(Flaw::file("holds no rows").at(path));
         }
-        Ok(Self {
-            name: path
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            path: path.to_owned(),
-            sha256: sha256(bytes),
-            kind,
-            questions,
-        })
+        Ok(Self { name: stem(path), path: path.to_owned(), sha256: sha256(bytes), kind, questions })
     }
 
     /// At most `n` of the questions, spread evenly; 0 takes all.

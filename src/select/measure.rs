@@ -7,7 +7,7 @@ use super::{HeadEffect, Journal, SelectParams};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Trials};
 use crate::probe::Activations;
-use crate::steer::{Development, DirectionKind, SteeringVector};
+use crate::steer::{Development, DirectionKind, Selection, SteeringVector};
 use crate::{Error, Result, Site, Special};
 
 /// What to try heads on. Nothing else of the data is looked at: give development questions and
@@ -202,13 +202,9 @@ impl Work<'_, '_, '_, '_> {
 /// The `n` best by effect and the `n` best by causal score, as indices in ascending order.
 fn leaders(heads: &[HeadEffect], n: usize) -> Vec<usize> {
     let mut leaders = BTreeSet::new();
-    let scores: [fn(&HeadEffect) -> f64; 2] = [
-        |head| if head.effect.is_nan() { f64::NEG_INFINITY } else { head.effect },
-        HeadEffect::causal,
-    ];
-    for score in scores {
+    for by in [Selection::Effect, Selection::Causal] {
         let mut order: Vec<usize> = (0..heads.len()).collect();
-        order.sort_by(|&a, &b| score(&heads[b]).total_cmp(&score(&heads[a])));
+        order.sort_by(|&a, &b| heads[b].score(by).total_cmp(&heads[a].score(by)));
         leaders.extend(order.into_iter().take(n));
     }
     leaders.into_iter().collect()

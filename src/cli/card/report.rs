@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::report::title;
+use crate::cli::table::percent;
 use crate::error::shown;
 use crate::steer::Sidecar;
 use crate::{Error, Result};
@@ -151,7 +152,6 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
             format!(": {}, heads chosen by {}", strengths.join(" and "), settings.selection)
         }
     };
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let line = |row: &Row| Line {
         title: match row.name.as_str() {

@@ -25,7 +25,7 @@ use super::output::Output;
 use super::plot::{self, Format};
 use crate::capture::store::Store;
 use crate::error::shown;
-use crate::export::CONTROL_VECTOR as ARCHITECTURE;
+use crate::export::CONTROL_VECTOR;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside};
 use crate::{Error, Result, fingerprint};
@@ -136,7 +136,7 @@ impl Facts {
 
     fn of_gguf(path: &Path) -> Result<Self> {
         let file = Gguf::open_model(path)?;
-        if file.opt_str("general.architecture")? == Some(ARCHITECTURE) {
+        if file.opt_str("general.architecture")? == Some(CONTROL_VECTOR) {
             return Ok(Self::Control(ControlFacts::of(&file)?));
         }
         match file.opt_str("general.type")? {

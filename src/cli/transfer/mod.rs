@@ -161,8 +161,11 @@ impl TransferArgs {
             let data = Dataset::open(path)?.limited(self.limit);
             data.require_two_classes()?;
             if let Some(known) = sets.iter().find(|known| known.name == data.name) {
-                let problem =
-                    format!("{} and {} have one name", known.path.display(), path.display());
+                let problem = format!(
+                    "{} and {} have one name, by which results are told apart: rename one",
+                    known.path.display(),
+                    path.display()
+                );
                 return Err(Error::invalid("--data", problem));
             }
             sets.push(data);
