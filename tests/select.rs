@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Effects, Evaluator, Trials};
-use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, measure, ranking};
+use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, choose, measure, ranking};
 use candor::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom, SteeringVector};
 use candor::study::{Developed, Protocol, develop};
 use candor::{Error, Model, ModelParams, Site, Special};
@@ -284,7 +284,10 @@ fn developed(room: &Room, data: &Dataset, source: &Leaning, neutral: [&str; 4]) 
     };
     let questions: Vec<usize> = (6..12).collect();
     let documents = [protocol.neutral[0], protocol.neutral[2]];
-    develop(&mut room.evaluator(), source, &protocol, &questions, &documents, || Ok(())).unwrap()
+    let mut journal = Journal::in_memory();
+    let journal = &mut journal;
+    develop(&mut room.evaluator(), source, &protocol, &questions, &documents, journal, || Ok(()))
+        .unwrap()
 }
 
 #[test]
@@ -311,4 +314,38 @@ fn nothing_of_the_test_fold_reaches_what_is_chosen() {
     let with_other_development = developed(&room, &other_data, &other_source, DOCUMENTS);
     assert_ne!(found.effects, with_other_development.effects);
     assert_ne!(found.vector, with_other_development.vector);
+}
+
+#[test]
+fn a_stopped_choice_of_heads_and_strength_goes_on() {
+    let room = Room::new();
+    let (form, development) = (form(), room.development());
+    let trial = room.trial(&form);
+    let grid = Grid { ks: vec![1, 3], alphas: vec![0.5, 2.0, 50.0], kl_budget: 1.0 };
+    let path = room._folder.path().join("trials.jsonl");
+    let run = |journal: &mut Journal, stop_after: usize| {
+        let (mut evaluator, mut n_step) = (room.evaluator(), 0);
+        let result =
+            choose(&mut evaluator, &development, &room.source, &trial, &grid, journal, || {
+                n_step += 1;
+                match n_step > stop_after {
+                    true => Err(Error::Interrupted { kept: String::new() }),
+                    false => Ok(()),
+                }
+            });
+        (result, n_step, evaluator.n_token().computed)
+    };
+    let (whole, n_step, n_token) = run(&mut Journal::in_memory(), usize::MAX);
+    let whole = whole.unwrap();
+    assert_eq!(n_step, grid.n_step(trial.questions.len()));
+    for stop_after in [0, 3] {
+        let mut journal = Journal::open(&path, "same").unwrap();
+        let (stopped, _, _) = run(&mut journal, stop_after);
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })));
+    }
+    let mut journal = Journal::open(&path, "same").unwrap();
+    let (resumed, n_step, n_token_after) = run(&mut journal, usize::MAX);
+    assert_eq!(resumed.unwrap(), whole);
+    assert_eq!(n_step, grid.n_step(trial.questions.len()));
+    assert!(n_token_after < n_token, "{n_token_after} of {n_token} tokens again");
 }

@@ -15,6 +15,7 @@ use super::output::Output;
 use crate::data::sha256;
 use crate::eval::{Evaluator, Policy};
 use crate::ledger::Ledger;
+use crate::select::Journal;
 use crate::steer::SigmaFrom;
 use crate::study::Protocol;
 use crate::{Error, Model, Result, Special};
@@ -157,6 +158,12 @@ pub(super) fn ledger_place(
         }
         None => Ok(embedded::cache_folder(command)?.join(format!("{}.jsonl", &identity[..16]))),
     }
+}
+
+/// What opens, by name, what is known of the heads, K and α that were tried: a file beside the ledger.
+pub(super) fn journals(place: &Path, identity: &str) -> impl Fn(&str) -> Result<Journal> {
+    let place = place.with_extension("trials.jsonl");
+    move |name| Journal::open(&place, &format!("{identity} {name}"))
 }
 
 /// Opens the partial results of a command that was stopped, or begins them.

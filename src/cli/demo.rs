@@ -13,7 +13,7 @@ use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::PromptForm;
 use crate::ledger::Ledger;
-use crate::select::SelectParams;
+use crate::select::{Journal, SelectParams};
 use crate::steer::{DirectionKind, Selection, SigmaFrom};
 use crate::study::{Example, Protocol, Report, Row, two_fold};
 use crate::{Error, Result};
@@ -111,7 +111,8 @@ impl DemoArgs {
         };
         let mut evaluator = self.model.evaluator(&model)?;
         let bar = output.progress("scoring", protocol.n_step());
-        let report = two_fold(&mut evaluator, &store, &protocol, &mut Ledger::in_memory(), || {
+        let (mut ledger, journal) = (Ledger::in_memory(), |_: &str| Ok(Journal::in_memory()));
+        let report = two_fold(&mut evaluator, &store, &protocol, &mut ledger, journal, || {
             bar.inc(1);
             interrupt::check(KEPT)
         });

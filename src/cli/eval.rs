@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::activations::StoreArgs;
 use super::args::{DataArgs, ModelArgs, SteerArgs, direction, positive};
-use super::asking::{AskArgs, ledger_place, open_ledger};
+use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::report::{DataFacts, Made, ReportArgs, rows_text};
@@ -19,6 +19,7 @@ use crate::capture::Store;
 use crate::data::Question;
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
+use crate::select::Journal;
 use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
     Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
@@ -174,8 +175,8 @@ impl EvalArgs {
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
         let source = activations.as_ref().map(|activations| &activations.store);
-        let vectors = (&vector, source);
-        let mut report = self.study(&mut evaluator, vectors, &protocol, &mut ledger, output)?;
+        let kept = (&mut ledger, journals(&place, &identity));
+        let mut report = self.study(&mut evaluator, (&vector, source), &protocol, kept, output)?;
         let n_token = evaluator.n_token();
         // A judge of its own size needs the memory.
         drop(evaluator);
@@ -231,7 +232,7 @@ impl EvalArgs {
         evaluator: &mut Evaluator,
         (vector, source): (&Vector, Option<&Store>),
         protocol: &Protocol<'a>,
-        ledger: &mut Ledger<Record>,
+        (ledger, journal): (&mut Ledger<Record>, impl Fn(&str) -> Result<Journal>),
         output: Output,
     ) -> Result<Report<'a>> {
         interrupt::install();
@@ -250,7 +251,7 @@ impl EvalArgs {
                 of_vector(evaluator, source, protocol, (&sidecar.vector, *alpha), ledger, on_step)
             }
             (Vector::TwoFold, Some(source)) => {
-                two_fold(evaluator, source, protocol, ledger, on_step)
+                two_fold(evaluator, source, protocol, ledger, journal, on_step)
             }
             _ => unsteered(evaluator, protocol, ledger, on_step),
         };

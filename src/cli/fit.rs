@@ -244,7 +244,7 @@ impl FitArgs {
         development: &Development,
         source: &Store,
         trial: &Trial,
-        place: (PathBuf, String),
+        (place, identity): (PathBuf, String),
         (tunes, n_head): (bool, usize),
         output: Output,
     ) -> Result<Chosen> {
@@ -261,16 +261,23 @@ impl FitArgs {
             });
         }
         let mut evaluator = self.model.evaluator(model)?;
-        let (Ranked { development, effects }, journal) =
-            self.select.rank(&mut evaluator, development, source, trial, place, output)?;
+        let mut journal = SelectArgs::journal(&place, &identity, trial)?;
+        let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
+        let Ranked { development, effects } = {
+            let journal = (&mut journal, kept.as_str());
+            self.select.rank(&mut evaluator, development, source, trial, journal, output)?
+        };
         let (vector, alpha) = if tunes {
             let grid = self.select.grid(model, self.heads, self.alpha);
-            let bar = output.progress("tuning", grid.n_step());
+            let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
+            let bar = output.progress("tuning", grid.n_step(n_question));
             interrupt::install();
-            let result = choose(&mut evaluator, &development, source, trial, &grid, || {
-                bar.inc(1);
-                interrupt::check("the captured activations are kept, what was tried is not")
-            });
+            let journal = &mut journal;
+            let result =
+                choose(&mut evaluator, &development, source, trial, &grid, journal, || {
+                    bar.inc(1);
+                    interrupt::check(&kept)
+                });
             bar.finish_and_clear();
             let (vector, choice) = result?;
             (vector, choice.alpha)

@@ -108,27 +108,29 @@ impl SelectArgs {
         }
     }
 
+    /// Opens what a stopped run has tried, or begins it. `identity` is what it depends on besides the
+    /// trial.
+    pub(super) fn journal(place: &Path, identity: &str, trial: &Trial) -> Result<Journal> {
+        let documents = sha256(trial.documents.join("\n").as_bytes());
+        let identity = format!("{identity} {documents} {} {:?}", trial.direction, trial.params);
+        Journal::open(place, &identity)
+    }
+
     /// Puts the heads in the order in which they are to be steered, with progress and an estimate of
-    /// the time before it starts. `place` names the journal that a stopped run goes on from, and
-    /// `identity` is what its content depends on besides the settings here.
+    /// the time before it starts. `kept` says where the journal is.
     pub(super) fn rank(
         &self,
         evaluator: &mut Evaluator,
         development: &Development,
         source: &impl Activations,
         trial: &Trial,
-        (place, identity): (PathBuf, String),
+        (journal, kept): (&mut Journal, &str),
         output: Output,
-    ) -> Result<(Ranked, Journal)> {
+    ) -> Result<Ranked> {
         let by = self.by();
         if by == Selection::Accuracy {
-            let ranked = Ranked { development: development.clone(), effects: Vec::new() };
-            return Ok((ranked, Journal::in_memory()));
+            return Ok(Ranked { development: development.clone(), effects: Vec::new() });
         }
-        let documents = sha256(trial.documents.join("\n").as_bytes());
-        let identity = format!("{identity} {documents} {} {:?}", trial.direction, trial.params);
-        let mut journal = Journal::open(&place, &identity)?;
-        let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
         interrupt::install();
         let n_head = trial.params.n_candidate.unwrap_or(usize::MAX);
         let n_head = n_head.min(development.scores.len());
@@ -142,13 +144,13 @@ impl SelectArgs {
             }
         ));
         let bar = output.progress("trying", 1);
-        let result = rank(evaluator, development, source, trial, by, &mut journal, |step| {
+        let result = rank(evaluator, development, source, trial, by, journal, |step| {
             bar.set_length(step.n_all as u64);
             bar.set_position(step.n_done as u64);
-            interrupt::check(&kept)
+            interrupt::check(kept)
         });
         bar.finish_and_clear();
-        Ok((result?, journal))
+        result
     }
 }
 

@@ -6,7 +6,8 @@ use crate::Site;
 use crate::ledger::Ledger;
 
 /// Keeps measurements from one run to the next: of a head on an item its effect, or its Σ KL and the
-/// tokens that this is summed over; `None` where it is not a number.
+/// tokens that this is summed over; of a pair of K and α its KL per token, or MC1 of a question. `None`
+/// where it is not a number.
 pub type Journal = Ledger<(Option<f64>, usize)>;
 
 /// What a head was tried on: an index into the development questions or documents.

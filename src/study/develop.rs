@@ -37,7 +37,8 @@ pub(super) fn in_parts(
 
 /// Fits probes and directions and chooses heads, K and α on some of the questions (indices into the
 /// data set) and documents. No other question, row of activations or document is looked at.
-/// `on_step` is called as in [`two_fold`](super::two_fold).
+/// What the journal holds is not measured again. `on_step` is called as in
+/// [`two_fold`](super::two_fold).
 ///
 /// # Errors
 /// As [`two_fold`](super::two_fold).
@@ -47,6 +48,7 @@ pub fn develop(
     protocol: &Protocol,
     questions: &[usize],
     documents: &[&str],
+    journal: &mut Journal,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Developed> {
     let development = Development::fit(source, questions, &protocol.fit(), || ())?;
@@ -60,10 +62,9 @@ pub fn develop(
     };
     let mut n_step = 0;
     let on_trial = in_parts(&mut n_step, &mut on_step);
-    let mut journal = Journal::in_memory();
     let by = protocol.selection;
-    let ranked = rank(evaluator, &development, source, &trial, by, &mut journal, on_trial)?;
+    let ranked = rank(evaluator, &development, source, &trial, by, journal, on_trial)?;
     let (vector, choice) =
-        choose(evaluator, &ranked.development, source, &trial, &protocol.grid, on_step)?;
+        choose(evaluator, &ranked.development, source, &trial, &protocol.grid, journal, on_step)?;
     Ok(Developed { development, effects: ranked.effects, vector, choice })
 }

@@ -33,7 +33,7 @@ use crate::data::{Dataset, PromptForm, split};
 use crate::eval::Evaluator;
 use crate::ledger::Ledger;
 use crate::probe::Activations;
-use crate::select::{Choice, Grid, SelectParams};
+use crate::select::{Choice, Grid, Journal, SelectParams};
 use crate::steer::{
     Development, DirectionKind, FitParams, LayerVector, Selection, SigmaFrom, SteeringVector,
 };
@@ -126,7 +126,10 @@ impl<'a> Protocol<'a> {
         let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
         let n_question = self.n_question();
         let [short, long] = [n_question / 2, n_question.div_ceil(2)];
-        2 * (n_select + self.grid.n_step()) + self.n_step_of_fold(short) + self.n_step_of_fold(long)
+        let of_fold = |development: usize, test: usize| {
+            n_select + self.grid.n_step(development) + self.n_step_of_fold(test)
+        };
+        of_fold(short, long) + of_fold(long, short)
     }
 
     /// Steps of [`of_vector`].
@@ -216,8 +219,10 @@ struct Half<'a> {
     documents: Vec<&'a str>,
 }
 
-/// Fits and scores in two folds. What the ledger holds is not measured again. `on_step` is called
-/// after each of [`Protocol::n_step`] steps and may refuse to go on by an error.
+/// Fits and scores in two folds. What the ledger holds is not measured again. `journal` opens, by
+/// name, what is known of the heads, K and α that were tried; it is removed once the choice is in the
+/// ledger. `on_step` is called after each of [`Protocol::n_step`] steps and may refuse to go on by an
+/// error.
 ///
 /// # Errors
 /// What fitting and evaluating give; [`Error::Invalid`] where no question can be scored, or no pair
@@ -227,12 +232,14 @@ pub fn two_fold<'a>(
     source: &impl Activations,
     protocol: &Protocol<'a>,
     ledger: &mut Ledger<Record>,
+    journal: impl Fn(&str) -> Result<Journal>,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Report<'a>> {
     let mut report = Report::new(protocol);
     for (fold, half) in protocol.halves()?.iter().enumerate() {
+        let kept = (&mut *ledger, &journal);
         let developed =
-            develop_once(evaluator, source, protocol, half, (fold, ledger), &mut on_step)?;
+            develop_once(evaluator, source, protocol, (fold, half), kept, &mut on_step)?;
         let Developed { development, vector, choice, .. } = &developed;
         let random = random_vectors(development, source, choice.k, protocol)?;
         let mut measure = Fold {
@@ -255,8 +262,8 @@ fn develop_once(
     evaluator: &mut Evaluator,
     source: &impl Activations,
     protocol: &Protocol,
-    half: &Half,
-    (fold, ledger): (usize, &mut Ledger<Record>),
+    (fold, half): (usize, &Half),
+    (ledger, journal): (&mut Ledger<Record>, &impl Fn(&str) -> Result<Journal>),
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<Developed> {
     let name = format!("fold {fold} choice");
@@ -265,13 +272,17 @@ fn develop_once(
         let development = Development::fit(source, &half.development, &protocol.fit(), || ())?;
         let vector = development.ranked(&heads)?.vector(source, heads.len(), protocol.direction)?;
         let n_select = if protocol.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
-        (0..n_select + protocol.grid.n_step()).try_for_each(|_| on_step())?;
+        let n_step = n_select + protocol.grid.n_step(half.development.len());
+        (0..n_step).try_for_each(|_| on_step())?;
         return Ok(Developed { development, effects: Vec::new(), vector, choice });
     }
     let (questions, documents) = (&half.development, &half.development_documents);
-    let developed = develop(evaluator, source, protocol, questions, documents, on_step)?;
+    let mut journal = journal(&name)?;
+    let developed =
+        develop(evaluator, source, protocol, questions, documents, &mut journal, on_step)?;
     let heads = developed.vector.heads().iter().map(|head| head.site).collect();
     ledger.put([(name, Record::Choice { choice: developed.choice, heads })])?;
+    journal.remove()?;
     Ok(developed)
 }
 

@@ -10,14 +10,14 @@ use serde::Serialize;
 
 use super::activations::StoreArgs;
 use super::args::{DataArgs, ModelArgs, direction, finite, positive};
-use super::asking::{AskArgs, ledger_place, open_ledger};
+use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::interrupt;
 use super::output::Output;
 use super::report::{DataFacts, Made, ReportArgs};
 use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs};
 use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
-use crate::select::{Grid, Journal};
+use crate::select::Grid;
 use crate::steer::{DirectionKind, Selection};
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
 use crate::{Error, Result};
@@ -193,9 +193,7 @@ impl SweepArgs {
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
         let place = ledger_place("sweep", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
-        let journal = |name: &str| {
-            Journal::open(&place.with_extension("trials.jsonl"), &format!("{identity} {name}"))
-        };
+        let journal = journals(&place, &identity);
         let activations =
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let mut evaluator = self.model.evaluator(&model)?;
