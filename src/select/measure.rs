@@ -53,11 +53,7 @@ pub fn measure(
     mut on_step: impl FnMut(Step) -> Result<()>,
 ) -> Result<Vec<HeadEffect>> {
     let SelectParams { alpha, n_candidate, n_screen, n_leader, n_full } = trial.params;
-    let questions: Vec<&Question> =
-        trial.questions.iter().copied().filter(|question| question.is_two_sided()).collect();
-    if questions.is_empty() {
-        return Err(Error::invalid("questions", "none has both true and false answers"));
-    }
+    let questions = trial.two_sided()?;
     if trial.documents.is_empty() {
         return Err(Error::invalid("neutral documents", "there are none"));
     }
@@ -104,7 +100,19 @@ pub fn measure(
     Ok(results)
 }
 
-impl Trial<'_> {
+impl<'a> Trial<'a> {
+    /// The questions that have both true and false answers.
+    pub(super) fn two_sided(&self) -> Result<Vec<&'a Question>> {
+        let is_two_sided = |question: &&Question| question.is_two_sided();
+        let questions: Vec<&Question> =
+            self.questions.iter().copied().filter(is_two_sided).collect();
+        if questions.is_empty() {
+            let problem = "none has both true and false answers: take data that has such";
+            return Err(Error::invalid("questions", problem));
+        }
+        Ok(questions)
+    }
+
     /// About how many tokens [`measure`] computes for `n_head` heads.
     ///
     /// # Errors

@@ -62,11 +62,7 @@ pub fn choose(
     journal: &mut Journal,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<(SteeringVector, Choice)> {
-    let questions: Vec<&Question> =
-        trial.questions.iter().copied().filter(|question| question.is_two_sided()).collect();
-    if questions.is_empty() {
-        return Err(Error::invalid("questions", "none has both true and false answers"));
-    }
+    let questions = trial.two_sided()?;
     let n_step_of_pair = 1 + questions.len().div_ceil(N_CHUNK);
     let mut tuner = Tuner { evaluator, trial, questions: &questions, journal };
     let mut last_k = 0;
