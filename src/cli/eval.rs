@@ -16,7 +16,7 @@ use super::select::{NEEDS_QUESTIONS, SelectArgs};
 use super::table::{percent, printable_line};
 use super::{html, interrupt};
 use crate::capture::Store;
-use crate::data::Question;
+use crate::data::{Dataset, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
 use crate::select::Journal;
@@ -126,17 +126,7 @@ pub(super) struct Settings<'a> {
 impl EvalArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?.limited(self.ask.limit);
-        if !data.kind.asks() {
-            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
-        }
-        if !data.questions.iter().any(Question::is_two_sided) {
-            let problem = "no question has both true and false answers, so there is nothing to \
-                           choose between: add the kind that is missing (in TruthfulQA's form the \
-                           column Incorrect Answers)";
-            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
-        }
-        self.select.check(&data)?;
+        let data = self.data()?;
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
         let judge = self.judge.find(self.n_predict, output)?;
@@ -225,6 +215,22 @@ impl EvalArgs {
             self.report.tell(output);
         }
         Ok(())
+    }
+
+    /// The data set, if it has what is asked for.
+    fn data(&self) -> Result<Dataset> {
+        let data = self.data.open(&self.model)?.limited(self.ask.limit);
+        if !data.kind.asks() {
+            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
+        }
+        if !data.questions.iter().any(Question::is_two_sided) {
+            let problem = "no question has both true and false answers, so there is nothing to \
+                           choose between: add the kind that is missing (in TruthfulQA's form the \
+                           column Incorrect Answers)";
+            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
+        }
+        self.select.check(&data)?;
+        Ok(data)
     }
 
     fn study<'a>(
