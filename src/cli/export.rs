@@ -216,7 +216,7 @@ fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<
         output.line(format_args!(
             "{BOLD}{name}{BOLD:#} at alpha {alpha} as a control vector of {n} layers, exactly"
         ));
-        output.line(format_args!("wrote {}", path.display()));
+        output.wrote(path);
     }
     Ok(())
 }
@@ -327,7 +327,7 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
     output.line(format_args!(
         "\n{DIM}KL(exact ‖ this) in nats per token, exact being the heads edited at every token; top-1: the \
          same likeliest token, in %; MC1 of {n_question} questions. Measured in llama.cpp's own context, on \
-         the half of the text that the vectors were not made from.{DIM:#}\n\nwrote {}",
-        document.path.display(),
+         the half of the text that the vectors were not made from.{DIM:#}\n"
     ));
+    output.wrote(document.path);
 }

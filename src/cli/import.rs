@@ -146,7 +146,7 @@ impl ImportArgs {
         output.line(format_args!(
             "{BOLD}{name}{BOLD:#}: {what}, alpha {alpha}, tokens steered: {positions}"
         ));
-        output.line(format_args!("wrote {}", target.display()));
+        output.wrote(&target);
         Ok(())
     }
 

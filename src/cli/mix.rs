@@ -97,7 +97,7 @@ impl MixArgs {
         output.line(format_args!("{BOLD}{}{BOLD:#}: {what}, alpha {alpha}", printable_line(name)));
         let description = mixed.about.description.as_deref().unwrap_or_default();
         output.line(format_args!("{DIM}{}{DIM:#}", printable_line(description)));
-        output.line(format_args!("wrote {}", self.output.display()));
+        output.wrote(&self.output);
         Ok(())
     }
 }

@@ -49,7 +49,8 @@ pub(super) fn print(document: &Document, output: Output) {
     }
     output.line("\nthe recommended cells on the half that did not recommend them");
     output.text(&rows_text(&document.rows));
-    output.line(format_args!("\nto ship, fitted on all questions: {}", document.overall.command));
+    let command = printable_line(&document.overall.command);
+    output.line(format_args!("\nto ship, fitted on all questions: {command}"));
     output.line(format_args!(
         "{DIM}Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
         document.n_token.read, document.n_token.computed, document.seconds
