@@ -41,8 +41,10 @@ all() {
     done
 }
 
+# The fewest inputs, and short ones, that reach all code that was reached.
 keep() {
-    fuzz "$1" "tests/corpus/$1" "fuzz/corpus/$1" -- "${LIMITS[@]}" -max_len=4096 -merge=1
+    fuzz "$1" "tests/corpus/$1" "fuzz/corpus/$1" -- \
+        "${LIMITS[@]}" -max_len=2048 -use_counters=0 -set_cover_merge=1
 }
 
 case "${1:-}" in

@@ -45,4 +45,13 @@ fn steering_makes_the_demo_model_tell_what_it_knows() {
         }
         assert!(row(&document, name)["info"].is_null(), "no judge, no info");
     }
+
+    let eval = ["eval", "--cv", "2", "--draws", "1", "-n", "0"];
+    let evaluated = json(candor(folder.path()).args(eval));
+    for name in ["base", "iti", "instruction"] {
+        for field in ["mc1", "mc2", "mc3", "ce", "kl"] {
+            let [a, b] = [&document, &evaluated].map(|d| row(d, name)[field].clone());
+            assert_eq!(a, b, "{name} {field} of demo and of eval --cv 2");
+        }
+    }
 }

@@ -20,10 +20,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use crate::error::shown;
-use crate::ffi::map::map_file;
+use crate::ffi::map::{FileMap, map_file};
 use crate::file::read_at;
 use crate::{Error, Result};
 
@@ -80,7 +78,7 @@ pub struct Gguf {
 struct Part {
     path: PathBuf,
     file: File,
-    map: Mmap,
+    map: FileMap,
     /// Where its data section begins.
     data_start: u64,
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use memmap2::Mmap;
 use ndarray::Array2;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
@@ -13,14 +12,14 @@ use safetensors::{Dtype, SafeTensors};
 use super::layout::{LAYERS_KEY, N_LAYER_KEY};
 use super::{RowSet, part_path, store_error};
 use crate::error::shown;
-use crate::ffi::map::map_file;
+use crate::ffi::map::{FileMap, map_file};
 use crate::{Error, Result, Site};
 
 /// A finished activation store, mapped into memory.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    map: Mmap,
+    map: FileMap,
     n_layer: usize,
     /// The layers that have attention; a block each.
     layers: Vec<usize>,
@@ -66,7 +65,7 @@ impl Store {
         Self::read(path, map).map_err(|problem| store_error(path, problem))
     }
 
-    fn read(path: &Path, map: Mmap) -> Result<Self, String> {
+    fn read(path: &Path, map: FileMap) -> Result<Self, String> {
         let file = Tensors::read(&map)?;
         let labels = file.integers("label", &[])?;
         let labels = labels
