@@ -6,6 +6,16 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+/// A file's name without its extension: what is called after it where it has no name of its own.
+pub(crate) fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Whether both names are of one file that is there.
+pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// Writes a file beside its target and renames it, so that no reader and no crash ever meets half
 /// of it.
 ///

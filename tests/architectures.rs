@@ -14,13 +14,11 @@ use candor::{Error, Model, ModelParams, Session, SessionParams};
 use common::biases::{after_projection, on_values, shared_vector};
 use common::fixture::{Arch, Fixture, N_EMBD, N_LAYER};
 use common::host;
-use common::script::Script;
+use common::script::{PROMPT, Script};
 use common::steering::{bits, distance_of, vector};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
-/// Tokens of any fixture: text, bytes, and more of them than a sliding window holds.
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
 const ANSWER: [i32; 2] = [265, 40];
 const ALPHA: f32 = 5.0;
 /// Largest difference of logits, as a part of the largest, between a bias after the projection and

@@ -15,16 +15,13 @@ use candor::export::{BakeParams, bake};
 use candor::gguf::{Builder, Gguf, TensorType};
 use candor::select::{Choice, Grid, Journal, SelectParams, Trial, choose};
 use candor::steer::{Development, DirectionKind, FitParams, Sidecar, SteeringVector};
-use candor::{Error, Model, ModelParams, SessionParams};
+use candor::{Error, Model, SessionParams};
+use common::load;
 use common::requantize::{FileKind, requantize};
 use common::sidecar::sidecar;
 use common::steering::vector;
 
 const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() }).unwrap()
-}
 
 /// The questions, in two halves, and text that asks nothing.
 struct Task {

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use candor::Error;
 use candor::export::{Bake, BakeParams, bake};
 use candor::gguf::{Builder, Gguf, TensorType, Value};
 use candor::steer::{Sidecar, default_path};
-use candor::{Error, Model, ModelParams};
 use common::fixture::{Arch, Fixture};
+use common::load;
 use common::program::{candor, json, refusal};
 use common::sidecar::sidecar;
 use common::steering::vector;
@@ -60,10 +61,6 @@ impl Desk {
         let output = candor.args(["-p", "rain", "-n", "2"]).args(more).assert().success();
         String::from_utf8(output.get_output().stderr.clone()).unwrap()
     }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() }).unwrap()
 }
 
 #[test]

@@ -3,22 +3,20 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candor::eval::Agreement;
 use candor::export::{BakeParams, Baked, Place, bake};
 use candor::gguf::{Gguf, Value};
 use candor::session::CacheType;
 use candor::steer::SteeringVector;
-use candor::{Geometry, Model, ModelParams, Session, SessionParams};
+use candor::{Geometry, Session, SessionParams};
 use common::biases::{n_head_kv, shared_vector};
 use common::fixture::{Arch, Fixture};
-use common::host;
-use common::script::Script;
+use common::script::{ANSWER, PROMPT, Script};
 use common::steering::{distance_of, vector};
+use common::{host, load};
 
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
 const ALPHA: f32 = 5.0;
 
 struct Case {
@@ -53,10 +51,6 @@ impl Case {
         let live = script.steered(|_, _| 1).play(&mut session).unwrap();
         [live, host::play(&host::load(&self.target), params, &script)]
     }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() }).unwrap()
 }
 
 fn params(cache: CacheType) -> SessionParams {

@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 
 use candor::session::{Batch, CacheType};
 use candor::steer::SteeringVector;
-use candor::{Error, Model, ModelParams, Session, SessionParams};
+use candor::{Error, Model, Session, SessionParams};
 use common::fixture::{Arch, Fixture, N_LAYER};
-use common::script::Script;
+use common::script::{PROMPT, Script};
 use common::steering::{bits, distance, distance_of, vector};
-use common::{heads, host};
+use common::{heads, host, load};
 
-/// Tokens of any fixture, more of them than gemma2's sliding window holds.
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
 const ANSWER: [i32; 3] = [265, 40, 270];
 const ALPHA: f32 = 5.0;
 
@@ -28,11 +26,6 @@ fn params(cache: CacheType) -> SessionParams {
         cache,
         ..SessionParams::default()
     }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
 }
 
 /// Models whose heads llama.cpp does not rotate (32 values), and rotates once or twice (64, 128).

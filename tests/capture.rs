@@ -12,8 +12,9 @@ use candor::capture::{CaptureParams, Captured, Store, capture};
 use candor::data::{Dataset, PromptForm};
 use candor::gguf::TensorType;
 use candor::session::{Batch, CacheType};
-use candor::{Error, Model, ModelParams, Result, Session, SessionParams, Site, Special};
+use candor::{Error, Model, Result, Session, SessionParams, Site, Special};
 use common::fixture::{Arch, Fixture, N_HEAD, N_LAYER};
+use common::load;
 use common::oracle::Oracle;
 use common::steering::distance;
 
@@ -66,11 +67,6 @@ impl Room {
             .flat_map(|q| q.answers.iter().map(|answer| form().text(&q.text, &answer.text)))
             .collect()
     }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
 }
 
 fn word(i: usize) -> &'static str {

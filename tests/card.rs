@@ -187,6 +187,10 @@ fn refuses_reports_of_something_else() {
     let other = message(&shelf.report(Some("00".repeat(32))));
     assert!(other.contains("is of another vector"), "{other}");
     let mut report = shelf.report(None);
+    report["settings"]["vector"] = json!("none");
+    let other = message(&report);
+    assert!(other.contains("is of the model as it is"), "{other}");
+    let mut report = shelf.report(None);
     report["model"]["fingerprint"] = json!("00");
     let other = message(&report);
     assert!(other.contains("is of another model than the sidecar"), "{other}");

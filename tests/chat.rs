@@ -8,7 +8,8 @@ use assert_cmd::Command;
 use candor::Site;
 use candor::gguf::Gguf;
 use candor::probe::Probe;
-use candor::steer::{About, DirectionKind, Positions, Sidecar, SteeredHead, SteeringVector};
+use candor::steer::{About, Sidecar, SteeredHead, SteeringVector};
+use common::sidecar::about;
 use predicates::prelude::*;
 use tempfile::TempDir;
 
@@ -60,27 +61,11 @@ fn write_sidecar(model: &Path, path: &Path) {
         accuracy: 0.5,
         probe: Probe { weight: vec![0.1; d_head], bias: 0.0 },
     });
+    let model_name = file.str("general.name").unwrap();
     let about = About {
-        architecture: "llama".into(),
-        name: "test".into(),
-        description: None,
-        license: None,
-        author: None,
-        model_name: file.str("general.name").unwrap().into(),
-        model_fingerprint: candor::fingerprint(&file).unwrap(),
-        candor_version: "0".into(),
-        direction: DirectionKind::Random,
+        name: "test".to_owned(),
         alpha: 8.0,
-        positions: Positions::Generated,
-        seed: 0,
-        data_name: "none".into(),
-        data_sha256: "0".repeat(64),
-        prompt: "{answer}".into(),
-        split: "none".into(),
-        head_accuracy: Vec::new(),
-        head_effect: Vec::new(),
-        head_cost: Vec::new(),
-        selection: Default::default(),
+        ..about("llama", model_name, &candor::fingerprint(&file).unwrap())
     };
     let vector = SteeringVector::new(n_layer, n_head, d_head, heads.collect()).unwrap();
     Sidecar { vector, about }.write(path).unwrap();

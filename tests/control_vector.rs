@@ -11,22 +11,15 @@ use candor::gguf::{Builder, Gguf};
 use candor::ledger::Ledger;
 use candor::session::CacheType;
 use candor::steer::{LayerVector, SteeringVector};
-use candor::{Model, ModelParams, Session, SessionParams};
+use candor::{Model, Session, SessionParams};
 use common::fixture::{Arch, Fixture, N_EMBD, N_LAYER};
-use common::host;
 use common::program::{candor, json, refusal};
-use common::script::Script;
+use common::script::{ANSWER, PROMPT, Script};
 use common::steering::{bits, distance_of, vector};
+use common::{host, load};
 
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
 /// GELU is a table of F16: of the largest logit.
 const F16_TOLERANCE: f64 = 1e-3;
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
-}
 
 fn params() -> SessionParams {
     SessionParams {

@@ -8,16 +8,14 @@ use candor::export::{BakeParams, BakeRecord, Place, bake};
 use candor::gguf::{Gguf, TensorType};
 use candor::session::CacheType;
 use candor::steer::SteeringVector;
-use candor::{Model, ModelParams, Session, SessionParams};
+use candor::{Session, SessionParams};
 use common::biases::shared_vector;
 use common::fixture::{Arch, Fixture, N_EMBD, N_LAYER};
-use common::host;
 use common::requantize::{FileKind, requantize};
-use common::script::Script;
+use common::script::{ANSWER, PROMPT, Script};
 use common::steering::{bits, distance_of, vector};
+use common::{host, load};
 
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
 const ALPHA: f32 = 5.0;
 
 /// Largest difference of logits, as a part of the largest logit, where only the order of F32 sums
@@ -58,11 +56,6 @@ fn at(alpha: f32) -> BakeParams {
         vector_fingerprint: "ab".repeat(32),
         approximate: false,
     }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
 }
 
 /// Heads in two of three layers: one layer gets no bias.

@@ -5,14 +5,10 @@ mod common;
 use candor::gguf::{Builder, Gguf, TensorType};
 use common::fixture::{Arch, Fixture, N_EMBD, N_HEAD, N_LAYER};
 use common::oracle::Oracle;
+use common::script::PROMPT;
+use common::steering::TOLERANCE;
 use common::{host, shared};
 use ndarray::Array2;
-
-/// Largest difference of logits, as a part of the largest logit, that F32 arithmetic explains.
-const TOLERANCE: f64 = 5e-5;
-
-/// Tokens of any fixture: text, bytes, and more of them than gemma2's sliding window holds.
-const TOKENS: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
 
 #[test]
 fn llama_cpp_decodes_every_fixture() {
@@ -22,7 +18,7 @@ fn llama_cpp_decodes_every_fixture() {
             let name = format!("{} {}", arch.label(), kind.name());
             let model = host::load(&Fixture::new(arch).quantized(kind).write(folder.path()));
             for flash_attention in [false, true] {
-                let logits = host::logits(&model, &TOKENS, flash_attention);
+                let logits = host::logits(&model, &PROMPT, flash_attention);
                 assert!(logits.iter().all(|logit| logit.is_finite()), "{name}");
                 for row in logits.outer_iter() {
                     let (low, high) = row.fold((f32::MAX, f32::MIN), |(low, high), &logit| {
@@ -41,7 +37,7 @@ fn quantization_keeps_the_weights() {
     for arch in Arch::CORE {
         let logits = |kind| {
             let path = Fixture::new(arch).quantized(kind).write(folder.path());
-            host::logits(&host::load(&path), &TOKENS, false)
+            host::logits(&host::load(&path), &PROMPT, false)
         };
         let exact = logits(TensorType::F32);
         for (kind, bound) in [(TensorType::Q8_0, 0.05), (TensorType::Q4_0, 0.6)] {
@@ -79,8 +75,8 @@ fn the_oracle_agrees_with_llama_cpp_on_random_models() {
     let folder = tempfile::tempdir().unwrap();
     for seed in 0..3 {
         let path = Fixture::new(Arch::Llama).seed(seed).write(folder.path());
-        let expected = Oracle::open(&path).unwrap().forward(&TOKENS).logits;
-        assert_close(&expected, &host::logits(&host::load(&path), &TOKENS, false));
+        let expected = Oracle::open(&path).unwrap().forward(&PROMPT).logits;
+        assert_close(&expected, &host::logits(&host::load(&path), &PROMPT, false));
     }
 }
 
@@ -125,8 +121,8 @@ fn an_edit_of_every_token_equals_a_bias_after_wo() {
     let baked_path = folder.path().join("baked.gguf");
     baked.write(&baked_path).unwrap();
 
-    let edited = Oracle::open(&path).unwrap().forward_edited(&TOKENS, |_, heads| *heads += &offset);
-    assert_close(&edited.logits, &host::logits(&host::load(&baked_path), &TOKENS, false));
-    let plain = host::logits(&host::load(&path), &TOKENS, false);
+    let edited = Oracle::open(&path).unwrap().forward_edited(&PROMPT, |_, heads| *heads += &offset);
+    assert_close(&edited.logits, &host::logits(&host::load(&baked_path), &PROMPT, false));
+    let plain = host::logits(&host::load(&path), &PROMPT, false);
     assert!((edited.logits - plain.mapv(f64::from)).iter().any(|shift| shift.abs() > 0.5));
 }

@@ -12,9 +12,10 @@ use candor::judge::{
     ProbeParams,
 };
 use candor::session::{CacheType, SessionParams};
-use candor::{Error, Model, ModelParams, Result, Special};
+use candor::{Error, Result, Special};
 use common::decided::decided;
 use common::fixture::{Arch, Fixture, N_HEAD, N_LAYER};
+use common::load;
 use common::oracle::Oracle;
 use common::server::{Reply, Server};
 
@@ -154,11 +155,6 @@ fn does_not_wait_for_ever() {
         EndpointParams { n_retry: 0, ..EndpointParams::new("http://127.0.0.1:9", "m", None) };
     let error = EndpointJudge::new(params).unwrap().check().unwrap_err().to_string();
     assert!(error.contains("cannot be reached"), "{error}");
-}
-
-fn load(path: &Path) -> Model {
-    let params = ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() };
-    Model::load(path, &params).expect("a fixture loads")
 }
 
 /// As exact as llama.cpp can be.

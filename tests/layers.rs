@@ -6,53 +6,22 @@ mod common;
 use candor::gguf::TensorType;
 use candor::session::{Batch, Path};
 use candor::steer::SteeringVector;
-use candor::{Model, ModelParams, Session, SessionParams};
+use candor::{Session, SessionParams};
 use common::control::Controlled;
 use common::fixture::{Arch, Fixture, N_LAYER};
-use common::host;
-use common::script::{Script, Token};
-use common::steering::{bits, distance_of, layer_vector, vector};
+use common::script::{ANSWER, PROMPT, Script, Token, scripts};
+use common::steering::{F16_TOLERANCE, bits, distance_of, layer_vector, vector};
+use common::{checks, host, load};
 
-/// As in the tests of heads, whose constants say why.
-const F16_TOLERANCE: f64 = 1e-3;
-
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
 const ALPHA: f32 = 1.5;
 
 fn params(flash_attention: bool) -> SessionParams {
-    SessionParams {
-        n_ctx: 256,
-        n_threads: Some(1),
-        n_seq_max: 4,
-        n_row: 4,
-        flash_attention: Some(flash_attention),
-        ..SessionParams::default()
-    }
-}
-
-fn load(path: &std::path::Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
-}
-
-fn scripts() -> [Script; 2] {
-    [Script::conversation(&PROMPT, &ANSWER), Script::crowd(&PROMPT, 4)]
+    SessionParams { n_row: 4, ..checks::params(flash_attention) }
 }
 
 /// Five architectures, F32 and Q4_0, both attentions.
 fn for_every_case(test: impl Fn(&str, &std::path::Path, bool)) {
-    let folder = tempfile::tempdir().expect("a folder");
-    for arch in Arch::CORE {
-        for kind in [TensorType::F32, TensorType::Q4_0] {
-            let path = Fixture::new(arch).quantized(kind).write(folder.path());
-            for flash_attention in [false, true] {
-                let attention = if flash_attention { "flash" } else { "plain" };
-                let name = format!("{} {} {attention}", arch.name(), kind.name());
-                test(&name, &path, flash_attention);
-            }
-        }
-    }
+    checks::for_every_case(Arch::CORE, &[TensorType::F32, TensorType::Q4_0], test);
 }
 
 /// Decodes one batch, of which the logits of those tokens are wanted that `wants` chooses.
@@ -84,24 +53,9 @@ fn play_some(session: &mut Session, script: &Script) -> Vec<Vec<Vec<f32>>> {
 #[test]
 fn off_is_off() {
     for_every_case(|name, path, flash_attention| {
-        let stock = host::load(path);
-        let model = load(path);
-        let params = params(flash_attention);
+        let (stock, model) = (host::load(path), load(path));
         let vector = layer_vector(model.geometry(), &[1, 2], 1);
-        let mut session = Session::new(&model, &params).unwrap();
-        for script in scripts() {
-            let expected = bits(&host::play(&stock, &params, &script));
-            let mut play = |script: &Script, vector: Option<(&SteeringVector, f32)>| {
-                session.set_vector(1, vector).unwrap();
-                bits(&script.play(&mut session).unwrap())
-            };
-            let steered = script.steered(|_, _| 1);
-            assert!(play(&script, None) == expected, "{name}: no vector");
-            assert!(play(&steered, Some((&vector, 0.0))) == expected, "{name}: alpha 0");
-            assert!(play(&script, Some((&vector, ALPHA))) == expected, "{name}: row 0");
-            assert!(play(&steered, Some((&vector, ALPHA))) != expected, "{name}: steered");
-            assert!(play(&steered, None) == expected, "{name}: vector taken away");
-        }
+        checks::off_is_off(name, (&stock, &model), &params(flash_attention), (&vector, ALPHA));
     });
 }
 

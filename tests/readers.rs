@@ -3,15 +3,9 @@
 
 mod common;
 
-use std::path::Path;
-
-use candor::{Error, Model, ModelParams, Session, SessionParams};
+use candor::{Error, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
-}
+use common::load;
 
 #[test]
 fn refuses_a_norm_between_the_heads_and_their_projection_by_name() {

@@ -10,12 +10,13 @@ use std::path::Path as FilePath;
 use std::process::Stdio;
 
 use candor::device::devices;
-use candor::gguf::Gguf;
-use candor::steer::{About, DirectionKind, Positions, Sidecar};
+use candor::steer::Positions;
 use candor::{Error, Model, ModelParams, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
+use common::load;
 use common::place::{Place, TOLERANCE};
 use common::program::{candor, json, refusal};
+use common::sidecar::sidecar;
 use common::steering::vector;
 use common::worker::Workers;
 
@@ -137,32 +138,11 @@ fn refuses_a_device_that_is_not_there_and_names_those_that_are() {
 
 /// A sidecar that steers a fixture strongly, from its first token on.
 fn write_sidecar(model: &FilePath, path: &FilePath) {
-    let file = Gguf::open(model).unwrap();
-    let geometry = Model::load(model, &ModelParams::default()).unwrap().geometry();
-    let about = About {
-        architecture: "llama".into(),
-        name: "test".into(),
-        description: None,
-        license: None,
-        author: None,
-        model_name: file.str("general.name").unwrap().into(),
-        model_fingerprint: candor::fingerprint(&file).unwrap(),
-        candor_version: "0".into(),
-        direction: DirectionKind::Random,
-        alpha: 8.0,
-        positions: Positions::All,
-        seed: 0,
-        data_name: "none".into(),
-        data_sha256: "0".repeat(64),
-        prompt: "{answer}".into(),
-        split: "none".into(),
-        head_accuracy: Vec::new(),
-        head_effect: Vec::new(),
-        head_cost: Vec::new(),
-        selection: Default::default(),
-    };
-    let vector = vector(geometry, &[(0, 1), (1, 0), (2, 3)], 1);
-    Sidecar { vector, about }.write(path).unwrap();
+    let model = load(model);
+    let vector = vector(model.geometry(), &[(0, 1), (1, 0), (2, 3)], 1);
+    let mut sidecar = sidecar(&model, &vector, 8.0);
+    sidecar.about.positions = Positions::All;
+    sidecar.write(path).unwrap();
 }
 
 #[test]

@@ -2,63 +2,16 @@
 
 mod common;
 
-use std::path::Path;
-
 use candor::session::{CacheType, State};
-use candor::{Error, Model, ModelParams, Session, SessionParams};
+use candor::{Error, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
-use common::host;
 use common::script::{Token, decode};
-use common::steering::{bits, distance_of, vector};
+use common::sequences::{N_SEQ, exact, params, prepare, token};
+use common::steering::{F16_TOLERANCE, TOLERANCE, bits, distance_of};
+use common::{host, load};
 
-/// Largest differences, as a part of the largest logit: see `tests/steering.rs`.
-const TOLERANCE: f64 = 5e-5;
-const F16_TOLERANCE: f64 = 1e-3;
-
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const N_SEQ: usize = 4;
 /// Tokens of each sequence at first.
 const LENGTHS: [usize; N_SEQ] = [5, 9, 3, 7];
-const ALPHA: f32 = 5.0;
-
-fn params() -> SessionParams {
-    SessionParams {
-        n_ctx: 1024,
-        n_threads: Some(1),
-        n_seq_max: N_SEQ,
-        n_row: N_SEQ + 1,
-        flash_attention: Some(true),
-        ..SessionParams::default()
-    }
-}
-
-/// Exact arithmetic, so that a sequence computes the same in any company.
-fn exact() -> SessionParams {
-    SessionParams { flash_attention: Some(false), cache: CacheType::F32, ..params() }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
-}
-
-/// A session with a vector per sequence that steers one head of each layer.
-fn prepare<'m>(model: &'m Model, params: &SessionParams) -> Session<'m> {
-    let geometry = model.geometry();
-    let sites: Vec<_> = model.attention_layers().map(|il| (il, il % geometry.n_head)).collect();
-    let mut session = Session::new(model, params).unwrap();
-    for seq in 0..N_SEQ {
-        let vector = vector(geometry, &sites, 10 + seq as u64);
-        session.set_vector(seq + 1, Some((&vector, ALPHA + seq as f32))).unwrap();
-    }
-    session
-}
-
-/// Token `position` of sequence `seq`, steered by the sequence's own row.
-fn token(seq: usize, position: usize) -> Token {
-    let id = PROMPT[(3 * seq + position) % PROMPT.len()];
-    Token { id, position, seqs: vec![seq], row: seq + 1 }
-}
 
 fn prompt(seq: usize) -> impl Iterator<Item = Token> {
     (0..LENGTHS[seq]).map(move |position| token(seq, position))

@@ -6,37 +6,15 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use candor::session::{Batch, CacheType};
-use candor::{Error, Model, ModelParams, Session, SessionParams};
+use candor::{Error, Model, Session, SessionParams};
 use common::fixture::{Arch, Fixture};
-use common::host;
 use common::script::{Script, Token};
-use common::steering::{bits, distance, vector};
+use common::sequences::{self, N_SEQ, exact, params, token};
+use common::steering::{F16_TOLERANCE, TOLERANCE, bits, distance};
+use common::{host, load};
 
-/// Largest differences, as a part of the largest value: see `tests/steering.rs`.
-const TOLERANCE: f64 = 5e-5;
-const F16_TOLERANCE: f64 = 1e-3;
-
-const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
-const ALPHA: f32 = 5.0;
-const N_SEQ: usize = 4;
 /// Tokens of each sequence: all different, none sorted.
 const LENGTHS: [usize; N_SEQ] = [5, 9, 2, 7];
-
-fn params() -> SessionParams {
-    SessionParams {
-        n_ctx: 1024,
-        n_threads: Some(1),
-        n_seq_max: N_SEQ,
-        n_row: N_SEQ + 1,
-        flash_attention: Some(true),
-        ..SessionParams::default()
-    }
-}
-
-fn load(path: &Path) -> Model {
-    Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
-        .expect("a fixture loads")
-}
 
 fn models(folder: &Path) -> Vec<PathBuf> {
     let archs = [Arch::Llama, Arch::Gemma2, Arch::Gpt2, Arch::Jamba, Arch::FalconH1, Arch::Lfm2];
@@ -47,17 +25,6 @@ fn models(folder: &Path) -> Vec<PathBuf> {
 /// what such models compute by up to 1e-4.
 fn has_gelu(model: &Model) -> bool {
     ["gpt2", "gemma2"].contains(&model.architecture())
-}
-
-/// Exact arithmetic, as far as the model's own allows.
-fn exact() -> SessionParams {
-    SessionParams { flash_attention: Some(false), cache: CacheType::F32, ..params() }
-}
-
-/// Token `position` of sequence `seq`, steered by the sequence's own row.
-fn token(seq: usize, position: usize) -> Token {
-    let id = PROMPT[(3 * seq + position) % PROMPT.len()];
-    Token { id, position, seqs: vec![seq], row: seq + 1 }
 }
 
 /// Orders in which a batch can hold the sequences: one after the other, in rounds, and mixed with
@@ -128,15 +95,8 @@ fn apart(expected: &[Seen], got: &[Seen]) -> f64 {
 
 /// A session that observes all layers, with a vector per sequence that steers one head of each.
 fn prepare<'m>(model: &'m Model, params: &SessionParams) -> Session<'m> {
-    let layers: Vec<_> = model.attention_layers().collect();
-    let sites: Vec<_> = layers.iter().map(|&il| (il, il % model.geometry().n_head)).collect();
-    let params = SessionParams { observe: layers, ..params.clone() };
-    let mut session = Session::new(model, &params).unwrap();
-    for seq in 0..N_SEQ {
-        let vector = vector(model.geometry(), &sites, 10 + seq as u64);
-        session.set_vector(seq + 1, Some((&vector, ALPHA + seq as f32))).unwrap();
-    }
-    session
+    let observe = model.attention_layers().collect();
+    sequences::prepare(model, &SessionParams { observe, ..params.clone() })
 }
 
 /// Every sequence decoded alone, in one ubatch of a cache of its own.

@@ -156,3 +156,34 @@ fn a_model_and_its_neighbours_command_nothing() {
     let inspect = candor(folder.path(), &["inspect", model], &[]);
     assert!(shown("inspect", &inspect).contains("owned"));
 }
+
+#[test]
+fn what_is_measured_commands_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = Fixture::new(Arch::Llama).build();
+    builder.set("general.name", COMMANDS);
+    let model = written(folder.path(), "m.gguf", &builder);
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let rows: String = (0..12).map(|i| format!("the rain {i},{}\n", i % 2)).collect();
+    let statements = write(&format!("{COMMANDS}.csv"), format!("statement,label\n{rows}"));
+    let question = |i| format!(r#"{{"question": "rain {i}", "true": ["a"], "false": ["b"]}}"#);
+    let questions: Vec<String> = (0..12).map(question).collect();
+    let questions = write(&format!("{COMMANDS}.jsonl"), questions.join("\n"));
+    let neutral = write("neutral.txt", "the rain\nthe sun\n".to_owned());
+    let scored = ["--draws", "1", "--kl-budget", "1e9", "--alpha", "1", "--neutral"];
+    let neutral = neutral.to_str().unwrap();
+    let sweep = [&["sweep", "-k", "1"][..], &scored, &[neutral]].concat();
+    let eval = [&["eval", "--cv", "2", "-k", "1", "-n", "2"][..], &scored, &[neutral]].concat();
+    for (args, data) in
+        [(&["transfer", "-k", "2"][..], &statements), (&sweep, &questions), (&eval, &questions)]
+    {
+        let files = [Path::new("-m"), &model, Path::new("--data"), data];
+        let output = candor(folder.path(), &[args, &["-t", "1"]].concat(), &files);
+        assert!(output.status.success(), "{output:?}");
+        assert!(shown(args[0], &output).contains("owned"), "{}: the name is shown", args[0]);
+    }
+}

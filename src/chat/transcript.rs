@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::conversation::{Conversation, Turn};
 use super::message::Role;
-use crate::file::write_atomically;
+use crate::file::{stem, write_atomically};
 use crate::{Model, Result};
 
 /// A conversation with what is needed to have it again.
@@ -47,9 +47,8 @@ impl<'a> Transcript<'a> {
     /// The whole conversation, turns that the model is no longer told included.
     #[must_use]
     pub fn new(model: &'a Model, steer: Option<String>, conversation: &'a Conversation) -> Self {
-        let file = || model.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Self {
-            model: model.name().map_or_else(file, str::to_owned),
+            model: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint(),
             steer,
             messages: lines(conversation),

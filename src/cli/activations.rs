@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
+
+use super::args::{DataArgs, ModelArgs};
 use super::capture::{KEPT, run_capture};
 use super::embedded;
 use super::output::Output;
@@ -9,6 +12,27 @@ use crate::capture::{CaptureParams, Store};
 use crate::data::{Dataset, PromptForm};
 use crate::error::shown;
 use crate::{Error, Geometry, Model, Result};
+
+/// Where activations come from.
+#[derive(Debug, Args)]
+pub(super) struct StoreArgs {
+    /// A store made by `capture`, in place of capturing; made here if it does not exist.
+    #[arg(long, value_name = "SAFETENSORS")]
+    activations: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// Opens the activations of these data, or captures them.
+    pub(super) fn open(
+        &self,
+        (data_args, data): (&DataArgs, &Dataset),
+        (model_args, model): (&ModelArgs, &Model),
+        output: Output,
+    ) -> Result<Activations> {
+        let params = data_args.capture_params(model_args, data, model)?;
+        Activations::open(self.activations.as_ref(), &params, model, data, output)
+    }
+}
 
 /// A store of activations, and whether it goes when the work is done.
 pub(super) struct Activations {

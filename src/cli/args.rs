@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::embedded;
 use super::output::{DIM, Output};
@@ -11,10 +12,10 @@ use super::parts::{Part, check_alpha, combine};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::chat::ChatTemplate;
-use crate::data::{Dataset, Kind, PromptForm};
+use crate::data::{Dataset, PromptForm};
 use crate::export::BakeRecord;
 use crate::session::{CacheType, SamplingParams, SessionParams};
-use crate::steer::{Positions, Sidecar, find_beside, list_beside};
+use crate::steer::{DirectionKind, Positions, Selection, Sidecar, find_beside, list_beside};
 use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -58,10 +59,7 @@ impl ModelArgs {
 
     /// The model's file.
     pub(super) fn path(&self) -> Result<PathBuf> {
-        match &self.model {
-            Some(path) => Ok(path.clone()),
-            None => embedded::model(),
-        }
+        embedded::model_or(self.model.as_ref())
     }
 
     /// Loads the model.
@@ -91,6 +89,17 @@ impl ModelArgs {
             n_threads: self.threads,
             cache: self.cache,
             ..SessionParams::default()
+        }
+    }
+
+    /// How to capture texts of this form.
+    pub(super) fn capture_params(&self, form: PromptForm, seed: u64) -> CaptureParams {
+        CaptureParams {
+            seed,
+            n_ctx: self.ctx_size,
+            n_threads: self.threads,
+            cache: self.cache,
+            ..CaptureParams::new(form)
         }
     }
 
@@ -137,7 +146,7 @@ impl DataArgs {
     /// The prompt form: the user's, the model's own for chats, or the usual one for this kind of
     /// data.
     pub(super) fn form(&self, data: &Dataset, model: &Model) -> Result<PromptForm> {
-        if self.chat && matches!(data.kind, Kind::Statement | Kind::Pair) {
+        if self.chat && !data.kind.asks() {
             let problem = "asks questions, and this data set holds none: leave it out";
             return Err(Error::invalid("--chat", problem));
         }
@@ -154,13 +163,7 @@ impl DataArgs {
         data: &Dataset,
         model: &Model,
     ) -> Result<CaptureParams> {
-        Ok(CaptureParams {
-            seed: self.seed,
-            n_ctx: args.ctx_size(),
-            n_threads: args.threads(),
-            cache: args.cache(),
-            ..CaptureParams::new(self.form(data, model)?)
-        })
+        Ok(args.capture_params(self.form(data, model)?, self.seed))
     }
 }
 
@@ -388,6 +391,26 @@ fn warn_of_others(model: &Subject, output: Output) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// One of these words.
+pub(super) fn one_of<T, const N: usize>(
+    words: [&'static str; N],
+) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
+}
+
+/// A kind of directions that can be fitted.
+pub(super) fn direction() -> impl TypedValueParser<Value = DirectionKind> {
+    one_of(DirectionKind::ALL.map(DirectionKind::name))
+}
+
+/// By what heads are chosen.
+pub(super) fn selection() -> impl TypedValueParser<Value = Selection> {
+    one_of(["accuracy", "effect", "causal"])
 }
 
 /// A whole number from 1.

@@ -4,8 +4,11 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::TypedValueParser;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::args::ModelArgs;
+use super::args::{ModelArgs, one_of};
 use super::demo::INSTRUCTION;
 use super::embedded;
 use super::output::Output;
@@ -14,7 +17,7 @@ use crate::eval::{Evaluator, Policy};
 use crate::ledger::Ledger;
 use crate::select::Journal;
 use crate::steer::SigmaFrom;
-use crate::study::{Protocol, Record};
+use crate::study::Protocol;
 use crate::{Error, Model, Result, Special};
 
 /// What stands before every question.
@@ -37,8 +40,8 @@ pub(super) struct AskArgs {
 
     /// Tokens to steer: from the last of the prompt on (`generated`), all, the answer's own, or from
     /// its second one on, as the paper's code does (`original`).
-    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = ["generated", "all", "answer", "original"])]
-    policy: String,
+    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
+    pub(super) policy: Policy,
 
     /// Rows over which sigma is measured where a vector is fitted: those of the development half, or
     /// of all questions, as the paper's code does, which looks at what is tested on.
@@ -54,6 +57,10 @@ pub(super) struct AskArgs {
     pub(super) draws: usize,
 }
 
+fn policy() -> impl TypedValueParser<Value = Policy> {
+    one_of(["generated", "all", "answer", "original"])
+}
+
 impl PreambleArgs {
     pub(super) fn is_given(&self) -> bool {
         self.preamble.is_some()
@@ -64,7 +71,10 @@ impl PreambleArgs {
         let Some(path) = &self.preamble else { return Ok(String::new()) };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         match text.trim_end() {
-            "" => Err(Error::invalid(path.display().to_string(), "holds no text")),
+            "" => Err(Error::invalid(
+                path.display().to_string(),
+                "holds no text: leave --preamble out, or give a file with some",
+            )),
             text => Ok(format!("{text}\n\n")),
         }
     }
@@ -106,10 +116,6 @@ impl AskArgs {
         }
     }
 
-    pub(super) fn policy(&self) -> Result<Policy> {
-        self.policy.parse()
-    }
-
     /// Everything that a result depends on; `more` is what only one command knows.
     pub(super) fn identity(
         &self,
@@ -132,7 +138,7 @@ impl AskArgs {
             protocol.seed,
             protocol.select,
             protocol.grid,
-            (protocol.shuffle, self.limit, &self.policy, &self.sigma),
+            (protocol.shuffle, self.limit, self.policy.name(), &self.sigma),
             (args.cache(), args.ctx_size()),
         );
         sha256(text.as_bytes())
@@ -161,7 +167,11 @@ pub(super) fn journals(place: &Path, identity: &str) -> impl Fn(&str) -> Result<
 }
 
 /// Opens the partial results of a command that was stopped, or begins them.
-pub(super) fn open_ledger(place: &Path, identity: &str, output: Output) -> Result<Ledger<Record>> {
+pub(super) fn open_ledger<V: Serialize + DeserializeOwned>(
+    place: &Path,
+    identity: &str,
+    output: Output,
+) -> Result<Ledger<V>> {
     let ledger = Ledger::open(place, identity)?;
     if !ledger.is_empty() {
         output.note(format_args!("going on: {} results are known", ledger.len()));

@@ -1,6 +1,5 @@
 //! `candor bake`: a model with a vector inside.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use super::select::neutral_documents;
 use super::table::{bytes, printable_line};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
+use crate::file::is_same;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
 use crate::{Error, Geometry, Model, Result, SessionParams, fingerprint};
@@ -97,7 +97,7 @@ impl BakeArgs {
         let bake = Bake::new(&base, &sidecar.vector, &params, |i, n| {
             bar.set_length(n as u64);
             bar.set_position(i as u64);
-            go_on()
+            interrupt::go_on()
         });
         bar.finish_and_clear();
         let bake = bake?;
@@ -151,8 +151,7 @@ impl BakeArgs {
                            `candor fit`";
             Error::invalid("sidecar", problem)
         })?;
-        let same = |path: &Path| path.canonicalize().ok();
-        if same(&self.output).is_some() && same(&self.output) == same(&found.0) {
+        if is_same(&self.output, &found.0) {
             return Err(Error::invalid("target", "it is the sidecar: bake into another file"));
         }
         Ok(found)
@@ -168,7 +167,7 @@ impl BakeArgs {
             if n_byte == n {
                 bar.set_message("to disk");
             }
-            go_on()
+            interrupt::go_on()
         });
         bar.finish_and_clear();
         written
@@ -207,10 +206,6 @@ impl BakeArgs {
 fn source(path: &Path) -> String {
     let name = path.file_name().filter(|_| path.exists()).unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
-}
-
-fn go_on() -> ControlFlow<()> {
-    if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// What the record says, for people.

@@ -1,6 +1,5 @@
 //! `candor capture`: per-head activations of labelled texts, on disk.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -108,7 +107,7 @@ pub(super) fn run_capture(
     let captured = capture(model, data, params, path, |progress| {
         bar.set_length(progress.n_text as u64);
         bar.set_position(progress.n_done as u64);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::go_on()
     });
     bar.finish_and_clear();
     let captured = captured.map_err(|error| match error {

@@ -5,18 +5,15 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{ModelArgs, budget};
+use super::args::{ModelArgs, budget, selection};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
-use super::select::N_TRIAL;
 use super::table::printable_line;
 use super::{embedded, interrupt};
-use crate::capture::{CaptureParams, Store};
+use crate::capture::Store;
 use crate::data::PromptForm;
-use crate::eval::Evaluator;
 use crate::ledger::Ledger;
 use crate::select::{Journal, SelectParams};
-use crate::session::SessionParams;
 use crate::steer::{DirectionKind, Selection, SigmaFrom};
 use crate::study::{Example, Protocol, Report, Row, two_fold};
 use crate::{Error, Result};
@@ -39,8 +36,8 @@ pub(super) struct DemoArgs {
     kl_budget: f64,
 
     /// Choose heads by `accuracy`, as in the paper, by `effect` or by `causal` score.
-    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = ["accuracy", "effect", "causal"])]
-    select: String,
+    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = selection())]
+    select: Selection,
 
     /// Random draws to compare with.
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -84,15 +81,9 @@ impl DemoArgs {
         let data = embedded::questions()?;
         let model = self.model.load()?;
         let direction = DirectionKind::MassMean;
-        let selection: Selection = self.select.parse()?;
+        let selection = self.select;
         let form = PromptForm::default_for(data.kind);
-        let params = CaptureParams {
-            seed: self.seed,
-            n_ctx: self.model.ctx_size(),
-            n_threads: self.model.threads(),
-            cache: self.model.cache(),
-            ..CaptureParams::new(form.clone())
-        };
+        let params = self.model.capture_params(form.clone(), self.seed);
         let folder =
             tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
         let path = folder.path().join("demo.safetensors");
@@ -118,11 +109,7 @@ impl DemoArgs {
             n_example: 6,
             seed: self.seed,
         };
-        let mut evaluator = Evaluator::with(
-            &model,
-            self.model.ctx_size().unwrap_or(0),
-            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
-        )?;
+        let mut evaluator = self.model.evaluator(&model)?;
         let bar = output.progress("scoring", protocol.n_step());
         let (mut ledger, journal) = (Ledger::in_memory(), |_: &str| Ok(Journal::in_memory()));
         let report = two_fold(&mut evaluator, &store, &protocol, &mut ledger, journal, || {

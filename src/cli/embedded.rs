@@ -14,7 +14,7 @@ const NEUTRAL: &str = include_str!("../../models/demo-neutral.txt");
 
 /// Writes the built-in model into the user's cache folder, once, and gives its path: llama.cpp
 /// loads files only, and what is fitted for it is kept beside it.
-pub(super) fn model() -> Result<PathBuf> {
+fn model() -> Result<PathBuf> {
     let folder = cache_folder("")?;
     let path = folder.join("demo.gguf");
     if std::fs::read(&path).is_ok_and(|bytes| bytes == MODEL) {
@@ -22,6 +22,11 @@ pub(super) fn model() -> Result<PathBuf> {
     }
     write_atomically(&path, |out| out.write_all(MODEL))?;
     Ok(path)
+}
+
+/// The file of a model: the one that was named, or the built-in one's.
+pub(super) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
+    named.cloned().map_or_else(model, Ok)
 }
 
 /// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).

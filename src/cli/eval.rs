@@ -1,30 +1,29 @@
 //! `candor eval`: what a vector does, measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::activations::Activations;
-use super::args::{DataArgs, ModelArgs, SteerArgs, positive};
+use super::activations::StoreArgs;
+use super::args::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
-use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
-use super::table::{nats, percent, printable_line};
-use super::{embedded, html, interrupt, table};
+use super::report::{DataFacts, Made, ReportArgs, rows_text};
+use super::select::{NEEDS_QUESTIONS, SelectArgs};
+use super::table::{percent, printable_line};
+use super::{html, interrupt};
 use crate::capture::Store;
-use crate::data::{Dataset, Kind, Question};
+use crate::data::{Dataset, Question};
 use crate::eval::{Evaluator, TokenCount};
-use crate::file::write_atomically;
 use crate::ledger::Ledger;
 use crate::select::Journal;
-use crate::session::SessionParams;
-use crate::steer::Sidecar;
+use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
-    Category, Estimate, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector,
-    two_fold, unsteered,
+    Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
+    unsteered,
 };
 use crate::{Error, Model, Result};
 
@@ -59,8 +58,8 @@ pub(super) struct EvalArgs {
     heads: Option<usize>,
 
     /// With --cv: directions.
-    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
-    direction: String,
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = direction())]
+    direction: DirectionKind,
 
     #[command(flatten)]
     select: SelectArgs,
@@ -75,22 +74,18 @@ pub(super) struct EvalArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     n_predict: usize,
 
-    /// A store made by `capture`, in place of capturing; made here if it does not exist.
-    #[arg(long, value_name = "SAFETENSORS")]
-    activations: Option<PathBuf>,
+    #[command(flatten)]
+    activations: StoreArgs,
 
-    /// Write report.json and report.html into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What `--json` gives, and `report.json` holds.
 #[derive(Serialize)]
 pub(super) struct Document<'a> {
-    candor: &'static str,
-    /// The command that made it.
-    command: String,
-    pub(super) model: ModelFacts,
+    #[serde(flatten)]
+    pub(super) made: Made,
     pub(super) data: DataFacts<'a>,
     pub(super) settings: Settings<'a>,
     pub(super) rows: Vec<Row>,
@@ -104,37 +99,6 @@ pub(super) struct Document<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct ModelFacts {
-    pub(super) name: String,
-    architecture: String,
-    fingerprint: String,
-    pub(super) n_head: usize,
-}
-
-#[derive(Serialize)]
-pub(super) struct DataFacts<'a> {
-    pub(super) name: &'a str,
-    sha256: &'a str,
-}
-
-impl ModelFacts {
-    pub(super) fn of(model: &Model) -> Self {
-        Self {
-            name: model.name().unwrap_or("model").to_owned(),
-            architecture: model.architecture().to_owned(),
-            fingerprint: model.fingerprint().to_owned(),
-            n_head: model.geometry().n_head,
-        }
-    }
-}
-
-impl<'a> DataFacts<'a> {
-    pub(super) fn of(data: &'a Dataset) -> Self {
-        Self { name: &data.name, sha256: &data.sha256 }
-    }
-}
-
-#[derive(Serialize)]
 pub(super) struct Settings<'a> {
     /// `2-fold`, or the sidecar's path.
     pub(super) vector: String,
@@ -145,7 +109,7 @@ pub(super) struct Settings<'a> {
     preamble: &'a str,
     instruction: &'a str,
     pub(super) policy: &'static str,
-    pub(super) direction: &'a str,
+    pub(super) direction: &'static str,
     pub(super) selection: &'static str,
     /// The rows that sigma was measured over.
     sigma: &'a str,
@@ -162,32 +126,15 @@ pub(super) struct Settings<'a> {
 impl EvalArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?.limited(self.ask.limit);
-        if matches!(data.kind, Kind::Statement | Kind::Pair) {
-            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
-        }
-        if !data.questions.iter().any(Question::is_two_sided) {
-            let problem = "no question has both true and false answers, so there is nothing to \
-                           choose between: add the kind that is missing (in TruthfulQA's form the \
-                           column Incorrect Answers)";
-            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
-        }
-        self.select.check(&data)?;
+        let data = self.data()?;
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
-        let policy = self.ask.policy()?;
+        let policy = self.ask.policy;
         let vector = self.vector(&model, output)?;
-        let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
-        if let Some(k) = self.heads {
-            grid.ks = vec![k];
-        }
-        if let Some(alpha) = self.steer.given_alpha() {
-            grid.alphas = vec![alpha];
-        }
+        let grid = self.select.grid(&model, self.heads, self.steer.given_alpha());
         let protocol = Protocol {
             data: &data,
             form: form.clone(),
@@ -195,8 +142,8 @@ impl EvalArgs {
             neutral: neutral.iter().map(String::as_str).collect(),
             instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
-            direction: self.direction.parse()?,
-            selection: self.select.by()?,
+            direction: self.direction,
+            selection: self.select.by(),
             select: self.select.params(),
             sigma: self.ask.sigma(),
             grid,
@@ -210,18 +157,11 @@ impl EvalArgs {
         let which = fingerprint.clone().unwrap_or_else(|| vector.name());
         let identity =
             self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
-        let place = ledger_place("eval", self.report.as_deref(), &identity)?;
+        let place = ledger_place("eval", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
-        let open = || {
-            let params = self.data.capture_params(&self.model, &data, &model)?;
-            Activations::open(self.activations.as_ref(), &params, &model, &data, output)
-        };
+        let open = || self.activations.open((&self.data, &data), (&self.model, &model), output);
         let activations = vector.needs_activations().then(open).transpose()?;
-        let mut evaluator = Evaluator::with(
-            &model,
-            self.model.ctx_size().unwrap_or(0),
-            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
-        )?;
+        let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
         let source = activations.as_ref().map(|activations| &activations.store);
@@ -233,9 +173,7 @@ impl EvalArgs {
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let document = Document {
-            candor: env!("CARGO_PKG_VERSION"),
-            command: command(),
-            model: ModelFacts::of(&model),
+            made: Made::on(&model),
             data: DataFacts::of(&data),
             settings: Settings {
                 vector: vector.name(),
@@ -245,7 +183,7 @@ impl EvalArgs {
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
                 policy: policy.name(),
-                direction: &self.direction,
+                direction: self.direction.name(),
                 selection: protocol.selection.name(),
                 sigma: self.ask.sigma_name(),
                 kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
@@ -265,9 +203,7 @@ impl EvalArgs {
             judge,
             seconds: start.elapsed().as_secs_f64(),
         };
-        if let Some(folder) = &self.report {
-            write_report(folder, &document, &html::page(&document)?)?;
-        }
+        self.report.write(&document, || html::page(&document))?;
         ledger.remove()?;
         if let Some(activations) = activations {
             activations.discard()?;
@@ -275,9 +211,26 @@ impl EvalArgs {
         if output.is_json() {
             output.json(&document);
         } else {
-            print(&document, self.report.as_deref(), output);
+            print(&document, output);
+            self.report.tell(output);
         }
         Ok(())
+    }
+
+    /// The data set, if it has what is asked for.
+    fn data(&self) -> Result<Dataset> {
+        let data = self.data.open(&self.model)?.limited(self.ask.limit);
+        if !data.kind.asks() {
+            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
+        }
+        if !data.questions.iter().any(Question::is_two_sided) {
+            let problem = "no question has both true and false answers, so there is nothing to \
+                           choose between: add the kind that is missing (in TruthfulQA's form the \
+                           column Incorrect Answers)";
+            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
+        }
+        self.select.check(&data)?;
+        Ok(data)
     }
 
     fn study<'a>(
@@ -364,73 +317,11 @@ impl Vector {
     }
 }
 
-/// Writes `report.json` and `report.html` into a folder.
-pub(super) fn write_report(folder: &Path, document: &impl Serialize, page: &str) -> Result<()> {
-    let json = serde_json::to_vec_pretty(document)
-        .map_err(|e| Error::invalid("report.json", e.to_string()))?;
-    write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
-    write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
-}
-
-/// The command that runs, as it was typed.
-pub(super) fn command() -> String {
-    let words = std::env::args().skip(1);
-    std::iter::once("candor".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
-}
-
-/// What people call a condition.
-pub(super) fn title(name: &str) -> &'static str {
-    match name {
-        "base" => "no steering",
-        "iti" => "steered",
-        "random" => "random heads and directions",
-        "instruction" => "asked to",
-        _ => "asked to, and steered",
-    }
-}
-
-/// The rows of a study as a table.
-pub(super) fn rows_text(rows: &[Row]) -> String {
-    let interval = |e: Option<Estimate>| {
-        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
-    };
-    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
-    let is_judged = rows.iter().any(|row| row.info.is_some());
-    let rows: Vec<[String; 10]> = rows
-        .iter()
-        .map(|row| {
-            [
-                title(row.name).to_owned(),
-                percent(row.mc.mc1),
-                interval(row.interval.mc1),
-                percent(row.mc.mc2),
-                percent(row.mc.mc3),
-                share(row.truth),
-                share(row.info),
-                share(row.true_info),
-                row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
-                row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
-            ]
-        })
-        .collect();
-    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
-    if is_judged {
-        return table::table(header, &rows);
-    }
-    // Only a judge says what informs.
-    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
-    table::table(without_info(header), &rows)
-}
-
-fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
-    [a, b, c, d, e, f, g, h]
-}
-
-fn print(document: &Document, folder: Option<&Path>, output: Output) {
-    let Document { model, data, settings, .. } = document;
+fn print(document: &Document, output: Output) {
+    let Document { made, data, settings, .. } = document;
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: {} questions of {}, {}\n",
-        printable_line(&model.name),
+        made.model_name(),
         document.n_question,
         printable_line(data.name),
         match document.folds.len() {
@@ -480,8 +371,4 @@ fn print(document: &Document, folder: Option<&Path>, output: Output) {
         document.n_token.computed,
         document.seconds
     ));
-    if let Some(folder) = folder {
-        let page = folder.join("report.html").display().to_string();
-        output.line(format_args!("report: {}", printable_line(&page)));
-    }
 }

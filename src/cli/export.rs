@@ -7,13 +7,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::args::{DataArgs, ModelArgs, SteerArgs};
+use super::asking::{ledger_place, open_ledger};
 use super::output::{BOLD, DIM, Output};
 use super::select::neutral_documents;
-use super::{embedded, interrupt, table};
+use super::{interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
-use crate::ledger::Ledger;
+use crate::file::{is_same, stem};
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -100,7 +101,7 @@ impl ExportArgs {
         })?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
-        if same_file(&target, &path) || same_file(&target, model.path()) {
+        if is_same(&target, &path) || is_same(&target, model.path()) {
             let problem = "it is the model or the sidecar: write another file";
             return Err(Error::invalid(target.display().to_string(), problem));
         }
@@ -117,11 +118,7 @@ impl ExportArgs {
             ..self.model.session(&model)
         };
         let identity = identity(&model, &sidecar, &task, &session);
-        let place = embedded::cache_folder("export")?.join(format!("{}.jsonl", &identity[..16]));
-        let mut ledger = Ledger::open(&place, &identity)?;
-        if !ledger.is_empty() {
-            output.note(format_args!("going on: {} results are known", ledger.len()));
-        }
+        let mut ledger = open_ledger(&ledger_place("export", None, &identity)?, &identity, output)?;
         interrupt::install();
         let bar = output.progress("exporting", task.n_step());
         let found = nearest(&model, &session, &task, &mut ledger, || {
@@ -186,7 +183,7 @@ impl ExportArgs {
                 Err(Error::invalid("sidecar", problem))
             }
             None => {
-                let stem = model.path().file_stem().unwrap_or_default().to_string_lossy();
+                let stem = stem(model.path());
                 Ok(model.path().with_file_name(format!("control-{name}-{stem}.gguf")))
             }
         }
@@ -219,13 +216,9 @@ fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<
         output.line(format_args!(
             "{BOLD}{name}{BOLD:#} at alpha {alpha} as a control vector of {n} layers, exactly"
         ));
-        output.line(format_args!("wrote {}", path.display()));
+        output.wrote(path);
     }
     Ok(())
-}
-
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn task<'a>(
@@ -309,9 +302,8 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
         document.layers.len(),
     ));
     let dash = || "–".to_owned();
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let cells = |of: Option<Agreement>, is_exact: bool| match of {
-        Some(of) => [format!("{:.4}", of.kl), percent(of.top1)],
+        Some(of) => [format!("{:.4}", of.kl), table::percent(of.top1)],
         None if is_exact => ["0".to_owned(), "100.0".to_owned()],
         None => [dash(), dash()],
     };
@@ -322,7 +314,7 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
             let is_written = row.name == document.method.name();
             let [kl, top1] = cells(row.neutral, row.name == "exact");
             let [data_kl, data_top1] = cells(row.data, row.name == "exact" && has_data);
-            let mc1 = row.mc.map_or_else(dash, |mc| percent(mc.mc1));
+            let mc1 = row.mc.map_or_else(dash, |mc| table::percent(mc.mc1));
             let mark = if is_written { "written" } else { "" };
             [title(row.name).to_owned(), kl, top1, data_kl, data_top1, mc1, mark.to_owned()]
         })
@@ -335,7 +327,7 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
     output.line(format_args!(
         "\n{DIM}KL(exact ‖ this) in nats per token, exact being the heads edited at every token; top-1: the \
          same likeliest token, in %; MC1 of {n_question} questions. Measured in llama.cpp's own context, on \
-         the half of the text that the vectors were not made from.{DIM:#}\n\nwrote {}",
-        document.path.display(),
+         the half of the text that the vectors were not made from.{DIM:#}\n"
     ));
+    output.wrote(document.path);
 }

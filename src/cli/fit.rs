@@ -6,21 +6,20 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::activations::Activations;
-use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::activations::StoreArgs;
+use super::args::{DataArgs, ModelArgs, direction, finite, positive};
 use super::asking::PreambleArgs;
 use super::capture::KEPT;
 use super::heads::{self, Head};
 use super::heat::Maps;
+use super::interrupt;
 use super::output::{self, Output};
 use super::plot::{self, Format};
-use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs, strength_within};
-use super::{embedded, interrupt};
+use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
 use crate::capture::Store;
-use crate::data::{Dataset, Kind, PromptForm};
-use crate::eval::Evaluator;
-use crate::select::{Grid, HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
-use crate::session::SessionParams;
+use crate::data::{Dataset, PromptForm};
+use crate::file::stem;
+use crate::select::{HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
     SteeringVector, default_path,
@@ -51,9 +50,8 @@ pub(super) struct FitArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// A store made by `capture`, in place of capturing; made here if it does not exist.
-    #[arg(long, value_name = "SAFETENSORS")]
-    activations: Option<PathBuf>,
+    #[command(flatten)]
+    activations: StoreArgs,
 
     /// Heads to steer [default: 3 of 64, the paper's 48 of 1024].
     #[arg(short = 'k', long, value_name = "K", value_parser = positive)]
@@ -65,8 +63,8 @@ pub(super) struct FitArgs {
     alpha: Option<f32>,
 
     /// Directions.
-    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
-    direction: String,
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = direction())]
+    direction: DirectionKind,
 
     /// Choose K and alpha by trying: the best MC1 on the data within --kl-budget. On by default for
     /// the built-in model, slow for large ones.
@@ -96,8 +94,8 @@ struct Document<'a> {
     path: &'a Path,
     k: usize,
     alpha: f32,
-    direction: &'a str,
-    selection: &'a str,
+    direction: &'static str,
+    selection: &'static str,
     heads: Vec<Head>,
     /// What every head that was tried does by itself, by place; absent for `accuracy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -124,52 +122,26 @@ struct Tried {
 impl FitArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let direction: DirectionKind = self.direction.parse()?;
         if let Some(path) = &self.plot {
             Format::of(path)?;
         }
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
-        self.select.check(&data)?;
-        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
-            let problem = "gives alpha: leave out one of the two, or add --tune";
-            return Err(Error::invalid("--kl-budget", problem));
-        }
-        if self.preamble.is_given() && !tunes && self.select.by()? == Selection::Accuracy {
-            let problem = "is for answers that are scored: add --tune, --select effect or \
-                           --select causal";
-            return Err(Error::invalid("--preamble", problem));
-        }
+        self.check(&data, tunes)?;
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
         let model = self.model.load()?;
         self.preamble.check((&model, &self.model), &preamble)?;
-        let geometry = model.geometry();
-        let n_head = model.attention_layers().count() * geometry.n_head;
-        if self.plot.is_some() && n_head < n_site(&model) {
-            let problem = "layers without attention have no place in the map: leave it out";
-            return Err(Error::invalid("--plot", problem));
-        }
-        if let Some(k) = self.heads.filter(|&k| k > n_head) {
-            return Err(Error::invalid(
-                "--heads",
-                format!("{k} heads cannot be chosen from {n_head}"),
-            ));
-        }
+        let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
         let path = match &self.output {
             Some(path) => path.clone(),
             None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
         };
-        let activations = Activations::open(
-            self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data, &model)?,
-            &model,
-            &data,
-            output,
-        )?;
+        let activations =
+            self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
@@ -191,7 +163,7 @@ impl FitArgs {
             form: &form,
             preamble: &preamble,
             documents: &neutral,
-            direction,
+            direction: self.direction,
             params: self.select.params(),
         };
         let identity =
@@ -214,6 +186,37 @@ impl FitArgs {
         Ok(())
     }
 
+    /// Makes sure that the options go together, and with the data.
+    fn check(&self, data: &Dataset, tunes: bool) -> Result<()> {
+        self.select.check(data)?;
+        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
+            let problem = "gives alpha: leave out one of the two, or add --tune";
+            return Err(Error::invalid("--kl-budget", problem));
+        }
+        if self.preamble.is_given() && !tunes && self.select.by() == Selection::Accuracy {
+            let problem = "is for answers that are scored: add --tune, --select effect or \
+                           --select causal";
+            return Err(Error::invalid("--preamble", problem));
+        }
+        Ok(())
+    }
+
+    /// Heads to choose from, if the model has as many as are asked for and a place for each in a map.
+    fn n_head(&self, model: &Model) -> Result<usize> {
+        let n_head = model.attention_layers().count() * model.geometry().n_head;
+        if self.plot.is_some() && n_head < n_site(model) {
+            let problem = "layers without attention have no place in the map: leave it out";
+            return Err(Error::invalid("--plot", problem));
+        }
+        match self.heads {
+            Some(k) if k > n_head => {
+                let problem = format!("{k} heads cannot be chosen from {n_head}");
+                Err(Error::invalid("--heads", problem))
+            }
+            _ => Ok(n_head),
+        }
+    }
+
     fn balance(&self) -> Balance {
         match self.balance.as_str() {
             "always" => Balance::Always,
@@ -225,7 +228,7 @@ impl FitArgs {
     /// Whether to try K and α: where that was asked for, or where neither was given, the model is
     /// the built-in one, and the data holds the questions that it takes.
     fn tunes(&self, data: &Dataset) -> Result<bool> {
-        let has_questions = !matches!(data.kind, Kind::Statement | Kind::Pair);
+        let has_questions = data.kind.asks();
         if self.tune && !has_questions {
             return Err(Error::invalid("--tune", NEEDS_QUESTIONS));
         }
@@ -245,7 +248,7 @@ impl FitArgs {
         (tunes, n_head): (bool, usize),
         output: Output,
     ) -> Result<Chosen> {
-        let by = self.select.by()?;
+        let by = self.select.by();
         let budget = self.select.kl_budget();
         let k = self.heads.unwrap_or_else(|| default_k(n_head));
         // Models that cannot be evaluated can be fitted by accuracy.
@@ -257,9 +260,7 @@ impl FitArgs {
                 journal: Journal::in_memory(),
             });
         }
-        let n_ctx = self.model.ctx_size().unwrap_or(0);
-        let params = SessionParams { n_row: N_TRIAL + 1, ..self.model.session(model) };
-        let mut evaluator = Evaluator::with(model, n_ctx, params)?;
+        let mut evaluator = self.model.evaluator(model)?;
         let mut journal = SelectArgs::journal(&place, &identity, trial)?;
         let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
         let Ranked { development, effects } = {
@@ -267,7 +268,7 @@ impl FitArgs {
             self.select.rank(&mut evaluator, development, source, trial, journal, output)?
         };
         let (vector, alpha) = if tunes {
-            let grid = self.grid(model);
+            let grid = self.select.grid(model, self.heads, self.alpha);
             let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
             let bar = output.progress("tuning", grid.n_step(n_question));
             interrupt::install();
@@ -291,19 +292,6 @@ impl FitArgs {
             (vector, alpha)
         };
         Ok(Chosen { vector, alpha, effects, journal })
-    }
-
-    /// The pairs of K and α to try: the user's where given, else the usual ones.
-    fn grid(&self, model: &Model) -> Grid {
-        let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.select.kl_budget().unwrap_or(DEFAULT_BUDGET);
-        if let Some(k) = self.heads {
-            grid.ks = vec![k];
-        }
-        if let Some(alpha) = self.alpha {
-            grid.alphas = vec![alpha];
-        }
-        grid
     }
 
     fn about(
@@ -334,7 +322,7 @@ impl FitArgs {
             model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            direction: self.direction.parse()?,
+            direction: self.direction,
             alpha: chosen.alpha,
             positions: Positions::Generated,
             seed: params.seed,
@@ -348,7 +336,7 @@ impl FitArgs {
                 100.0 * (1.0 - params.validation_share),
                 100.0 * params.validation_share,
             ),
-            selection: self.select.by()?,
+            selection: self.select.by(),
             head_accuracy: match development.accuracies() {
                 all if all.len() == n_site(model) => all,
                 // A hybrid's layers without attention have none.
@@ -382,7 +370,7 @@ impl FitArgs {
                 path,
                 k: heads.len(),
                 alpha: sidecar.about.alpha,
-                direction: &self.direction,
+                direction: self.direction.name(),
                 selection,
                 heads,
                 effects: tried,
@@ -406,7 +394,7 @@ impl FitArgs {
             ("heads", format!("{} of {}", heads.len(), development.scores.len())),
             ("chosen by", chosen_by),
             ("alpha", sidecar.about.alpha.to_string()),
-            ("direction", self.direction.clone()),
+            ("direction", self.direction.to_string()),
             ("rows", sidecar.about.split.clone()),
             ("time", format!("{seconds:.1} s")),
         ]);
@@ -452,11 +440,6 @@ fn tried(development: &Development, effects: &[HeadEffect]) -> Vec<Tried> {
 fn n_site(model: &Model) -> usize {
     let Geometry { n_layer, n_head, .. } = model.geometry();
     n_layer * n_head
-}
-
-/// A file's name without its extension: the name of a model that has none.
-fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Below this many questions a ranking of heads is mostly luck.

@@ -6,12 +6,13 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
-use super::eval::{Document, title};
+use super::eval::Document;
 use super::heat::Maps;
 use super::plot::{self, Bar, Pair};
+use super::report::title;
 use super::table::{nats, percent, printable_line};
 use crate::judge::Reading;
-use crate::study::{Estimate, Row, Scored};
+use crate::study::{Estimate, FoldReport, Row, Scored};
 use crate::{Error, Result};
 
 /// What all pages have in common.
@@ -83,7 +84,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
-            model => Serde(&document.model),
+            model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
             judge => Serde(&document.judge),
@@ -186,82 +187,83 @@ pub(super) struct Plot {
     pub(super) svg: String,
 }
 
-/// A mean and its interval, where there are such.
-type Measured = Option<(f64, Option<Estimate>)>;
-
 fn plots(document: &Document) -> Result<Vec<Plot>> {
-    let mut plots = Vec::new();
-    let bars = |value: fn(&Row) -> Measured| -> Vec<Bar> {
-        let bar = |row: &Row| {
-            let (mean, interval) = value(row)?;
-            Some(Bar {
-                name: title(row.name).to_owned(),
-                value: 100.0 * mean,
-                interval: interval.map(|e| (100.0 * e.low, 100.0 * e.high)),
-                steered: row.name == "iti",
-            })
+    let mut plots = vec![mc1_plot(document)?];
+    for (fold, number) in document.folds.iter().zip(1..) {
+        let name = match document.folds.len() {
+            1 => String::new(),
+            _ => format!(", fold {number}"),
         };
-        document.rows.iter().filter_map(bar).collect()
+        plots.extend(fold_plots(document, fold, &name)?);
+    }
+    if document.categories.len() > 1 {
+        plots.push(categories_plot(document)?);
+    }
+    Ok(plots)
+}
+
+fn mc1_plot(document: &Document) -> Result<Plot> {
+    let bar = |row: &Row| Bar {
+        name: title(row.name).to_owned(),
+        value: 100.0 * row.mc.mc1,
+        interval: row.interval.mc1.map(|e| (100.0 * e.low, 100.0 * e.high)),
+        steered: row.name == "iti",
     };
-    plots.push(Plot {
+    let bars: Vec<Bar> = document.rows.iter().map(bar).collect();
+    Ok(Plot {
         id: "mc1",
         title: "MC1".to_owned(),
         note: "Questions whose best answer is likelier than every false one, in percent; 95 % \
                intervals over questions."
             .to_owned(),
-        svg: plot::bars_svg("MC1 in percent", &bars(|row| Some((row.mc.mc1, row.interval.mc1))))?,
-    });
-    for (fold, number) in document.folds.iter().zip(1..) {
-        let selected = fold.heads.iter().copied();
-        let maps = Maps::new(&fold.head_accuracy, &[], document.model.n_head, selected);
-        let Some(maps) = maps.filter(|_| is_whole(document, &fold.head_accuracy)) else { continue };
-        let name = match document.folds.len() {
-            1 => String::new(),
-            _ => format!(", fold {number}"),
-        };
-        plots.push(Plot {
-            id: "accuracy",
-            title: format!("What heads know{name}"),
-            note: "Validation accuracy of a linear probe on each head's output; the steered heads \
-                   are outlined."
-                .to_owned(),
-            svg: plot::svg("", &maps)?,
-        });
-        plots.push(Plot {
-            id: "distribution",
-            title: format!("How many heads know{name}"),
-            note: "Heads by the accuracy of their probes.".to_owned(),
-            svg: plot::histogram_svg(&fold.head_accuracy)?,
-        });
-    }
-    if document.categories.len() > 1 {
-        let mut categories: Vec<_> = document.categories.iter().collect();
-        categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
-        let shown: Vec<Pair> = categories
-            .iter()
-            .take(20)
-            .filter_map(|category| {
-                let [before, after] = ["base", "iti"].map(|name| {
-                    let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
-                    Some([mean, low, high].map(|share| 100.0 * share))
-                });
-                let name = format!("{} ({})", printable_line(&category.name), category.n_question);
-                Some(Pair { name, before: before?, after: after? })
-            })
-            .collect();
-        plots.push(Plot {
-            id: "categories",
-            title: "MC1 by category".to_owned(),
-            note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
-                   intervals; the number of questions in brackets, the largest categories first."
-                .to_owned(),
-            svg: plot::categories_svg(&shown)?,
-        });
-    }
-    Ok(plots)
+        svg: plot::bars_svg("MC1 in percent", &bars)?,
+    })
 }
 
-/// Whether there is one value for each head of whole layers.
-fn is_whole(document: &Document, values: &[f32]) -> bool {
-    document.model.n_head > 0 && values.len().is_multiple_of(document.model.n_head)
+/// What the heads know that one fold chose from; nothing where layers have no heads.
+fn fold_plots(document: &Document, fold: &FoldReport, name: &str) -> Result<Vec<Plot>> {
+    let (n_head, accuracy) = (document.made.model.n_head, &fold.head_accuracy);
+    let is_whole = n_head > 0 && accuracy.len().is_multiple_of(n_head);
+    let maps = Maps::new(accuracy, &[], n_head, fold.heads.iter().copied());
+    let Some(maps) = maps.filter(|_| is_whole) else { return Ok(Vec::new()) };
+    let map = Plot {
+        id: "accuracy",
+        title: format!("What heads know{name}"),
+        note: "Validation accuracy of a linear probe on each head's output; the steered heads \
+               are outlined."
+            .to_owned(),
+        svg: plot::svg("", &maps)?,
+    };
+    let distribution = Plot {
+        id: "distribution",
+        title: format!("How many heads know{name}"),
+        note: "Heads by the accuracy of their probes.".to_owned(),
+        svg: plot::histogram_svg(accuracy)?,
+    };
+    Ok(vec![map, distribution])
+}
+
+fn categories_plot(document: &Document) -> Result<Plot> {
+    let mut categories: Vec<_> = document.categories.iter().collect();
+    categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
+    let shown: Vec<Pair> = categories
+        .iter()
+        .take(20)
+        .filter_map(|category| {
+            let [before, after] = ["base", "iti"].map(|name| {
+                let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
+                Some([mean, low, high].map(|share| 100.0 * share))
+            });
+            let name = format!("{} ({})", printable_line(&category.name), category.n_question);
+            Some(Pair { name, before: before?, after: after? })
+        })
+        .collect();
+    Ok(Plot {
+        id: "categories",
+        title: "MC1 by category".to_owned(),
+        note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
+               intervals; the number of questions in brackets, the largest categories first."
+            .to_owned(),
+        svg: plot::categories_svg(&shown)?,
+    })
 }

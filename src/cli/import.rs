@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::args::finite;
-use super::export::same_file;
+use super::args::{direction, finite};
 use super::heads::amount;
 use super::output::{BOLD, Output};
 use super::parts::Part;
@@ -15,6 +14,7 @@ use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
 use crate::export::ControlVector;
+use crate::file::{is_same, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result};
@@ -55,8 +55,8 @@ pub(super) struct ImportArgs {
     activations: Option<PathBuf>,
 
     /// How the directions of heads were found.
-    #[arg(long, value_name = "KIND", default_value = "mass-mean", requires = "heads", value_parser = ["mass-mean", "probe", "random"])]
-    direction: String,
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", requires = "heads", value_parser = direction())]
+    direction: DirectionKind,
 
     /// The sidecar to write [default: steer-<name>-<model>.gguf beside the model].
     #[arg(short, long, value_name = "GGUF")]
@@ -96,23 +96,19 @@ struct Document<'a> {
 
 impl ImportArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let model = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = embedded::model_or(self.model.as_ref())?;
         let base = Base::read(&model)?;
         let inputs: Vec<&Path> = match &self.heads {
             Some(heads) => vec![heads],
             None => self.files.iter().map(|part| part.path.as_path()).collect(),
         };
-        let stem = inputs.first().and_then(|path| path.file_stem()).unwrap_or_default();
-        let stem = stem.to_string_lossy();
+        let stem = inputs.first().map(|path| stem(path)).unwrap_or_default();
         let name = self.name.as_deref().unwrap_or(&stem);
         let target = match &self.output {
             Some(path) => path.clone(),
             None => default_path(&model, name)?,
         };
-        if inputs.iter().any(|path| same_file(path, &target)) || same_file(&model, &target) {
+        if inputs.iter().any(|path| is_same(path, &target)) || is_same(&model, &target) {
             let problem = "it is what is to be imported, or the model: write another file";
             return Err(Error::invalid(target.display().to_string(), problem));
         }
@@ -120,7 +116,7 @@ impl ImportArgs {
             (Some(heads), Some(directions)) => {
                 let vector = self.heads(&base, heads, directions, output)?;
                 let origin = origin(&[Part { path: directions.clone(), factor: None }])?;
-                let kind = self.direction.parse()?;
+                let kind = self.direction;
                 (vector, origin, kind, 15.0, Positions::Generated)
             }
             _ => {
@@ -150,7 +146,7 @@ impl ImportArgs {
         output.line(format_args!(
             "{BOLD}{name}{BOLD:#}: {what}, alpha {alpha}, tokens steered: {positions}"
         ));
-        output.line(format_args!("wrote {}", target.display()));
+        output.wrote(&target);
         Ok(())
     }
 

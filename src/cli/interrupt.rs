@@ -1,5 +1,6 @@
 //! Ctrl-C, as a question that long work asks itself.
 
+use std::ops::ControlFlow;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,8 +30,13 @@ fn handle(on_repeat: fn()) {
 }
 
 /// Whether the user asked to stop since the last [`reset`].
-pub(super) fn requested() -> bool {
+fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Breaks if the user asked to stop.
+pub(super) fn go_on() -> ControlFlow<()> {
+    if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// An error if the user asked to stop; `kept` says what is kept.

@@ -208,24 +208,29 @@ impl JudgeArgs {
             }
             other => other,
         })?;
-        if judging.n_unclear > 0 {
+        warn_of(&facts, judging, output);
+        Ok(JudgeReport { facts, judging: Some(judging) })
+    }
+}
+
+/// Says where a judge is not to be relied on.
+fn warn_of(facts: &JudgeFacts, judging: Judging, output: Output) {
+    if judging.n_unclear > 0 {
+        output.warn(format_args!(
+            "the judge says neither yes nor no of {} of {} answers",
+            judging.n_unclear, judging.n_judged
+        ));
+    }
+    for (what, quality) in [("truth", facts.truth), ("what informs", facts.info)] {
+        if let Some(quality) = quality.filter(|quality| !quality.is_informed()) {
             output.warn(format_args!(
-                "the judge says neither yes nor no of {} of {} answers",
-                judging.n_unclear, judging.n_judged
-            ));
-        }
-        for (what, quality) in [("truth", facts.truth), ("what informs", facts.info)] {
-            if let Some(quality) = quality.filter(|quality| !quality.is_informed()) {
-                output.warn(format_args!(
-                    "the judge reads {what} no better than always saying the same does ({:.1} % \
+                "the judge reads {what} no better than always saying the same does ({:.1} % \
                      and {:.1} %): its numbers there mean nothing; take a better model, or more \
                      judgements by --judge-limit",
-                    100.0 * quality.accuracy,
-                    100.0 * quality.majority
-                ));
-            }
+                100.0 * quality.accuracy,
+                100.0 * quality.majority
+            ));
         }
-        Ok(JudgeReport { facts, judging: Some(judging) })
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::export::same_file;
 use super::heads::amount;
 use super::output::{BOLD, DIM, Output};
 use super::parts::Part;
 use super::table::printable_line;
+use crate::file::{is_same, stem};
 use crate::steer::{Positions, Sidecar};
 use crate::{Error, Result};
 
@@ -64,13 +64,13 @@ struct PartFacts<'a> {
 
 impl MixArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        if let Some(part) = self.parts.iter().find(|part| same_file(&part.path, &self.output)) {
+        if let Some(part) = self.parts.iter().find(|part| is_same(&part.path, &self.output)) {
             let problem = "it is one of the parts: write another file";
             return Err(Error::invalid(part.path.display().to_string(), problem));
         }
         let sidecars =
             self.parts.iter().map(|part| Sidecar::read(&part.path)).collect::<Result<Vec<_>>>()?;
-        let stem = self.output.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = stem(&self.output);
         let name = self.name.as_deref().unwrap_or(&stem);
         let weighed: Vec<_> = sidecars.iter().zip(self.parts.iter().map(Part::factor)).collect();
         let mixed = Sidecar::mix(&weighed, name, self.policy, self.force)?;
@@ -97,7 +97,7 @@ impl MixArgs {
         output.line(format_args!("{BOLD}{}{BOLD:#}: {what}, alpha {alpha}", printable_line(name)));
         let description = mixed.about.description.as_deref().unwrap_or_default();
         output.line(format_args!("{DIM}{}{DIM:#}", printable_line(description)));
-        output.line(format_args!("wrote {}", self.output.display()));
+        output.wrote(&self.output);
         Ok(())
     }
 }

@@ -26,6 +26,7 @@ mod mix;
 mod output;
 mod parts;
 mod plot;
+mod report;
 mod run;
 mod select;
 mod sweep;

@@ -5,6 +5,7 @@ use std::error::Error as _;
 use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use anstream::eprintln;
@@ -60,6 +61,11 @@ impl Output {
     /// A line on stdout.
     pub(super) fn line(self, text: impl std::fmt::Display) {
         print(&format!("{text}\n"));
+    }
+
+    /// Says, on stdout, which file holds the result.
+    pub(super) fn wrote(self, path: &Path) {
+        self.line(format_args!("wrote {}", printable_line(&path.display().to_string())));
     }
 
     /// A line on stderr for people. This and the next ones print no control characters: what they

@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::args::budget;
+use super::args::{ModelArgs, budget, selection};
 use super::output::Output;
 use super::{embedded, interrupt};
-use crate::data::{Dataset, Kind, sha256};
+use crate::data::{Dataset, sha256};
 use crate::eval::Evaluator;
 use crate::probe::Activations;
-use crate::select::{Journal, Ranked, SelectParams, Trial, rank};
+use crate::select::{Grid, Journal, Ranked, SelectParams, Trial, rank};
+use crate::session::SessionParams;
 use crate::steer::{Development, Selection, SteeringVector};
-use crate::{Error, Result};
+use crate::{Error, Model, Result};
 
 /// How heads and their strength are chosen.
 #[derive(Debug, Args)]
@@ -21,8 +22,8 @@ pub(super) struct SelectArgs {
     /// Choose heads by how well their probes read the truth (`accuracy`, as in the paper), by what
     /// moving each by itself does to the choice of answers (`effect`), or by that per disturbance of
     /// other text (`causal`).
-    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = ["accuracy", "effect", "causal"])]
-    select: String,
+    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = selection())]
+    select: Selection,
 
     /// With --select effect or causal: try only the heads with the N most accurate probes.
     #[arg(long, value_name = "accuracy:N", value_parser = screen)]
@@ -45,7 +46,7 @@ fn screen(text: &str) -> std::result::Result<usize, String> {
 }
 
 /// Vectors that are tried side by side: as many sequences of a batch carry one each.
-pub(super) const N_TRIAL: usize = 32;
+const N_TRIAL: usize = 32;
 
 /// What is wrong with data that strengths and effects cannot be measured on.
 pub(super) const NEEDS_QUESTIONS: &str =
@@ -55,8 +56,8 @@ pub(super) const NEEDS_QUESTIONS: &str =
 pub(super) const DEFAULT_BUDGET: f64 = 0.2;
 
 impl SelectArgs {
-    pub(super) fn by(&self) -> Result<Selection> {
-        self.select.parse()
+    pub(super) fn by(&self) -> Selection {
+        self.select
     }
 
     /// The budget that was asked for.
@@ -70,14 +71,27 @@ impl SelectArgs {
 
     /// Makes sure that what is asked for can be had from the data.
     pub(super) fn check(&self, data: &Dataset) -> Result<()> {
-        let by = self.by()?;
+        let by = self.by();
         if by == Selection::Accuracy && self.screen.is_some() {
             return Err(Error::invalid("--screen", "is for --select effect and --select causal"));
         }
-        if by != Selection::Accuracy && matches!(data.kind, Kind::Statement | Kind::Pair) {
+        if by != Selection::Accuracy && !data.kind.asks() {
             return Err(Error::invalid(format!("--select {by}"), NEEDS_QUESTIONS));
         }
         Ok(())
+    }
+
+    /// The pairs of K and α to try: those that were given, else the usual ones.
+    pub(super) fn grid(&self, model: &Model, k: Option<usize>, alpha: Option<f32>) -> Grid {
+        let mut grid = embedded::grid(model.geometry());
+        grid.kl_budget = self.kl_budget.unwrap_or(DEFAULT_BUDGET);
+        if let Some(k) = k {
+            grid.ks = vec![k];
+        }
+        if let Some(alpha) = alpha {
+            grid.alphas = vec![alpha];
+        }
+        grid
     }
 
     /// The documents that ask nothing.
@@ -113,7 +127,7 @@ impl SelectArgs {
         (journal, kept): (&mut Journal, &str),
         output: Output,
     ) -> Result<Ranked> {
-        let by = self.by()?;
+        let by = self.by();
         if by == Selection::Accuracy {
             return Ok(Ranked { development: development.clone(), effects: Vec::new() });
         }
@@ -137,6 +151,14 @@ impl SelectArgs {
         });
         bar.finish_and_clear();
         result
+    }
+}
+
+impl ModelArgs {
+    /// What scores answers, with room for the vectors that are tried side by side.
+    pub(super) fn evaluator<'m>(&self, model: &'m Model) -> Result<Evaluator<'m>> {
+        let params = SessionParams { n_row: N_TRIAL + 1, ..self.session(model) };
+        Evaluator::with(model, self.ctx_size().unwrap_or(0), params)
     }
 }
 

@@ -27,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::form::PromptForm;
 use crate::error::{Error, Result};
+use crate::file::stem;
 
 /// A labelled data set: questions (groups) with answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,13 @@ pub enum Kind {
     PromptAnswer,
     /// A positive and a negative text each.
     Pair,
+}
+
+impl Kind {
+    /// Whether there are questions, or prompts, before the texts.
+    pub(crate) fn asks(self) -> bool {
+        matches!(self, Self::QuestionAnswer | Self::PromptAnswer)
+    }
 }
 
 /// One question and its candidate answers: the unit by which data is split.
@@ -120,16 +128,7 @@ impl Dataset {
         if questions.is_empty() {
             return Err(Flaw::file("holds no rows").at(path));
         }
-        Ok(Self {
-            name: path
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().into_owned())
-                .unwrap_or_default(),
-            path: path.to_owned(),
-            sha256: sha256(bytes),
-            kind,
-            questions,
-        })
+        Ok(Self { name: stem(path), path: path.to_owned(), sha256: sha256(bytes), kind, questions })
     }
 
     /// At most `n` of the questions, spread evenly; 0 takes all.

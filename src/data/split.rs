@@ -3,6 +3,8 @@
 //! All functions deal in indices into [`Dataset::questions`](super::Dataset::questions). The
 //! seeded ones shuffle with ChaCha8, so a seed gives the same split on every machine.
 
+use std::collections::HashSet;
+
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -24,6 +26,12 @@ pub fn folds(n_question: usize, k: usize) -> Result<Vec<Vec<usize>>> {
 /// [`Error::Invalid`] unless `2 <= k <= n_question`.
 pub fn folds_shuffled(n_question: usize, k: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
     cut(shuffled((0..n_question).collect(), seed), k)
+}
+
+/// The rows whose question, in `groups`, is one of `questions`; ascending.
+pub(crate) fn rows_of(groups: &[usize], questions: &[usize]) -> Vec<usize> {
+    let wanted: HashSet<usize> = questions.iter().copied().collect();
+    (0..groups.len()).filter(|&row| wanted.contains(&groups[row])).collect()
 }
 
 /// Parts the development questions `dev` at random into those to train on and those to validate

@@ -98,7 +98,8 @@ impl HeadArrays {
     ) -> Result<SteeringVector> {
         let Geometry { n_layer, n_head, d_head, .. } = self.geometry;
         if [store.n_layer(), store.n_head(), store.d_head()] != [n_layer, n_head, d_head] {
-            return Err(Error::invalid("activations", "they are of a model of another geometry"));
+            let problem = "they are of a model of another geometry: capture them with this one";
+            return Err(Error::invalid("activations", problem));
         }
         let mut questions = store.groups().to_vec();
         questions.sort_unstable();

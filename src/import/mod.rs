@@ -8,6 +8,7 @@ use std::path::Path;
 
 pub use self::heads::HeadArrays;
 use crate::export::ControlVector;
+use crate::file::stem;
 use crate::gguf::Gguf;
 use crate::steer::{
     About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeringVector,
@@ -39,10 +40,9 @@ impl Base {
             let problem = format!("is `{}`: give a model with -m", kind.escape_debug());
             return Err(file.fault("key general.type", problem));
         }
-        let stem = || model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self {
             architecture: file.str("general.architecture")?.to_owned(),
-            name: file.opt_str("general.name")?.map_or_else(stem, str::to_owned),
+            name: file.opt_str("general.name")?.map_or_else(|| stem(model), str::to_owned),
             fingerprint: fingerprint(&file)?,
             geometry: Geometry::read(&file)?,
         })

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::Aspect;
 use crate::data::{Answer, Dataset, Kind, Question, sha256};
 use crate::error::shown;
+use crate::file::stem;
 use crate::{Error, Result};
 
 impl Aspect {
@@ -62,7 +63,8 @@ fn from_bytes(path: &Path, bytes: &[u8], aspect: Aspect, limit: usize) -> Result
         lines.push((number, question, answer, label));
     }
     if lines.is_empty() {
-        return Err(fault(None, "holds no judgements".to_owned()));
+        let problem = "holds no judgements: each is a line of JSON with prompt and completion";
+        return Err(fault(None, problem.to_owned()));
     }
     let n = if limit == 0 { lines.len() } else { limit.min(lines.len()) };
     let mut questions: Vec<Question> = Vec::new();
@@ -77,7 +79,7 @@ fn from_bytes(path: &Path, bytes: &[u8], aspect: Aspect, limit: usize) -> Result
         questions[at].answers.push(Answer { text: text.clone(), label: *label, best: false });
     }
     Ok(Dataset {
-        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        name: stem(path),
         path: path.to_owned(),
         sha256: sha256(bytes),
         kind: Kind::PromptAnswer,
@@ -176,7 +178,8 @@ mod tests {
             assert!(message.starts_with("t.jsonl, line 2: "), "{message}");
             assert!(message.contains(problem), "{message}");
         }
-        assert_eq!(read("\n\n", 0).unwrap_err().to_string(), "t.jsonl: holds no judgements");
+        let message = read("\n\n", 0).unwrap_err().to_string();
+        assert!(message.starts_with("t.jsonl: holds no judgements"), "{message}");
     }
 
     proptest! {

@@ -76,7 +76,7 @@ impl<'m> ProbeJudge<'m> {
     pub fn new(
         model: &'m Model,
         params: &ProbeParams,
-        mut on_step: impl FnMut(ProbeStep) -> Result<()>,
+        on_step: impl FnMut(ProbeStep) -> Result<()>,
         on_head: impl Fn() + Sync,
     ) -> Result<Self> {
         let [truth, info] =
@@ -97,27 +97,14 @@ impl<'m> ProbeJudge<'m> {
         let kept = match known {
             Some(kept) => kept,
             None => {
-                let mut stores = Vec::new();
-                for (aspect, data) in Aspect::ALL.into_iter().zip(&data) {
-                    let path = params.cache.join(format!("{name}-{}.safetensors", aspect.word()));
-                    capture_all(model, data, params, &path, |n_done, n_all| {
-                        on_step(ProbeStep { aspect, n_done, n_all })
-                    })?;
-                    stores.push(path);
-                }
-                let mut readers = stores.iter().zip(&data).map(|(path, data)| {
-                    let store = Store::open(path)?;
-                    let questions: Vec<String> =
-                        data.questions.iter().map(|q| question_of(&q.text).to_owned()).collect();
-                    Reader::fit(&store, &questions, params.seed, &on_head)
+                let paths = Aspect::ALL.map(|aspect| {
+                    place.with_file_name(format!("{name}-{}.safetensors", aspect.word()))
                 });
-                // There is a store for each aspect.
-                let mut next = || readers.next().unwrap_or_else(|| Err(no_reader()));
-                let kept = Kept { identity, truth: next()?, info: next()? };
+                let kept = learn(model, (&data, identity), params, &paths, on_step, on_head)?;
                 let json = serde_json::to_vec(&kept)
                     .map_err(|error| Error::invalid("judge", error.to_string()))?;
                 write_atomically(&place, |out| out.write_all(&json))?;
-                for path in stores {
+                for path in paths {
                     std::fs::remove_file(&path).map_err(Error::io("remove", path))?;
                 }
                 kept
@@ -154,10 +141,6 @@ impl<'m> ProbeJudge<'m> {
     }
 }
 
-fn no_reader() -> Error {
-    Error::invalid("judge", "there is no store to fit it on")
-}
-
 /// Everything that the probes depend on.
 fn identity(model: &Model, data: &[Dataset; 2], params: &ProbeParams) -> Result<String> {
     let file = std::fs::metadata(model.path()).map_err(Error::io("read", model.path()))?;
@@ -176,6 +159,30 @@ fn identity(model: &Model, data: &[Dataset; 2], params: &ProbeParams) -> Result<
 /// What an earlier call has kept, if it can be read.
 fn kept_at(path: &Path) -> Option<Kept> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Captures all judged answers into `paths`, and fits to each aspect's what reads it.
+fn learn(
+    model: &Model,
+    (data, identity): (&[Dataset; 2], String),
+    params: &ProbeParams,
+    paths: &[PathBuf; 2],
+    mut on_step: impl FnMut(ProbeStep) -> Result<()>,
+    on_head: impl Fn() + Sync,
+) -> Result<Kept> {
+    for ((aspect, data), path) in Aspect::ALL.into_iter().zip(data).zip(paths) {
+        capture_all(model, data, params, path, |n_done, n_all| {
+            on_step(ProbeStep { aspect, n_done, n_all })
+        })?;
+    }
+    let fit = |data: &Dataset, path: &Path| {
+        let questions: Vec<String> =
+            data.questions.iter().map(|q| question_of(&q.text).to_owned()).collect();
+        Reader::fit(&Store::open(path)?, &questions, params.seed, &on_head)
+    };
+    let [truth, info] = data;
+    let [of_truth, of_info] = paths;
+    Ok(Kept { identity, truth: fit(truth, of_truth)?, info: fit(info, of_info)? })
 }
 
 fn capture_all(

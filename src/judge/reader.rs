@@ -6,14 +6,14 @@
 //! that the accuracy is measured on, and so are the answers that are judged later. A question of
 //! neither half is read by both.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use super::Quality;
 use crate::data::split;
-use crate::probe::{Activations, Probe, fit_heads};
+use crate::probe::{Activations, HeadScore, Probe, fit_heads};
 use crate::{Error, Result, Site};
 
 /// Heads that a reading is the mean of.
@@ -25,11 +25,9 @@ const N_QUESTION_MIN: usize = 8;
 
 /// A head with its probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) site: Site,
-    /// F32 `[d_head]`
-    weight: Vec<f32>,
-    bias: f32,
+struct Head {
+    site: Site,
+    probe: Probe,
 }
 
 /// What reads one aspect.
@@ -46,8 +44,7 @@ pub(super) struct Reader {
 impl Head {
     /// The log-odds of yes, for the output of this head.
     fn logit(&self, x: &[f32]) -> f64 {
-        let probe = Probe { weight: self.weight.clone(), bias: self.bias };
-        f64::from(probe.logit(x))
+        f64::from(self.probe.logit(x))
     }
 }
 
@@ -74,21 +71,21 @@ impl Reader {
         let halves = split::folds_shuffled(questions.len(), 2, seed)?;
         let fit = |half: &[usize]| -> Result<Vec<Head>> {
             let (train, validation) = split::train_validation(half, VALIDATION_SHARE, seed)?;
-            let rows = |part: &[usize]| rows_of(source.groups(), part);
+            let rows = |part: &[usize]| split::rows_of(source.groups(), part);
             let mut scores = fit_heads(source, &rows(&train), &rows(&validation), &on_done)?;
             // Where most judgements are alike, accuracy ranks little.
             scores.sort_by(|a, b| a.log_loss.total_cmp(&b.log_loss).then(a.site.cmp(&b.site)));
             Ok(scores
                 .into_iter()
                 .take(N_HEAD)
-                .map(|s| Head { site: s.site, weight: s.probe.weight, bias: s.probe.bias })
+                .map(|HeadScore { site, probe, .. }| Head { site, probe })
                 .collect())
         };
         let heads = [fit(&halves[0])?, fit(&halves[1])?];
         let mut correct = [0usize; 2];
         let mut total = [0usize; 2];
         for (half, other) in halves.iter().zip([&heads[1], &heads[0]]) {
-            let rows = rows_of(source.groups(), half);
+            let rows = split::rows_of(source.groups(), half);
             let outputs: Vec<Array2<f32>> =
                 other.iter().map(|head| source.head(head.site, &rows)).collect();
             for (i, &row) in rows.iter().enumerate() {
@@ -130,7 +127,7 @@ impl Reader {
     pub(super) fn fits(&self, sites: &[Site], d_head: usize) -> bool {
         let heads = || self.heads.iter().flatten();
         self.heads.iter().all(|heads| !heads.is_empty())
-            && heads().all(|head| head.weight.len() == d_head && sites.contains(&head.site))
+            && heads().all(|head| head.probe.weight.len() == d_head && sites.contains(&head.site))
     }
 }
 
@@ -145,12 +142,6 @@ fn quality(correct: [usize; 2], total: [usize; 2], n_question: usize) -> Quality
         n_row,
         n_question,
     }
-}
-
-/// Rows of some groups.
-fn rows_of(groups: &[usize], members: &[usize]) -> Vec<usize> {
-    let members: HashSet<usize> = members.iter().copied().collect();
-    (0..groups.len()).filter(|&row| members.contains(&groups[row])).collect()
 }
 
 #[cfg(test)]

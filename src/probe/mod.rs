@@ -10,6 +10,7 @@ mod rank;
 mod start;
 
 use ndarray::{ArrayView1, ArrayView2};
+use serde::{Deserialize, Serialize};
 
 pub use activations::Activations;
 pub(crate) use activations::check_rows;
@@ -19,7 +20,7 @@ pub use fit::fit_probe;
 pub use rank::{HeadScore, fit_heads};
 
 /// A logistic regression on the output of one head: P(true | x) = sigmoid(weight · x + bias).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// F32 `[d_head]`.
     pub weight: Vec<f32>,

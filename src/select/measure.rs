@@ -7,7 +7,7 @@ use super::{HeadEffect, Journal, SelectParams};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Trials};
 use crate::probe::Activations;
-use crate::steer::{Development, DirectionKind, SteeringVector};
+use crate::steer::{Development, DirectionKind, Selection, SteeringVector};
 use crate::{Error, Result, Site, Special};
 
 /// What to try heads on. Nothing else of the data is looked at: give development questions and
@@ -53,11 +53,7 @@ pub fn measure(
     mut on_step: impl FnMut(Step) -> Result<()>,
 ) -> Result<Vec<HeadEffect>> {
     let SelectParams { alpha, n_candidate, n_screen, n_leader, n_full } = trial.params;
-    let questions: Vec<&Question> =
-        trial.questions.iter().copied().filter(|question| question.is_two_sided()).collect();
-    if questions.is_empty() {
-        return Err(Error::invalid("questions", "none has both true and false answers"));
-    }
+    let questions = trial.two_sided()?;
     if trial.documents.is_empty() {
         return Err(Error::invalid("neutral documents", "there are none"));
     }
@@ -104,7 +100,19 @@ pub fn measure(
     Ok(results)
 }
 
-impl Trial<'_> {
+impl<'a> Trial<'a> {
+    /// The questions that have both true and false answers.
+    pub(super) fn two_sided(&self) -> Result<Vec<&'a Question>> {
+        let is_two_sided = |question: &&Question| question.is_two_sided();
+        let questions: Vec<&Question> =
+            self.questions.iter().copied().filter(is_two_sided).collect();
+        if questions.is_empty() {
+            let problem = "none has both true and false answers: take data that has such";
+            return Err(Error::invalid("questions", problem));
+        }
+        Ok(questions)
+    }
+
     /// About how many tokens [`measure`] computes for `n_head` heads.
     ///
     /// # Errors
@@ -202,13 +210,9 @@ impl Work<'_, '_, '_, '_> {
 /// The `n` best by effect and the `n` best by causal score, as indices in ascending order.
 fn leaders(heads: &[HeadEffect], n: usize) -> Vec<usize> {
     let mut leaders = BTreeSet::new();
-    let scores: [fn(&HeadEffect) -> f64; 2] = [
-        |head| if head.effect.is_nan() { f64::NEG_INFINITY } else { head.effect },
-        HeadEffect::causal,
-    ];
-    for score in scores {
+    for by in [Selection::Effect, Selection::Causal] {
         let mut order: Vec<usize> = (0..heads.len()).collect();
-        order.sort_by(|&a, &b| score(&heads[b]).total_cmp(&score(&heads[a])));
+        order.sort_by(|&a, &b| heads[b].score(by).total_cmp(&heads[a].score(by)));
         leaders.extend(order.into_iter().take(n));
     }
     leaders.into_iter().collect()

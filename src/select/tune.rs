@@ -63,15 +63,7 @@ pub fn choose(
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<(SteeringVector, Choice)> {
     // Only MC1 is asked for.
-    let questions: Vec<Question> = trial
-        .questions
-        .iter()
-        .filter(|question| question.is_two_sided())
-        .map(|question| question.deciding())
-        .collect();
-    if questions.is_empty() {
-        return Err(Error::invalid("questions", "none has both true and false answers"));
-    }
+    let questions: Vec<Question> = trial.two_sided()?.into_iter().map(Question::deciding).collect();
     let n_step_of_pair = 1 + questions.len().div_ceil(N_CHUNK);
     let mut tuner = Tuner { evaluator, trial, questions: &questions, journal };
     let mut last_k = 0;

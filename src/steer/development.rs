@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::fit::{SigmaRows, fit_vector, given_vector, random_vector, with_direction};
 use super::{DirectionKind, SteeringVector};
-use crate::data::split::train_validation;
+use crate::data::split::{rows_of, train_validation};
 use crate::probe::{Activations, HeadScore, fit_heads};
 use crate::{Error, Result, Site};
 
@@ -222,12 +222,6 @@ impl OwnSigmaRows {
             (true, SigmaFrom::All) => Self::Main((0..source.labels().len()).collect()),
         }
     }
-}
-
-/// The rows whose group is one of `questions`, ascending.
-fn rows_of(groups: &[usize], questions: &[usize]) -> Vec<usize> {
-    let wanted: HashSet<usize> = questions.iter().copied().collect();
-    (0..groups.len()).filter(|&row| wanted.contains(&groups[row])).collect()
 }
 
 /// The `next` rows whose questions are both among `questions`, ascending.

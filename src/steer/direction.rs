@@ -97,6 +97,11 @@ pub(crate) fn unit(values: &[f64]) -> Option<Vec<f32>> {
         .then(|| values.iter().map(|value| (value / length) as f32).collect())
 }
 
+/// The Euclidean length of a direction.
+pub(crate) fn length(direction: &[f32]) -> f64 {
+    direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
 /// The standard deviation of the projections x·θ over all rows, of the population (divided by
 /// `n_row`): the unit of alpha (ITI, section 5). NaN without rows.
 ///

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Mul;
 
-use super::direction::{random, unit};
+use super::direction::{length, random, unit};
 use super::vector::MAX_GEOMETRY;
 use crate::{Error, Result, Site};
 
@@ -91,7 +91,7 @@ impl LayerVector {
     #[must_use]
     pub fn random_like(&self, seed: u64) -> Self {
         let draw = |(&layer, direction): (&usize, &Vec<f32>)| {
-            let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let length = length(direction);
             // No head's site, so that no head's direction is drawn again.
             let values = random(Site::new(layer, MAX_GEOMETRY), self.n_embd, seed);
             let unit = unit(&values).unwrap_or_else(|| vec![0.0; self.n_embd]);

@@ -55,52 +55,62 @@ impl Sidecar {
         for (part, factor) in rest {
             vector = vector.plus(&scaled(part, *factor))?;
         }
-        let mut mixed = Self { vector, about: about.clone() };
-        mixed.about.name = name.to_owned();
-        mixed.about.description = Some(description(parts));
-        mixed.about.candor_version = env!("CARGO_PKG_VERSION").to_owned();
-        mixed.about.alpha = alpha;
-        mixed.about.positions = positions;
-        if !is_same(&|part| part.about.direction == about.direction) {
-            mixed.about.direction = DirectionKind::Given;
-        }
-        if !is_same(&|part| part.about.selection == about.selection) {
-            mixed.about.selection = Selection::default();
-        }
-        if !is_same(&|part| part.about.license == about.license) {
-            mixed.about.license = None;
-        }
-        if !is_same(&|part| part.about.author == about.author) {
-            mixed.about.author = None;
-        }
-        if !is_same(&|part| part.about.data_sha256 == about.data_sha256) {
-            let of = |text: &dyn Fn(&Self) -> &str| {
-                parts.iter().map(|(part, _)| text(part)).collect::<Vec<_>>().join(", ")
-            };
-            mixed.about.data_name = of(&|part| &part.about.data_name);
-            mixed.about.data_sha256 = sha256(of(&|part| &part.about.data_sha256).as_bytes());
-        }
-        if !is_same(&|part| part.about.prompt == about.prompt) {
-            mixed.about.prompt = String::new();
-        }
-        if !is_same(&|part| part.about.split == about.split) {
-            mixed.about.split = "that of the parts".to_owned();
-        }
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        let is_same_map =
-            |of: fn(&About) -> &Vec<f32>| is_same(&|part| bits(of(&part.about)) == bits(of(about)));
-        if !is_same_map(|about| &about.head_accuracy) {
-            mixed.about.head_accuracy.clear();
-        }
-        if !is_same_map(|about| &about.head_effect) {
-            mixed.about.head_effect.clear();
-        }
-        if !is_same_map(|about| &about.head_cost) {
-            mixed.about.head_cost.clear();
-        }
+        let about = About {
+            name: name.to_owned(),
+            description: Some(description(parts)),
+            candor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            alpha,
+            positions,
+            ..shared(about, parts)
+        };
+        let mixed = Self { vector, about };
         mixed.check().map_err(|(place, problem)| Error::invalid(place, problem))?;
         Ok(mixed)
     }
+}
+
+/// What all parts say alike of themselves; what they do not is left out, or said of all of them.
+fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
+    let mut shared = first.clone();
+    let is_same = |same: &dyn Fn(&About) -> bool| parts.iter().all(|(part, _)| same(&part.about));
+    if !is_same(&|about| about.direction == first.direction) {
+        shared.direction = DirectionKind::Given;
+    }
+    if !is_same(&|about| about.selection == first.selection) {
+        shared.selection = Selection::default();
+    }
+    if !is_same(&|about| about.license == first.license) {
+        shared.license = None;
+    }
+    if !is_same(&|about| about.author == first.author) {
+        shared.author = None;
+    }
+    if !is_same(&|about| about.data_sha256 == first.data_sha256) {
+        let of = |text: fn(&About) -> &str| {
+            parts.iter().map(|(part, _)| text(&part.about)).collect::<Vec<_>>().join(", ")
+        };
+        shared.data_name = of(|about| &about.data_name);
+        shared.data_sha256 = sha256(of(|about| &about.data_sha256).as_bytes());
+    }
+    if !is_same(&|about| about.prompt == first.prompt) {
+        shared.prompt = String::new();
+    }
+    if !is_same(&|about| about.split == first.split) {
+        shared.split = "that of the parts".to_owned();
+    }
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let is_same_map =
+        |of: fn(&About) -> &Vec<f32>| is_same(&|about| bits(of(about)) == bits(of(first)));
+    if !is_same_map(|about| &about.head_accuracy) {
+        shared.head_accuracy.clear();
+    }
+    if !is_same_map(|about| &about.head_effect) {
+        shared.head_effect.clear();
+    }
+    if !is_same_map(|about| &about.head_cost) {
+        shared.head_cost.clear();
+    }
+    shared
 }
 
 /// The parts in words, each with its factor, its strength and the start of its fingerprint.

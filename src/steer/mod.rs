@@ -10,8 +10,8 @@ mod sidecar;
 mod vector;
 
 pub use development::{Balance, Development, FitParams, SigmaFrom};
-pub(crate) use direction::unit;
 pub use direction::{DirectionKind, sigma};
+pub(crate) use direction::{length, unit};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;
 pub(crate) use layers::add;

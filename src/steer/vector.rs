@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Mul;
 
 use super::LayerVector;
-use super::direction::unit;
+use super::direction::{length, unit};
 use crate::probe::Probe;
 use crate::{Error, Result, Site};
 
@@ -135,7 +135,7 @@ impl SteeringVector {
         if !head.probe.bias.is_finite() {
             return Err(format!("its probe has a bias of {}", head.probe.bias));
         }
-        let length = head.direction.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let length = length(&head.direction);
         if (length - 1.0).abs() > UNIT_TOLERANCE {
             return Err(format!("its direction has length {length}, expected 1"));
         }

@@ -89,8 +89,8 @@ pub(super) struct Turn<'v> {
 
 impl Fold<'_, '_> {
     /// Scores every condition, without a vector those that need none; `label` is the name under
-    /// which the ledger knows the vector's own results. `on_step` is called after each chunk of questions, scored or answered, and after
-    /// each reading of the documents.
+    /// which the ledger knows the vector's own results. `on_step` is called after each chunk of
+    /// questions, scored or answered, and after each reading of the documents.
     pub(super) fn run(
         &mut self,
         steered: Option<(&SteeringVector, f32)>,

@@ -123,13 +123,9 @@ impl<'a> Protocol<'a> {
     /// Steps of [`two_fold`], for a progress bar.
     #[must_use]
     pub fn n_step(&self) -> usize {
-        let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
-        let n_question = self.n_question();
-        let [short, long] = [n_question / 2, n_question.div_ceil(2)];
-        let of_fold = |development: usize, test: usize| {
-            n_select + self.grid.n_step(development) + self.n_step_of_fold(test)
-        };
-        of_fold(short, long) + of_fold(long, short)
+        self.over_folds(|development, test| {
+            self.n_step_of_choice(development) + self.n_step_of_fold(test)
+        })
     }
 
     /// Steps of [`of_vector`].
@@ -148,6 +144,23 @@ impl<'a> Protocol<'a> {
     /// Questions that can be scored.
     fn n_question(&self) -> usize {
         self.data.questions.iter().filter(|question| question.is_two_sided()).count()
+    }
+
+    /// The sum over both folds of what takes so many steps for so many questions of the development
+    /// half and of the other.
+    fn over_folds(&self, n_step: impl Fn(usize, usize) -> usize) -> usize {
+        let n_question = self.n_question();
+        let [short, long] = [n_question / 2, n_question.div_ceil(2)];
+        n_step(short, long) + n_step(long, short)
+    }
+
+    fn n_step_of_selection(&self) -> usize {
+        if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS }
+    }
+
+    /// Steps of [`develop`].
+    fn n_step_of_choice(&self, n_question: usize) -> usize {
+        self.n_step_of_selection() + self.grid.n_step(n_question)
     }
 
     fn n_step_of_fold(&self, n_question: usize) -> usize {
@@ -271,8 +284,7 @@ fn develop_once(
         let (choice, heads) = (*choice, heads.clone());
         let development = Development::fit(source, &half.development, &protocol.fit(), || ())?;
         let vector = development.ranked(&heads)?.vector(source, heads.len(), protocol.direction)?;
-        let n_select = if protocol.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
-        let n_step = n_select + protocol.grid.n_step(half.development.len());
+        let n_step = protocol.n_step_of_choice(half.development.len());
         (0..n_step).try_for_each(|_| on_step())?;
         return Ok(Developed { development, effects: Vec::new(), vector, choice });
     }

@@ -120,9 +120,6 @@ impl Protocol<'_> {
     #[must_use]
     pub fn n_step_of_sweep(&self, axes: &Axes) -> usize {
         let n_direction = axes.directions.len();
-        let n_select = if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS };
-        let n_question = self.data.questions.iter().filter(|q| q.is_two_sided()).count();
-        let [short, long] = [n_question / 2, n_question.div_ceil(2)];
         let n_chunk = |n: usize| n.div_ceil(N_CHUNK);
         let n_base = 1;
         let n_cell = match &axes.alphas {
@@ -130,12 +127,11 @@ impl Protocol<'_> {
             None => 1,
         };
         let n_cell = n_base + n_direction * self.grid.ks.len() * n_cell;
-        let of_fold = |development: usize, test: usize| {
-            n_direction * n_select
+        self.over_folds(|development, test| {
+            n_direction * self.n_step_of_selection()
                 + n_cell * (n_chunk(development) + 2 * n_chunk(test) + 1)
                 + self.n_step_of_fold(test)
-        };
-        of_fold(short, long) + of_fold(long, short)
+        })
     }
 }
 

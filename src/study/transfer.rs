@@ -168,10 +168,9 @@ impl Reader {
         let all: Vec<usize> = (0..set.data.questions.len()).collect();
         let candidates = if fitted == read { &self.test } else { &all };
         let is_new = |&&i: &&usize| !self.known.contains(words(&set.data.questions[i]));
-        let questions: HashSet<usize> = candidates.iter().filter(is_new).copied().collect();
+        let questions: Vec<usize> = candidates.iter().filter(is_new).copied().collect();
         let (labels, groups) = (set.source.labels(), set.source.groups());
-        let rows: Vec<usize> =
-            (0..groups.len()).filter(|&row| questions.contains(&groups[row])).collect();
+        let rows = split::rows_of(groups, &questions);
         // P(true) by the best head, and the mean over all.
         let mut best = vec![0.0; rows.len()];
         let mut several = vec![0.0; rows.len()];
@@ -192,7 +191,8 @@ impl Reader {
         let is_true = by_question(rows.iter().map(|&row| (labels[row], row)), groups);
         let estimate = |values: &[f64]| {
             Estimate::of(values, seed).ok_or_else(|| {
-                let problem = format!("nothing is left that {} has not", self.about.name);
+                let problem =
+                    format!("nothing is left that {} has not: leave one out", self.about.name);
                 Error::invalid(set.data.path.display().to_string(), problem)
             })
         };

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod biases;
+pub mod checks;
 pub mod control;
 pub mod decided;
 pub mod fixture;
@@ -18,13 +19,22 @@ pub mod program;
 pub mod quantize;
 pub mod requantize;
 pub mod script;
+pub mod sequences;
 pub mod server;
 pub mod sidecar;
 pub mod steering;
 #[cfg(feature = "cli")]
 pub mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use candor::{Model, ModelParams};
+
+/// Loads a model on the processor.
+pub fn load(path: &Path) -> Model {
+    let params = ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() };
+    Model::load(path, &params).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
 
 /// A file of the folder `shared` beside the repository; where it is absent, says so and gives
 /// `None`, and the test ends there.

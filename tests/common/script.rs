@@ -3,6 +3,11 @@
 use candor::Session;
 use candor::session::Batch;
 
+/// Tokens of any fixture: text, bytes, and more of them than gemma2's sliding window holds.
+pub const PROMPT: [i32; 14] = [1, 259, 260, 271, 100, 4, 280, 290, 259, 263, 269, 3, 275, 260];
+/// What a fixture may go on with.
+pub const ANSWER: [i32; 5] = [265, 40, 270, 259, 288];
+
 /// One token of a batch.
 #[derive(Debug, Clone)]
 pub struct Token {
@@ -93,6 +98,11 @@ impl Script {
         session.clear();
         self.batches.iter().map(|tokens| decode(session, tokens)).collect()
     }
+}
+
+/// A conversation of one sequence, and a crowd of four.
+pub fn scripts() -> [Script; 2] {
+    [Script::conversation(&PROMPT, &ANSWER), Script::crowd(&PROMPT, 4)]
 }
 
 /// Decodes one batch and gives the logits of its tokens.

@@ -3,19 +3,19 @@
 use candor::Model;
 use candor::steer::{About, DirectionKind, Positions, Selection, Sidecar, SteeringVector};
 
-/// A sidecar named `truth` of this vector for this model.
-pub fn sidecar(model: &Model, vector: &SteeringVector, alpha: f32) -> Sidecar {
-    let about = About {
-        architecture: model.architecture().to_owned(),
+/// What a sidecar named `truth` says of itself.
+pub fn about(architecture: &str, model_name: &str, model_fingerprint: &str) -> About {
+    About {
+        architecture: architecture.to_owned(),
         name: "truth".to_owned(),
         description: None,
         license: None,
         author: None,
-        model_name: model.name().unwrap_or_default().to_owned(),
-        model_fingerprint: model.fingerprint().to_owned(),
+        model_name: model_name.to_owned(),
+        model_fingerprint: model_fingerprint.to_owned(),
         candor_version: env!("CARGO_PKG_VERSION").to_owned(),
         direction: DirectionKind::MassMean,
-        alpha,
+        alpha: 15.0,
         positions: Positions::Generated,
         seed: 0,
         data_name: "questions".to_owned(),
@@ -26,6 +26,12 @@ pub fn sidecar(model: &Model, vector: &SteeringVector, alpha: f32) -> Sidecar {
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),
         head_cost: Vec::new(),
-    };
-    Sidecar { vector: vector.clone(), about }
+    }
+}
+
+/// A sidecar of this vector for this model.
+pub fn sidecar(model: &Model, vector: &SteeringVector, alpha: f32) -> Sidecar {
+    let name = model.name().unwrap_or_default();
+    let about = about(model.architecture(), name, model.fingerprint());
+    Sidecar { vector: vector.clone(), about: About { alpha, ..about } }
 }

@@ -8,6 +8,13 @@ use ndarray::{Array2, Array3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Largest difference of logits, as a part of the largest logit, that F32 arithmetic explains.
+pub const TOLERANCE: f64 = 5e-5;
+/// The same where a cache or flash attention rounds to F16. Other tokens in a batch or before it in
+/// the cache move a sum's last bit, and then a rounding: stock llama.cpp's own logits move by up to
+/// 3e-4 with them, and mostly not at all.
+pub const F16_TOLERANCE: f64 = 1e-3;
+
 /// A vector of random directions in the given heads, strong enough to change what a fixture says.
 pub fn vector(geometry: Geometry, sites: &[(usize, usize)], seed: u64) -> SteeringVector {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -1,18 +1,19 @@
 //! `candor bench capture`.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::form::{Form, FormArgs, record, seconds, text};
+use super::form::{
+    Fact, FormArgs, Record, Written, ratio_text, record, samples, seconds, speedup_record,
+};
 use crate::bench::{Build, CaptureSpeed, Machine, ModelFacts, measure_capture, prompts};
 use crate::capture::CaptureParams;
 use crate::cli::args::{DataArgs, ModelArgs, positive};
+use crate::cli::interrupt;
 use crate::cli::output::Output;
-use crate::cli::{interrupt, table};
 use crate::data::Dataset;
 use crate::file::write_atomically;
 use crate::{Model, Result};
@@ -72,7 +73,6 @@ struct Settings<'a> {
 
 impl CaptureArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let form = self.form.of(output);
         let start = Instant::now();
         let data = self.data.open(&self.model)?.limited(self.limit);
         let model = self.model.load()?;
@@ -96,16 +96,15 @@ impl CaptureArgs {
             speed: &speed,
             seconds: start.elapsed().as_secs_f64(),
         };
-        match form {
-            Form::Json => output.json(&document),
-            Form::Csv => output.text(&text::csv(&[document.record()])),
-            Form::Markdown => output.text(&text::markdown(HEADER, &rows(&speed))),
-            Form::Table => {
-                output.fields(&document.facts());
-                output.text("\n");
-                output.text(&table::table(HEADER, &rows(&speed)));
-            }
-        }
+        let written = Written {
+            document: &document,
+            facts: document.facts(),
+            header: ["prompts", "prompts/s", "x one by one", "low to high"],
+            rows: &rows(&speed),
+            caption: None,
+            records: vec![document.record()],
+        };
+        self.form.write(&written, output);
         Ok(())
     }
 
@@ -122,7 +121,7 @@ impl CaptureArgs {
         let speed = measure_capture(model, data, params, self.rounds, min_sample, |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
-            if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            interrupt::go_on()
         });
         bar.finish_and_clear();
         speed
@@ -138,10 +137,8 @@ fn write_prompts(path: &std::path::Path, prompts: &[Vec<i32>]) -> Result<()> {
     })
 }
 
-const HEADER: [&str; 4] = ["prompts", "prompts/s", "x one by one", "low to high"];
-
 fn rows(speed: &CaptureSpeed) -> [[String; 4]; 2] {
-    let ratio = |of: fn(&crate::bench::Ratio) -> String| speed.speedup.as_ref().map(of);
+    let [speedup, interval] = ratio_text(speed.speedup, 2);
     [
         [
             "one by one".to_owned(),
@@ -149,17 +146,12 @@ fn rows(speed: &CaptureSpeed) -> [[String; 4]; 2] {
             "1.00".to_owned(),
             String::new(),
         ],
-        [
-            "shared".to_owned(),
-            format!("{:.2}", speed.n_prompt_per_second),
-            ratio(|r| format!("{:.2}", r.median)).unwrap_or_default(),
-            ratio(|r| format!("{:.2} to {:.2}", r.low, r.high)).unwrap_or_default(),
-        ],
+        ["shared".to_owned(), format!("{:.2}", speed.n_prompt_per_second), speedup, interval],
     ]
 }
 
 impl Document<'_> {
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    fn facts(&self) -> Vec<Fact> {
         let Settings { data, n_question, n_round, n_threads, .. } = &self.settings;
         let speed = self.speed;
         let saved = speed.n_token_prompt as f64 / speed.n_token_computed.max(1) as f64;
@@ -172,13 +164,8 @@ impl Document<'_> {
         ]
     }
 
-    fn record(&self) -> super::form::Record {
-        let join =
-            |samples: &[u64]| samples.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
+    fn record(&self) -> Record {
         let (settings, speed) = (&self.settings, self.speed);
-        let ratio = |of: fn(&crate::bench::Ratio) -> f64| {
-            speed.speedup.as_ref().map(|r| of(r).to_string()).unwrap_or_default()
-        };
         let mut cells = record(&self.build, &self.machine, Some(&self.model));
         cells.extend([
             ("n_threads", settings.n_threads.to_string()),
@@ -191,11 +178,11 @@ impl Document<'_> {
             ("n_repeat", speed.n_repeat.to_string()),
             ("n_prompt_per_second", speed.n_prompt_per_second.to_string()),
             ("n_prompt_per_second_one_by_one", speed.n_prompt_per_second_one_by_one.to_string()),
-            ("speedup_median", ratio(|r| r.median)),
-            ("speedup_low", ratio(|r| r.low)),
-            ("speedup_high", ratio(|r| r.high)),
-            ("shared_ns", join(&speed.shared_ns)),
-            ("one_by_one_ns", join(&speed.one_by_one_ns)),
+        ]);
+        cells.extend(speedup_record(speed.speedup));
+        cells.extend([
+            ("shared_ns", samples(&speed.shared_ns)),
+            ("one_by_one_ns", samples(&speed.one_by_one_ns)),
         ]);
         cells
     }

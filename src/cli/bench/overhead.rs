@@ -1,12 +1,13 @@
 //! The paths beside the plain model.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::form::{Cell, Form, FormArgs, Record, record, seconds, text};
+use super::form::{
+    Fact, FormArgs, Record, Written, optional, ratio_text, record, samples, seconds,
+};
 use crate::bench::{
     BenchPath, Build, Machine, ModelFacts, Overhead, OverheadParams, Phase, Sample, measure,
 };
@@ -100,7 +101,6 @@ struct Settings<'a> {
 
 impl OverheadArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let form = self.form.of(output);
         let start = Instant::now();
         let model = self.model.load()?;
         let sidecar = self.sidecar(&model)?;
@@ -141,19 +141,15 @@ impl OverheadArgs {
             overhead: &overhead,
             seconds: start.elapsed().as_secs_f64(),
         };
-        match form {
-            Form::Json => output.json(&document),
-            Form::Csv => output.text(&text::csv(&document.records())),
-            Form::Markdown => {
-                output.text(&text::markdown(HEADER, &rows(&overhead)));
-                output.text(&format!("\n{}\n", document.caption()));
-            }
-            Form::Table => {
-                output.fields(&document.facts());
-                output.text("\n");
-                output.text(&table::table(HEADER, &rows(&overhead)));
-            }
-        }
+        let written = Written {
+            document: &document,
+            facts: document.facts(),
+            header: ["phase", "path", "tokens/s", "ms", "x plain", "low to high"],
+            rows: &rows(&overhead),
+            caption: Some(document.caption()),
+            records: document.records(),
+        };
+        self.form.write(&written, output);
         for skipped in &overhead.skipped {
             output.note(format_args!("{} was not measured: {}", skipped.path, skipped.reason));
         }
@@ -182,24 +178,23 @@ fn measure_with_bar(model: &Model, params: &OverheadParams, output: Output) -> R
     let overhead = measure(model, params, |progress| {
         bar.set_length(progress.total.as_secs_f64().ceil() as u64);
         bar.set_position(progress.done.as_secs());
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::go_on()
     });
     bar.finish_and_clear();
     overhead
 }
 
-const HEADER: [&str; 6] = ["phase", "path", "tokens/s", "ms", "x plain", "low to high"];
-
 fn rows(overhead: &Overhead) -> Vec<[String; 6]> {
     let row = |sample: &Sample| {
         let rate = sample.n_token_per_second().map(|rate| format!("{rate:.1}"));
+        let [ratio, interval] = ratio_text(sample.ratio, 4);
         [
             sample.phase.name().to_owned(),
             sample.path.name().to_owned(),
             rate.unwrap_or_default(),
             milliseconds(sample),
-            sample.ratio.map(|r| format!("{:.4}", r.median)).unwrap_or_default(),
-            sample.ratio.map(|r| format!("{:.4} to {:.4}", r.low, r.high)).unwrap_or_default(),
+            ratio,
+            interval,
         ]
     };
     overhead.results.iter().map(row).collect()
@@ -244,7 +239,7 @@ impl Document<'_> {
         )
     }
 
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    fn facts(&self) -> Vec<Fact> {
         let memory = &self.overhead.memory;
         let largest = memory.contexts.iter().filter_map(|context| context.bytes).max();
         vec![
@@ -274,14 +269,10 @@ impl Document<'_> {
 
     /// A record per result, with everything that it depends on.
     fn records(&self) -> Vec<Record> {
-        let samples = |sample: &Sample| {
-            let numbers: Vec<String> = sample.samples_ns.iter().map(u64::to_string).collect();
-            numbers.join(" ")
-        };
         let alphas: Vec<String> = self.overhead.alphas.iter().map(f32::to_string).collect();
         let of = |sample: &Sample| {
             let mut cells = record(&self.build, &self.machine, Some(&self.model));
-            cells.extend::<Vec<Cell>>(vec![
+            cells.extend([
                 ("n_threads", self.overhead.n_threads.to_string()),
                 ("n_prompt", self.settings.n_prompt.to_string()),
                 ("n_predict", self.settings.n_predict.to_string()),
@@ -302,14 +293,10 @@ impl Document<'_> {
                 ("ratio_median", optional(sample.ratio.map(|r| r.median))),
                 ("ratio_low", optional(sample.ratio.map(|r| r.low))),
                 ("ratio_high", optional(sample.ratio.map(|r| r.high))),
-                ("samples_ns", samples(sample)),
+                ("samples_ns", samples(&sample.samples_ns)),
             ]);
             cells
         };
         self.overhead.results.iter().map(of).collect()
     }
-}
-
-fn optional(number: Option<f64>) -> String {
-    number.map(|number| number.to_string()).unwrap_or_default()
 }

@@ -6,12 +6,11 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
-use super::form::{Form, FormArgs, record, text};
+use super::form::{FormArgs, Record, Written, record, samples};
 use crate::bench::{Build, Machine, ProbeSpeed, Synthetic, measure_probes};
 use crate::capture::Store;
 use crate::cli::args::positive;
 use crate::cli::output::Output;
-use crate::cli::table;
 use crate::{Error, Result};
 
 /// Measure how fast probes are fitted
@@ -66,7 +65,6 @@ struct Document<'a> {
 
 impl ProbeArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let form = self.form.of(output);
         let start = Instant::now();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads.unwrap_or(0))
@@ -81,12 +79,15 @@ impl ProbeArgs {
             speed: &speed,
             seconds: start.elapsed().as_secs_f64(),
         };
-        match form {
-            Form::Json => output.json(&document),
-            Form::Csv => output.text(&text::csv(&[document.record()])),
-            Form::Markdown => output.text(&text::markdown(HEADER, &[document.row()])),
-            Form::Table => output.text(&table::table(HEADER, &[document.row()])),
-        }
+        let written = Written {
+            document: &document,
+            facts: Vec::new(),
+            header: ["probes", "values", "rows", "threads", "probes/s", "accuracy"],
+            rows: &[document.row()],
+            caption: None,
+            records: vec![document.record()],
+        };
+        self.form.write(&written, output);
         Ok(())
     }
 
@@ -111,8 +112,6 @@ impl ProbeArgs {
     }
 }
 
-const HEADER: [&str; 6] = ["probes", "values", "rows", "threads", "probes/s", "accuracy"];
-
 impl Document<'_> {
     fn row(&self) -> [String; 6] {
         let ProbeSpeed { n_probe, d_head, n_row_train, n_threads, .. } = self.speed;
@@ -126,9 +125,8 @@ impl Document<'_> {
         ]
     }
 
-    fn record(&self) -> super::form::Record {
+    fn record(&self) -> Record {
         let speed = self.speed;
-        let samples: Vec<String> = speed.samples_ns.iter().map(u64::to_string).collect();
         let path = self.activations.map(|path| path.display().to_string());
         let mut cells = record(&self.build, &self.machine, None);
         cells.extend([
@@ -141,7 +139,7 @@ impl Document<'_> {
             ("n_row_validation", speed.n_row_validation.to_string()),
             ("n_probe_per_second", speed.n_probe_per_second.to_string()),
             ("accuracy_mean", speed.accuracy_mean.to_string()),
-            ("samples_ns", samples.join(" ")),
+            ("samples_ns", samples(&speed.samples_ns)),
         ]);
         cells
     }

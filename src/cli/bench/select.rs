@@ -1,18 +1,17 @@
 //! `candor bench select`.
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
 use clap::Args;
 use indicatif::HumanDuration;
 use serde::Serialize;
 
-use super::form::{Form, FormArgs, Record, record, text};
-use crate::bench::{Build, Machine, ModelFacts, Ratio, SelectSpeed, measure_select};
+use super::form::{Fact, FormArgs, Record, Written, ratio_text, record, samples, speedup_record};
+use crate::bench::{Build, Machine, ModelFacts, SelectSpeed, measure_select};
 use crate::cli::args::{DataArgs, ModelArgs, positive};
 use crate::cli::asking::PreambleArgs;
 use crate::cli::output::Output;
-use crate::cli::{embedded, interrupt, table};
+use crate::cli::{embedded, interrupt};
 use crate::data::Question;
 use crate::select::{SelectParams, Trial};
 use crate::steer::DirectionKind;
@@ -60,7 +59,6 @@ struct Document<'a> {
 
 impl SelectArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let form = self.form.of(output);
         let start = Instant::now();
         let mut data = self.data.open(&self.model)?;
         data.questions.retain(Question::is_two_sided);
@@ -90,16 +88,15 @@ impl SelectArgs {
             speed: &speed,
             seconds: start.elapsed().as_secs_f64(),
         };
-        match form {
-            Form::Json => output.json(&document),
-            Form::Csv => output.text(&text::csv(&[document.record()])),
-            Form::Markdown => output.text(&text::markdown(HEADER, &rows(&speed))),
-            Form::Table => {
-                output.fields(&document.facts());
-                output.text("\n");
-                output.text(&table::table(HEADER, &rows(&speed)));
-            }
-        }
+        let written = Written {
+            document: &document,
+            facts: document.facts(),
+            header: ["heads", "tokens", "s per question", "x one by one", "low to high"],
+            rows: &rows(&speed),
+            caption: None,
+            records: vec![document.record()],
+        };
+        self.form.write(&written, output);
         Ok(())
     }
 
@@ -119,10 +116,7 @@ impl SelectArgs {
             self.data.seed,
             |done, _| {
                 bar.set_position(done as u64);
-                match interrupt::requested() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
+                interrupt::go_on()
             },
         );
         bar.finish_and_clear();
@@ -130,14 +124,12 @@ impl SelectArgs {
     }
 }
 
-const HEADER: [&str; 5] = ["heads", "tokens", "s per question", "x one by one", "low to high"];
-
 fn rows(speed: &SelectSpeed) -> [[String; 5]; 2] {
     let seconds = |samples: &[u64]| {
         let mean = samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64;
         format!("{:.3}", mean / 1e9)
     };
-    let ratio = |of: fn(&Ratio) -> String| speed.speedup.as_ref().map(of).unwrap_or_default();
+    let [speedup, interval] = ratio_text(speed.speedup, 2);
     [
         [
             "one by one".to_owned(),
@@ -150,14 +142,14 @@ fn rows(speed: &SelectSpeed) -> [[String; 5]; 2] {
             "side by side".to_owned(),
             speed.n_token_side_by_side.to_string(),
             seconds(&speed.side_by_side_ns),
-            ratio(|r| format!("{:.2}", r.median)),
-            ratio(|r| format!("{:.2} to {:.2}", r.low, r.high)),
+            speedup,
+            interval,
         ],
     ]
 }
 
 impl Document<'_> {
-    fn facts(&self) -> Vec<(&'static str, String)> {
+    fn facts(&self) -> Vec<Fact> {
         let speed = self.speed;
         let time = std::time::Duration::from_secs_f64(speed.seconds_all_heads.clamp(0.0, 1e9));
         vec![
@@ -177,12 +169,7 @@ impl Document<'_> {
     }
 
     fn record(&self) -> Record {
-        let join =
-            |samples: &[u64]| samples.iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
         let speed = self.speed;
-        let ratio = |of: fn(&Ratio) -> f64| {
-            speed.speedup.as_ref().map(|r| of(r).to_string()).unwrap_or_default()
-        };
         let mut cells = record(&self.build, &self.machine, Some(&self.model));
         cells.extend([
             ("data", self.data.to_owned()),
@@ -192,15 +179,15 @@ impl Document<'_> {
             ("n_head_model", speed.n_head_model.to_string()),
             ("n_token_side_by_side", speed.n_token_side_by_side.to_string()),
             ("n_token_one_by_one", speed.n_token_one_by_one.to_string()),
-            ("speedup_median", ratio(|r| r.median)),
-            ("speedup_low", ratio(|r| r.low)),
-            ("speedup_high", ratio(|r| r.high)),
+        ]);
+        cells.extend(speedup_record(speed.speedup));
+        cells.extend([
             ("difference", speed.difference.to_string()),
             ("difference_unsteered", speed.difference_unsteered.to_string()),
             ("largest_effect", speed.largest_effect.to_string()),
             ("seconds_all_heads", speed.seconds_all_heads.to_string()),
-            ("side_by_side_ns", join(&speed.side_by_side_ns)),
-            ("one_by_one_ns", join(&speed.one_by_one_ns)),
+            ("side_by_side_ns", samples(&speed.side_by_side_ns)),
+            ("one_by_one_ns", samples(&speed.one_by_one_ns)),
         ]);
         cells
     }

@@ -13,11 +13,11 @@ use self::report::Results;
 use super::embedded;
 use super::heads;
 use super::output::Output;
-use super::table::{bytes, count};
+use super::table::{bytes, count, printable_line};
 use crate::data::PromptForm;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
-use crate::steer::{Sidecar, find_beside};
+use crate::steer::{Sidecar, find_beside, length};
 use crate::{Error, Result, fingerprint};
 
 const TEMPLATE: &str = include_str!("card.md.jinja");
@@ -54,10 +54,7 @@ struct Document<'a> {
 
 impl CardArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        let model = match &self.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = embedded::model_or(self.model.as_ref())?;
         let file = Gguf::open_model(&model)?;
         let print = fingerprint(&file)?;
         let (path, sidecar) = match &self.steer {
@@ -94,7 +91,8 @@ impl CardArgs {
         } else {
             let results =
                 if has_results { "with results" } else { "nothing measured: see --report" };
-            output.line(format_args!("wrote {} ({results})", target.display()));
+            let target = printable_line(&target.display().to_string());
+            output.line(format_args!("wrote {target} ({results})"));
         }
         Ok(())
     }
@@ -172,8 +170,7 @@ struct Layer {
 
 impl Layer {
     fn of((&layer, direction): (&usize, &Vec<f32>)) -> Self {
-        let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        Self { layer, length: format!("{length:.4}") }
+        Self { layer, length: format!("{:.4}", length(direction)) }
     }
 }
 

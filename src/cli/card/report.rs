@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::eval::title;
+use crate::cli::report::title;
+use crate::cli::table::percent;
 use crate::error::shown;
 use crate::steer::Sidecar;
 use crate::{Error, Result};
@@ -119,39 +120,8 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
         let problem = "is of another model than the sidecar: measure this one with `candor eval`";
         return Err(invalid(problem.to_owned()));
     }
+    let what = what(&document, sidecar).map_err(invalid)?;
     let settings = document.settings;
-    let what = match &settings.vector_fingerprint {
-        Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
-            if document.data.sha256 == sidecar.about.data_sha256 {
-                "This vector was scored as it is, on the data set that it was fitted on: questions \
-                 that it has not seen may give less"
-            } else {
-                "This vector was scored as it is, on another data set than it was fitted on"
-            }
-        }
-        Some(_) => {
-            let vector = shown(&settings.vector);
-            let problem = format!("is of another vector ({vector}): measure this one");
-            return Err(invalid(problem));
-        }
-        None => {
-            "Not this very vector was scored, but two that were fitted in the same way, each on one \
-             half of the questions and scored on the other"
-        }
-    };
-    let strengths: Vec<String> = document
-        .folds
-        .iter()
-        .map(|fold| format!("{} heads at α = {}", fold.k, fold.alpha))
-        .collect();
-    let strength = match (strengths.is_empty(), &settings.vector_fingerprint) {
-        (true, _) => String::new(),
-        (false, Some(_)) => format!(": {}", strengths.join(", ")),
-        (false, None) => {
-            format!(": {}, heads chosen by {}", strengths.join(" and "), settings.selection)
-        }
-    };
-    let percent = |x: f64| format!("{:.1}", 100.0 * x);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let line = |row: &Row| Line {
         title: match row.name.as_str() {
@@ -174,7 +144,7 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     Ok(Results {
         rows: document.rows.iter().map(line).collect(),
         has_info: document.rows.iter().any(|row| row.info.is_some()),
-        what: format!("{what}{strength}. Steered tokens: {}", settings.policy),
+        what: format!("{what}. Steered tokens: {}", settings.policy),
         judge: match settings.judge {
             serde_json::Value::String(judge) => judge,
             other => other.to_string(),
@@ -186,4 +156,43 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
         n_question: document.n_question,
         n_document: settings.n_document,
     })
+}
+
+/// Which vector was scored, in words; an error where it is another one.
+fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
+    let Document { settings, .. } = document;
+    let what = match &settings.vector_fingerprint {
+        Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
+            if document.data.sha256 == sidecar.about.data_sha256 {
+                "This vector was scored as it is, on the data set that it was fitted on: questions \
+                 that it has not seen may give less"
+            } else {
+                "This vector was scored as it is, on another data set than it was fitted on"
+            }
+        }
+        Some(_) => {
+            let vector = shown(&settings.vector);
+            return Err(format!("is of another vector ({vector}): measure this one"));
+        }
+        None if settings.vector == "none" => {
+            return Err("is of the model as it is, without a vector: measure this one".to_owned());
+        }
+        None => {
+            "Not this very vector was scored, but two that were fitted in the same way, each on one \
+             half of the questions and scored on the other"
+        }
+    };
+    let strengths: Vec<String> = document
+        .folds
+        .iter()
+        .map(|fold| format!("{} heads at α = {}", fold.k, fold.alpha))
+        .collect();
+    let strength = match (strengths.is_empty(), &settings.vector_fingerprint) {
+        (true, _) => String::new(),
+        (false, Some(_)) => format!(": {}", strengths.join(", ")),
+        (false, None) => {
+            format!(": {}, heads chosen by {}", strengths.join(" and "), settings.selection)
+        }
+    };
+    Ok(format!("{what}{strength}"))
 }

@@ -318,7 +318,7 @@ impl<'a> Chat<'a> {
         };
         conversation.answer(&mut self.session, &self.template, question, &params, |text| {
             on_text(text)?;
-            if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            interrupt::go_on()
         })
     }
 

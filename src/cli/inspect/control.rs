@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::sidecar::Layer;
 use crate::Result;
 use crate::cli::table::{facts, table};
 use crate::export::ControlVector;
@@ -15,17 +16,9 @@ pub(super) struct ControlFacts {
     model_hint: String,
     layer_count: usize,
     n_embd: usize,
-    directions: Vec<Direction>,
+    directions: Vec<Layer>,
     /// Where candor exported it from: null where another program wrote the file.
     export: Option<Export>,
-}
-
-/// One layer's direction.
-#[derive(Debug, Serialize)]
-struct Direction {
-    layer: usize,
-    /// Its Euclidean length.
-    length: f64,
 }
 
 /// What candor's export says of itself.
@@ -45,16 +38,10 @@ impl ControlFacts {
         let vector = ControlVector::of(file)?;
         let text = |key: &str| Some(file.get(key)?.as_str()?.to_owned());
         let number = |key: &str| file.get(key).and_then(Value::as_float);
-        let length =
-            |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         Ok(Self {
             path: file.path().display().to_string(),
             n_embd: vector.n_embd(),
-            directions: vector
-                .directions
-                .iter()
-                .map(|(&layer, values)| Direction { layer, length: length(values) })
-                .collect(),
+            directions: vector.directions.iter().map(Layer::of).collect(),
             export: text("candor.export.vector").map(|vector| Export {
                 vector,
                 model_fingerprint: text("candor.export.model"),

@@ -21,12 +21,11 @@ use self::sidecar::SidecarFacts;
 use self::store::StoreFacts;
 use self::verify::Verified;
 use super::args::ModelArgs;
-use super::embedded;
 use super::output::Output;
 use super::plot::{self, Format};
 use crate::capture::store::Store;
 use crate::error::shown;
-use crate::export::CONTROL_VECTOR as ARCHITECTURE;
+use crate::export::CONTROL_VECTOR;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside};
 use crate::{Error, Result, fingerprint};
@@ -108,10 +107,7 @@ impl InspectArgs {
         if let Some(path) = &self.file {
             return Ok(path.clone());
         }
-        let model = match &self.model.model {
-            Some(path) => path.clone(),
-            None => embedded::model()?,
-        };
+        let model = self.model.path()?;
         if !self.verify {
             return Ok(model);
         }
@@ -140,7 +136,7 @@ impl Facts {
 
     fn of_gguf(path: &Path) -> Result<Self> {
         let file = Gguf::open_model(path)?;
-        if file.opt_str("general.architecture")? == Some(ARCHITECTURE) {
+        if file.opt_str("general.architecture")? == Some(CONTROL_VECTOR) {
             return Ok(Self::Control(ControlFacts::of(&file)?));
         }
         match file.opt_str("general.type")? {

@@ -9,7 +9,7 @@ use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
 use crate::cli::table::facts;
-use crate::steer::{About, LayerVector, Sidecar};
+use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
 #[derive(Debug, Serialize)]
@@ -55,16 +55,15 @@ pub(super) struct SidecarFacts {
 
 /// The direction of a layer.
 #[derive(Debug, Serialize)]
-struct Layer {
-    layer: usize,
+pub(super) struct Layer {
+    pub(super) layer: usize,
     /// Of the direction: alpha times this is how far a layer's output is moved.
-    length: f64,
+    pub(super) length: f64,
 }
 
 impl Layer {
-    fn of((&layer, direction): (&usize, &Vec<f32>)) -> Self {
-        let length = direction.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        Self { layer, length }
+    pub(super) fn of((&layer, direction): (&usize, &Vec<f32>)) -> Self {
+        Self { layer, length: length(direction) }
     }
 }
 

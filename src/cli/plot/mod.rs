@@ -195,6 +195,8 @@ fn register_fonts() {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::Site;
 
@@ -212,11 +214,9 @@ mod tests {
         let effect: Vec<f32> = (0..n_layer * n_head).map(|i| wave(3 * i + 1) - 0.45).collect();
         let effect = if name.starts_with("both") { &effect[..] } else { &[] };
         let maps = Maps::new(&accuracy, effect, n_head, selected).unwrap();
-        let folder = match std::env::var_os("CANDOR_TEST_PLOTS") {
-            Some(folder) => folder.into(),
-            None => tempfile::tempdir().unwrap().keep(),
-        };
-        let path = folder.join(name);
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = std::env::var_os("CANDOR_TEST_PLOTS").map(PathBuf::from);
+        let path = folder.as_deref().unwrap_or(temporary.path()).join(name);
         write(&path, "tiny <llama>\x1b, named at a length that no picture holds", &maps)?;
         Ok(std::fs::read(&path).unwrap())
     }

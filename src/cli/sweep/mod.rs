@@ -3,25 +3,22 @@
 mod page;
 mod text;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::activations::Activations;
-use super::args::{DataArgs, ModelArgs, finite, positive};
+use super::activations::StoreArgs;
+use super::args::{DataArgs, ModelArgs, direction, finite, positive};
 use super::asking::{AskArgs, journals, ledger_place, open_ledger};
-use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
-use super::select::{DEFAULT_BUDGET, N_TRIAL, NEEDS_QUESTIONS, SelectArgs};
-use crate::data::Kind;
-use crate::eval::{Evaluator, TokenCount};
+use super::report::{DataFacts, Made, ReportArgs};
+use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs};
+use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
 use crate::select::Grid;
-use crate::session::SessionParams;
-use crate::steer::DirectionKind;
+use crate::steer::{DirectionKind, Selection};
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
 use crate::{Error, Result};
 
@@ -52,8 +49,8 @@ pub(super) struct SweepArgs {
     alpha: Option<Vec<f32>>,
 
     /// Directions, with commas between.
-    #[arg(long, value_name = "KIND", value_delimiter = ',', default_value = "mass-mean", value_parser = ["mass-mean", "probe", "random"])]
-    direction: Vec<String>,
+    #[arg(long, value_name = "KIND", value_delimiter = ',', default_value = "mass-mean", value_parser = direction())]
+    direction: Vec<DirectionKind>,
 
     /// Folds: fitted on one half and scored on the other, both ways round.
     #[arg(long, value_name = "2", default_value = "2", value_parser = ["2"])]
@@ -73,22 +70,18 @@ pub(super) struct SweepArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     n_predict: usize,
 
-    /// A store made by `capture`, in place of capturing; made here if it does not exist.
-    #[arg(long, value_name = "SAFETENSORS")]
-    activations: Option<PathBuf>,
+    #[command(flatten)]
+    activations: StoreArgs,
 
-    /// Write report.json and report.html into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What `--json` gives, and `report.json` holds.
 #[derive(Serialize)]
 struct Document<'a> {
-    candor: &'static str,
-    /// The command that made it.
-    command: String,
-    model: ModelFacts,
+    #[serde(flatten)]
+    made: Made,
     data: DataFacts<'a>,
     settings: Settings<'a>,
     cells: &'a [Cell],
@@ -165,7 +158,7 @@ impl SweepArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let data = self.data.open(&self.model)?.limited(self.ask.limit);
-        if matches!(data.kind, Kind::Statement | Kind::Pair) {
+        if !data.kind.asks() {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
         self.select.check(&data)?;
@@ -174,7 +167,7 @@ impl SweepArgs {
         let model = self.model.load()?;
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
-        let axes = Axes { directions: self.directions()?, alphas: self.alphas() };
+        let axes = Axes { directions: self.directions(), alphas: self.alphas() };
         let protocol = Protocol {
             data: &data,
             form: form.clone(),
@@ -183,7 +176,7 @@ impl SweepArgs {
             instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
             direction: axes.directions[0],
-            selection: self.select.by()?,
+            selection: self.select.by(),
             select: self.select.params(),
             sigma: self.ask.sigma(),
             grid: Grid {
@@ -198,22 +191,13 @@ impl SweepArgs {
         };
         self.ask.check_preamble((&model, &self.model), &protocol)?;
         let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
-        let place = ledger_place("sweep", self.report.as_deref(), &identity)?;
+        let place = ledger_place("sweep", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let journal = journals(&place, &identity);
-        let activations = Activations::open(
-            self.activations.as_ref(),
-            &self.data.capture_params(&self.model, &data, &model)?,
-            &model,
-            &data,
-            output,
-        )?;
-        let mut evaluator = Evaluator::with(
-            &model,
-            self.model.ctx_size().unwrap_or(0),
-            SessionParams { n_row: N_TRIAL + 1, ..self.model.session(&model) },
-        )?;
-        evaluator.set_policy(self.ask.policy()?);
+        let activations =
+            self.activations.open((&self.data, &data), (&self.model, &model), output)?;
+        let mut evaluator = self.model.evaluator(&model)?;
+        evaluator.set_policy(self.ask.policy);
         interrupt::install();
         let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
         let source = &activations.store;
@@ -224,9 +208,7 @@ impl SweepArgs {
         bar.finish_and_clear();
         let swept = swept?;
         let document = Document {
-            candor: env!("CARGO_PKG_VERSION"),
-            command: command(),
-            model: ModelFacts::of(&model),
+            made: Made::on(&model),
             data: DataFacts::of(&data),
             settings: Settings {
                 ks: &protocol.grid.ks,
@@ -238,7 +220,7 @@ impl SweepArgs {
                 prompt: form.as_str(),
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
-                policy: self.ask.policy()?.name(),
+                policy: self.ask.policy.name(),
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
@@ -255,15 +237,14 @@ impl SweepArgs {
             n_token: evaluator.n_token(),
             seconds: start.elapsed().as_secs_f64(),
         };
-        if let Some(folder) = &self.report {
-            write_report(folder, &document, &page::page(&document)?)?;
-        }
+        self.report.write(&document, || page::page(&document))?;
         ledger.remove()?;
         activations.discard()?;
         if output.is_json() {
             output.json(&document);
         } else {
-            text::print(&document, self.report.as_deref(), output);
+            text::print(&document, output);
+            self.report.tell(output);
         }
         Ok(())
     }
@@ -300,15 +281,15 @@ impl SweepArgs {
         Some(alphas)
     }
 
-    fn directions(&self) -> Result<Vec<DirectionKind>> {
-        let mut directions: Vec<DirectionKind> = Vec::new();
-        for name in &self.direction {
-            let direction = name.parse()?;
+    /// The kinds of directions, each once.
+    fn directions(&self) -> Vec<DirectionKind> {
+        let mut directions = Vec::new();
+        for &direction in &self.direction {
             if !directions.contains(&direction) {
                 directions.push(direction);
             }
         }
-        Ok(directions)
+        directions
     }
 
     fn overall(&self, swept: &Sweep, budget: f64) -> Overall {
@@ -328,9 +309,8 @@ impl SweepArgs {
         if direction != "mass-mean" {
             command += &format!(" --direction {direction}");
         }
-        if let Ok(by) = self.select.by()
-            && by != crate::steer::Selection::Accuracy
-        {
+        let by = self.select.by();
+        if by != Selection::Accuracy {
             command += &format!(" --select {by}");
         }
         Overall { direction, k, alpha, command }

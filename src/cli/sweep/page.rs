@@ -69,7 +69,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
-            model => Serde(&document.model),
+            model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(settings),
             overall => Serde(&document.overall),

@@ -1,20 +1,20 @@
 //! A sweep in a terminal.
 
-use std::path::Path;
-
-use super::super::eval::rows_text;
 use super::super::output::{BOLD, DIM, Output};
-use super::super::table::{columns, nats, percent};
+use super::super::report::rows_text;
+use super::super::table::{columns, nats, percent, printable_line};
 use super::{Cell, Document, Recommended, Row};
 
 /// What a recommended cell is marked with.
 const MARK: char = '*';
 
-pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) {
-    let Document { model, data, settings, .. } = document;
+pub(super) fn print(document: &Document, output: Output) {
+    let Document { made, data, settings, .. } = document;
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: {} questions of {}, each scored by what was fitted on the other half\n",
-        model.name, document.n_question, data.name,
+        made.model_name(),
+        document.n_question,
+        printable_line(data.name),
     ));
     for direction in &settings.directions {
         let title = match settings.directions.len() {
@@ -49,14 +49,12 @@ pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) 
     }
     output.line("\nthe recommended cells on the half that did not recommend them");
     output.text(&rows_text(&document.rows));
-    output.line(format_args!("\nto ship, fitted on all questions: {}", document.overall.command));
+    let command = printable_line(&document.overall.command);
+    output.line(format_args!("\nto ship, fitted on all questions: {command}"));
     output.line(format_args!(
         "{DIM}Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
         document.n_token.read, document.n_token.computed, document.seconds
     ));
-    if let Some(folder) = folder {
-        output.line(format_args!("report: {}", folder.join("report.html").display()));
-    }
 }
 
 /// One line per K, one column per α.

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::activations::Activations;
 use super::args::{ModelArgs, positive, prompt_form};
-use super::eval::{DataFacts, ModelFacts, command, write_report};
 use super::interrupt;
 use super::output::Output;
+use super::report::{DataFacts, Made, ReportArgs};
 use crate::capture::CaptureParams;
 use crate::data::Dataset;
 use crate::steer::FitParams;
@@ -61,18 +61,15 @@ pub(super) struct TransferArgs {
     #[arg(long, value_name = "DIR")]
     activations: Option<PathBuf>,
 
-    /// Write report.json and report.html into this folder.
-    #[arg(long, value_name = "DIR")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What `--json` gives, and `report.json` holds.
 #[derive(Serialize)]
 struct Document<'a> {
-    candor: &'static str,
-    /// The command that made it.
-    command: String,
-    model: ModelFacts,
+    #[serde(flatten)]
+    made: Made,
     data: Vec<DataFacts<'a>>,
     settings: Settings<'a>,
     sets: &'a [Fitted],
@@ -104,13 +101,9 @@ impl TransferArgs {
         for data in &sets {
             let form = prompt_form(self.template.as_deref(), data)?;
             let params = CaptureParams {
-                seed: self.seed,
-                n_ctx: self.model.ctx_size(),
-                n_threads: self.model.threads(),
-                cache: self.model.cache(),
                 // Nothing is steered, so nothing needs a scale.
                 next_rows: false,
-                ..CaptureParams::new(form.clone())
+                ..self.model.capture_params(form.clone(), self.seed)
             };
             let file = self.activations.as_ref().map(|folder| {
                 let limit = if self.limit > 0 { format!("-{}", self.limit) } else { String::new() };
@@ -136,9 +129,7 @@ impl TransferArgs {
         let Transfer { sets: fitted, readings } = result?;
         interrupt::check(super::capture::KEPT)?;
         let document = Document {
-            candor: env!("CARGO_PKG_VERSION"),
-            command: command(),
-            model: ModelFacts::of(&model),
+            made: Made::on(&model),
             data: sets.iter().map(DataFacts::of).collect(),
             settings: Settings {
                 prompts: forms.iter().map(crate::data::PromptForm::as_str).collect(),
@@ -152,15 +143,13 @@ impl TransferArgs {
             readings: &readings,
             seconds: start.elapsed().as_secs_f64(),
         };
-        if let Some(folder) = &self.report {
-            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-            write_report(folder, &document, &show::page(&document)?)?;
-        }
+        self.report.write(&document, || show::page(&document))?;
         stores.into_iter().try_for_each(Activations::discard)?;
         if output.is_json() {
             output.json(&document);
         } else {
-            show::print(&document, self.report.as_deref(), output);
+            show::print(&document, output);
+            self.report.tell(output);
         }
         Ok(())
     }
@@ -172,8 +161,11 @@ impl TransferArgs {
             let data = Dataset::open(path)?.limited(self.limit);
             data.require_two_classes()?;
             if let Some(known) = sets.iter().find(|known| known.name == data.name) {
-                let problem =
-                    format!("{} and {} have one name", known.path.display(), path.display());
+                let problem = format!(
+                    "{} and {} have one name, by which results are told apart: rename one",
+                    known.path.display(),
+                    path.display()
+                );
                 return Err(Error::invalid("--data", problem));
             }
             sets.push(data);

@@ -1,13 +1,11 @@
 //! Transfer between data sets, in a terminal and as a page.
 
-use std::path::Path;
-
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 
 use super::super::html::{heat, render};
 use super::super::output::{BOLD, DIM, Output};
-use super::super::table::{columns, percent};
+use super::super::table::{columns, percent, printable_line};
 use super::Document;
 use crate::Result;
 use crate::study::{Estimate, Reading};
@@ -17,11 +15,11 @@ const PAGE: &str = include_str!("page.html");
 /// Picks one of the two numbers of a reading.
 type Pick = fn(&Reading) -> Estimate;
 
-pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) {
+pub(super) fn print(document: &Document, output: Output) {
     let n = document.sets.len();
     output.line(format_args!(
         "{BOLD}{}{BOLD:#}: probes fitted to {n} data set{}, read on all\n",
-        document.model.name,
+        document.made.model_name(),
         if n == 1 { "" } else { "s" },
     ));
     for (title, pick) in tables(document) {
@@ -37,9 +35,6 @@ pub(super) fn print(document: &Document, folder: Option<&Path>, output: Output) 
          {:.0} s.{DIM:#}",
         document.seconds
     ));
-    if let Some(folder) = folder {
-        output.line(format_args!("report: {}", folder.join("report.html").display()));
-    }
 }
 
 /// The matrices, by title.
@@ -110,7 +105,7 @@ fn short_names(document: &Document) -> Vec<String> {
     // Whole words only: `cities` and `companies` keep their `ies`.
     let ending: String = first.chars().skip(first.chars().count() - n).collect();
     let ending = ending.find(['_', '-', '.', ' ']).map_or("", |at| &ending[at..]);
-    names.iter().map(|name| name.strip_suffix(ending).unwrap_or(name).to_owned()).collect()
+    names.iter().map(|name| printable_line(name.strip_suffix(ending).unwrap_or(name))).collect()
 }
 
 /// What was left out of some readings.
@@ -174,7 +169,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
                 .collect();
             context! {
                 name => &set.name,
-                sha256 => Serde(data),
+                data => Serde(data),
                 n_question => set.n_question,
                 n_development => set.n_development,
                 heads => heads.join(", "),
@@ -184,7 +179,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
-            model => Serde(&document.model),
+            model => Serde(&document.made.model),
             settings => Serde(&document.settings),
             seconds => format!("{:.0}", document.seconds),
             known => known(document),

@@ -28,6 +28,7 @@ use std::path::Path;
 pub use self::place::Place;
 pub use self::record::BakeRecord;
 use self::weights::{add_present, for_each_row};
+use crate::file::{check_room, is_same};
 use crate::gguf::{Builder, Gguf, SPLIT_PREFIX, TensorInfo, TensorType};
 use crate::steer::SteeringVector;
 use crate::{Error, Geometry, Result, fingerprint};
@@ -180,12 +181,11 @@ impl Bake {
     /// [`Error::Io`] where a file cannot be read or written, [`Error::Interrupted`] where `on_write`
     /// breaks.
     pub fn write(&self, target: &Path, on_write: impl FnMut(u64) -> ControlFlow<()>) -> Result<()> {
-        let is_base = |path: &Path| Some(path.canonicalize().ok()? == target.canonicalize().ok()?);
-        if self.file.paths().any(|path| is_base(path) == Some(true)) {
+        if self.file.paths().any(|path| is_same(path, target)) {
             return Err(Error::invalid("target", "it is the base model: bake into another file"));
         }
         let builder = self.builder();
-        crate::file::check_room(target, builder.n_byte())?;
+        check_room(target, builder.n_byte())?;
         builder.write_watched(target, on_write)
     }
 
@@ -264,13 +264,9 @@ fn unsupported(architecture: &str, problem: &str) -> Error {
     }
 }
 
-fn weight_name(layer: usize) -> String {
-    format!("blk.{layer}.attn_output.weight")
-}
-
 /// `wo` of a layer.
 fn wo(file: &Gguf, layer: usize) -> Result<&TensorInfo> {
-    let name = weight_name(layer);
+    let name = format!("blk.{layer}.attn_output.weight");
     let wo = file.tensor(&name).ok_or_else(|| {
         Error::invalid(format!("layer {layer}"), "the model has no attention there")
     })?;

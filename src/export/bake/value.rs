@@ -171,7 +171,11 @@ impl Nearest {
 fn place(file: &Gguf, layer: usize, values: &[f64]) -> Result<Vec<(String, Vec<f64>)>> {
     let name = |part: &str, kind: &str| format!("blk.{layer}.attn_{part}.{kind}");
     let rows = |name: &str| file.tensor(name).and_then(|tensor| tensor.dims.get(1)).copied();
-    let v_bias = name("v", "bias");
+    let of_v = || {
+        let (bias, mut sums) = (name("v", "bias"), values.to_vec());
+        add_present(file, &bias, &mut sums)?;
+        Ok(vec![(bias, sums)])
+    };
     let weight = name("qkv", "weight");
     let Some(n_fused) = rows(&weight) else {
         let weight = name("v", "weight");
@@ -182,9 +186,7 @@ fn place(file: &Gguf, layer: usize, values: &[f64]) -> Result<Vec<(String, Vec<f
             let problem = format!("has {n} rows, expected {}", values.len());
             return Err(file.fault(format!("tensor {weight}"), problem));
         }
-        let mut sums = values.to_vec();
-        add_present(file, &v_bias, &mut sums)?;
-        return Ok(vec![(v_bias, sums)]);
+        return of_v();
     };
     // Biases of their own beside a matrix of all three: llama.cpp adds them where all are there.
     if ["q", "k", "v"].iter().any(|part| file.tensor(&name(part, "bias")).is_some()) {
@@ -192,9 +194,7 @@ fn place(file: &Gguf, layer: usize, values: &[f64]) -> Result<Vec<(String, Vec<f
             let problem = "has a bias for some of Q, K and V, which llama.cpp ignores";
             return Err(file.fault(format!("layer {layer}"), problem));
         }
-        let mut sums = values.to_vec();
-        add_present(file, &v_bias, &mut sums)?;
-        return Ok(vec![(v_bias, sums)]);
+        return of_v();
     }
     // Of the matrix's rows, Q's come first, then K's, then V's.
     let start = usize::try_from(n_fused).ok().and_then(|n| n.checked_sub(values.len()));

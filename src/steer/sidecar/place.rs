@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Sidecar;
+use crate::file::stem;
 use crate::{Error, Result};
 
 /// The path of a model's sidecar of the given name.
@@ -76,7 +77,7 @@ pub fn list_beside(model: &Path) -> Result<Vec<PathBuf>> {
 
 /// How the names of a model's sidecars end.
 fn suffix(model: &Path) -> String {
-    format!("-{}.gguf", model.file_stem().unwrap_or_default().to_string_lossy())
+    format!("-{}.gguf", stem(model))
 }
 
 #[cfg(test)]

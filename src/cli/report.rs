@@ -1,0 +1,152 @@
+//! What the reports of `eval`, `sweep` and `transfer` have in common.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::Output;
+use super::table::{nats, percent, printable_line, table};
+use crate::data::Dataset;
+use crate::file::write_atomically;
+use crate::study::{Estimate, Row};
+use crate::{Error, Model, Result};
+
+/// Where a report goes.
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Write report.json and report.html into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+impl ReportArgs {
+    /// The folder, where one was named.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
+    /// Writes `report.json` and `report.html`, where a folder was named for them.
+    pub(super) fn write(
+        &self,
+        document: &impl Serialize,
+        page: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
+        let Some(folder) = &self.report else { return Ok(()) };
+        let page = page()?;
+        let json = serde_json::to_vec_pretty(document)
+            .map_err(|e| Error::invalid("report.json", e.to_string()))?;
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
+        write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
+    }
+
+    /// Says where the page is.
+    pub(super) fn tell(&self, output: Output) {
+        if let Some(folder) = &self.report {
+            let page = folder.join("report.html").display().to_string();
+            output.line(format_args!("report: {}", printable_line(&page)));
+        }
+    }
+}
+
+/// What made a report: its first fields.
+#[derive(Serialize)]
+pub(super) struct Made {
+    candor: &'static str,
+    /// The command, as it was typed.
+    command: String,
+    pub(super) model: ModelFacts,
+}
+
+#[derive(Serialize)]
+pub(super) struct ModelFacts {
+    name: String,
+    architecture: String,
+    fingerprint: String,
+    pub(super) n_head: usize,
+}
+
+impl Made {
+    pub(super) fn on(model: &Model) -> Self {
+        let words = std::env::args().skip(1);
+        Self {
+            candor: env!("CARGO_PKG_VERSION"),
+            command: std::iter::once("candor".to_owned())
+                .chain(words)
+                .collect::<Vec<_>>()
+                .join(" "),
+            model: ModelFacts {
+                name: model.name().unwrap_or("model").to_owned(),
+                architecture: model.architecture().to_owned(),
+                fingerprint: model.fingerprint().to_owned(),
+                n_head: model.geometry().n_head,
+            },
+        }
+    }
+
+    /// The model's name, to be printed.
+    pub(super) fn model_name(&self) -> String {
+        printable_line(&self.model.name)
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct DataFacts<'a> {
+    pub(super) name: &'a str,
+    sha256: &'a str,
+}
+
+impl<'a> DataFacts<'a> {
+    pub(super) fn of(data: &'a Dataset) -> Self {
+        Self { name: &data.name, sha256: &data.sha256 }
+    }
+}
+
+/// What people call a condition.
+pub(super) fn title(name: &str) -> &'static str {
+    match name {
+        "base" => "no steering",
+        "iti" => "steered",
+        "random" => "random heads and directions",
+        "instruction" => "asked to",
+        _ => "asked to, and steered",
+    }
+}
+
+/// The rows of a study as a table.
+pub(super) fn rows_text(rows: &[Row]) -> String {
+    let interval = |e: Option<Estimate>| {
+        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
+    };
+    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
+    let is_judged = rows.iter().any(|row| row.info.is_some());
+    let rows: Vec<[String; 10]> = rows
+        .iter()
+        .map(|row| {
+            [
+                title(row.name).to_owned(),
+                percent(row.mc.mc1),
+                interval(row.interval.mc1),
+                percent(row.mc.mc2),
+                percent(row.mc.mc3),
+                share(row.truth),
+                share(row.info),
+                share(row.true_info),
+                row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
+                row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
+            ]
+        })
+        .collect();
+    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
+    if is_judged {
+        return table(header, &rows);
+    }
+    // Only a judge says what informs.
+    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+    table(without_info(header), &rows)
+}
+
+fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
+    [a, b, c, d, e, f, g, h]
+}
