@@ -1,6 +1,6 @@
 //! Where activations come from: a store of the user's, or a capture made now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -22,6 +22,11 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// The store that was named.
+    pub(super) fn named(&self) -> Option<&Path> {
+        self.activations.as_deref()
+    }
+
     /// Opens the activations of these data, or captures them.
     pub(super) fn open(
         &self,
@@ -119,7 +124,7 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
         return fault(format!(
             "was captured in the form `{}`, and this is `{}`: give the same --template or --chat",
             shown(stored),
-            form.as_str()
+            shown(form.as_str())
         ));
     }
     Ok(())

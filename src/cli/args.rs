@@ -131,7 +131,7 @@ pub(super) struct DataArgs {
     /// How a question and an answer become one text; `\n` is a line end [default: `Q: {question} A:
     /// {answer}` for questions].
     #[arg(long, value_name = "TEMPLATE")]
-    template: Option<String>,
+    pub(super) template: Option<String>,
 
     /// Ask through the model's own chat template.
     #[arg(long, conflicts_with = "template")]

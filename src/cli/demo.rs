@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{ModelArgs, budget, selection};
 use super::capture::run_capture;
 use super::output::{BOLD, DIM, Output};
-use super::table::printable_line;
+use super::table::{counted, printable_line, short};
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::PromptForm;
@@ -182,9 +182,9 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
     output.line("");
     for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
         output.line(format_args!(
-            "{DIM}fold {fold}: {} heads, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
-            choice.k,
-            choice.alpha,
+            "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
+            counted(choice.k, "head"),
+            short(choice.alpha),
             percent(Some(choice.mc1)),
             nats(Some(choice.kl)),
         ));

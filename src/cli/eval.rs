@@ -9,18 +9,19 @@ use serde::Serialize;
 use super::activations::StoreArgs;
 use super::args::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use super::asking::{AskArgs, journals, ledger_place, open_ledger};
+use super::heads::amount_of;
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::report::{DataFacts, Made, ReportArgs, rows_text};
 use super::select::{NEEDS_QUESTIONS, SelectArgs};
-use super::table::{percent, printable_line};
+use super::table::{counted, percent, printable_line, short};
 use super::{html, interrupt};
 use crate::capture::Store;
 use crate::data::{Dataset, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
 use crate::select::Journal;
-use crate::steer::{DirectionKind, Sidecar};
+use crate::steer::{DirectionKind, Selection, Sidecar};
 use crate::study::{
     Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
     unsteered,
@@ -100,6 +101,9 @@ pub(super) struct Document<'a> {
 
 #[derive(Serialize)]
 pub(super) struct Settings<'a> {
+    /// Heads and layers that a sidecar steers.
+    #[serde(skip)]
+    pub(super) size: Option<(usize, usize)>,
     /// `2-fold`, or the sidecar's path.
     pub(super) vector: String,
     vector_fingerprint: Option<String>,
@@ -109,8 +113,10 @@ pub(super) struct Settings<'a> {
     preamble: &'a str,
     instruction: &'a str,
     pub(super) policy: &'static str,
-    pub(super) direction: &'static str,
-    pub(super) selection: &'static str,
+    /// How the directions were found: as the sidecar says, where one is scored.
+    pub(super) direction: Option<&'static str>,
+    /// By what the heads were chosen; `null` where nobody knows, or none were.
+    pub(super) selection: Option<&'static str>,
     /// The rows that sigma was measured over.
     sigma: &'a str,
     kl_budget: Option<f64>,
@@ -121,6 +127,19 @@ pub(super) struct Settings<'a> {
     /// Who says whether a written answer is true.
     pub(super) judge: String,
     pub(super) seed: u64,
+}
+
+impl Settings<'_> {
+    /// Whether the vector steers layers and no heads.
+    pub(super) fn layers_alone(&self) -> bool {
+        matches!(self.size, Some((0, 1..)))
+    }
+
+    /// How much is steered in a fold, in words.
+    pub(super) fn amount(&self, fold: &FoldReport) -> String {
+        let (n_head, n_layer) = self.size.unwrap_or((fold.choice.k, 0));
+        amount_of(n_head, n_layer)
+    }
 }
 
 impl EvalArgs {
@@ -176,6 +195,7 @@ impl EvalArgs {
             made: Made::on(&model),
             data: DataFacts::of(&data),
             settings: Settings {
+                size: vector.size(),
                 vector: vector.name(),
                 vector_fingerprint: fingerprint,
                 prompt: form.as_str(),
@@ -183,8 +203,8 @@ impl EvalArgs {
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
                 policy: policy.name(),
-                direction: self.direction.name(),
-                selection: protocol.selection.name(),
+                direction: vector.direction(&protocol).map(DirectionKind::name),
+                selection: vector.selection(&protocol).map(Selection::name),
                 sigma: self.ask.sigma_name(),
                 kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
                 shuffle: self.shuffle,
@@ -311,6 +331,38 @@ impl Vector {
         }
     }
 
+    /// Heads and layers that a sidecar steers.
+    fn size(&self) -> Option<(usize, usize)> {
+        let Self::Sidecar(_, sidecar, _) = self else { return None };
+        let vector = &sidecar.vector;
+        let n_layer = vector.layers().map_or(0, |layers| layers.directions().len());
+        Some((vector.heads().len(), n_layer))
+    }
+
+    /// How its directions were found.
+    fn direction(&self, protocol: &Protocol) -> Option<DirectionKind> {
+        match self {
+            Self::TwoFold => Some(protocol.direction),
+            Self::Sidecar(_, sidecar, _) => Some(sidecar.about.direction),
+            Self::None => None,
+        }
+    }
+
+    /// By what its heads were chosen, where that is known: directions that were given were chosen
+    /// elsewhere.
+    fn selection(&self, protocol: &Protocol) -> Option<Selection> {
+        match self {
+            Self::TwoFold => Some(protocol.selection),
+            Self::Sidecar(_, sidecar, _) => {
+                let Sidecar { vector, about } = sidecar.as_ref();
+                let is_known =
+                    about.direction != DirectionKind::Given && !vector.heads().is_empty();
+                is_known.then_some(about.selection)
+            }
+            Self::None => None,
+        }
+    }
+
     /// Whether something is fitted, if only the scale of random directions.
     fn needs_activations(&self) -> bool {
         !matches!(self, Self::None)
@@ -320,17 +372,17 @@ impl Vector {
 fn print(document: &Document, output: Output) {
     let Document { made, data, settings, .. } = document;
     output.line(format_args!(
-        "{BOLD}{}{BOLD:#}: {} questions of {}, {}\n",
+        "{BOLD}{}{BOLD:#} on {}: {}, {}\n",
         made.model_name(),
-        document.n_question,
         printable_line(data.name),
+        counted(document.n_question, "question"),
         match document.folds.len() {
             0 => "scored without a vector".to_owned(),
             1 => format!("scored with {}", printable_line(&settings.vector)),
             _ => format!("fitted and scored in {}", printable_line(&settings.vector)),
         },
     ));
-    output.text(&rows_text(&document.rows));
+    output.text(&rows_text(&document.rows, settings.layers_alone()));
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "iti") {
         let both = row.change.true_info;
@@ -355,20 +407,21 @@ fn print(document: &Document, output: Output) {
         };
         let [base, iti] =
             ["base", "iti"].map(|name| fold.mc.get(name).map_or(f64::NAN, |mc| mc.mc1));
-        output.line(format_args!(
-            "{DIM}fold {number}: {} heads, alpha {}{how}; here MC1 {} → {}{DIM:#}",
-            fold.choice.k,
-            fold.choice.alpha,
-            percent(base),
-            percent(iti),
-        ));
+        let amount = settings.amount(fold);
+        let alpha = short(fold.choice.alpha);
+        let (base, iti) = (percent(base), percent(iti));
+        output.line(match settings.size {
+            Some(_) => format!("{DIM}{amount}, alpha {alpha}: MC1 {base} → {iti}{DIM:#}"),
+            None => format!(
+                "{DIM}fold {number}: {amount}, alpha {alpha}{how}; here MC1 {base} → {iti}{DIM:#}"
+            ),
+        });
     }
-    let is_written = document.rows.iter().any(|row| row.truth.is_some());
+    if document.rows.iter().any(|row| row.truth.is_some()) {
+        output.line(format_args!("{DIM}true: {}{DIM:#}", printable_line(&settings.judge)));
+    }
     output.line(format_args!(
-        "{DIM}{}tokens: {} read, {} computed; {:.0} s{DIM:#}",
-        if is_written { format!("true: {}; ", settings.judge) } else { String::new() },
-        document.n_token.read,
-        document.n_token.computed,
-        document.seconds
+        "{DIM}tokens: {} read, {} computed; {:.0} s{DIM:#}",
+        document.n_token.read, document.n_token.computed, document.seconds
     ));
 }

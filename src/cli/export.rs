@@ -212,9 +212,10 @@ fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<
         }));
     } else {
         let name = table::printable_line(&sidecar.about.name);
-        let n = layers.len();
         output.line(format_args!(
-            "{BOLD}{name}{BOLD:#} at alpha {alpha} as a control vector of {n} layers, exactly"
+            "{BOLD}{name}{BOLD:#} at alpha {} as a control vector of {}, exactly",
+            table::short(alpha),
+            table::counted(layers.len(), "layer"),
         ));
         output.wrote(path);
     }
@@ -297,9 +298,10 @@ fn title(name: &str) -> &'static str {
 fn print(document: &Document, sidecar: &Sidecar, output: Output) {
     let Document { rows, n_question, n_fit_token, alpha, .. } = document;
     output.line(format_args!(
-        "{BOLD}{}{BOLD:#} at alpha {alpha} as a control vector of {} layers, made from {n_fit_token} tokens\n",
+        "{BOLD}{}{BOLD:#} at alpha {} as a control vector of {}, made from {n_fit_token} tokens\n",
         table::printable_line(&sidecar.about.name),
-        document.layers.len(),
+        table::short(*alpha),
+        table::counted(document.layers.len(), "layer"),
     ));
     let dash = || "–".to_owned();
     let cells = |of: Option<Agreement>, is_exact: bool| match of {
@@ -326,8 +328,9 @@ fn print(document: &Document, sidecar: &Sidecar, output: Output) {
     }
     output.line(format_args!(
         "\n{DIM}KL(exact ‖ this) in nats per token, exact being the heads edited at every token; top-1: the \
-         same likeliest token, in %; MC1 of {n_question} questions. Measured in llama.cpp's own context, on \
-         the half of the text that the vectors were not made from.{DIM:#}\n"
+         same likeliest token, in %; MC1 of {}. Measured in llama.cpp's own context, on \
+         the half of the text that the vectors were not made from.{DIM:#}\n",
+        table::counted(*n_question, "question"),
     ));
     output.wrote(document.path);
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::table::table;
+use super::table::{counted, table};
 use crate::Site;
 use crate::select::causal_score;
 use crate::steer::{Selection, Sidecar, SteeringVector};
@@ -61,11 +61,10 @@ pub(super) fn amount(vector: &SteeringVector) -> String {
 
 /// The same for these numbers.
 pub(super) fn amount_of(n_head: usize, n_layer: usize) -> String {
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     match (n_head, n_layer) {
-        (n, 0) => count(n, "head"),
-        (0, n) => count(n, "layer"),
-        (n, m) => format!("{} and {}", count(n, "head"), count(m, "layer")),
+        (n, 0) => counted(n, "head"),
+        (0, n) => counted(n, "layer"),
+        (n, m) => format!("{} and {}", counted(n, "head"), counted(m, "layer")),
     }
 }
 

@@ -77,10 +77,12 @@ impl<'a> Maps<'a> {
     /// Both maps in lines of at most `width` columns: beside each other where they fit, else one
     /// below the other.
     pub(super) fn text(&self, width: usize) -> String {
-        let Some(effect) = &self.effect else { return self.accuracy.text(width) };
         const GAP: usize = 4;
         let titled = |title: &str, map: String| format!("{BOLD}{title}{BOLD:#}\n{map}");
         let accuracy = "probe accuracy, %";
+        let Some(effect) = &self.effect else {
+            return titled(accuracy, self.accuracy.text(width));
+        };
         let highest = Measure::Effect.text(effect.range.1);
         let effect_title = format!("effect, % of the highest ({highest})");
         let half = width.saturating_sub(GAP) / 2;
@@ -396,6 +398,9 @@ mod tests {
         // One below the other: all lines of both.
         assert!(text(60).lines().count() > 2 * text(100).lines().count() - 2);
         assert!(Maps::new(&[], &effect, 2, []).is_none());
+        let alone = Maps::new(&accuracy, &[], 2, []).unwrap().text(60);
+        let alone = anstream::adapter::strip_str(&alone).to_string();
+        assert!(alone.starts_with("probe accuracy, %\nlayer\n"), "{alone}");
     }
 
     #[test]

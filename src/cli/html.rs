@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::eval::Document;
 use super::heat::Maps;
 use super::plot::{self, Bar, Pair};
-use super::report::title;
-use super::table::{nats, percent, printable_line};
+use super::report::title_under;
+use super::table::{form_line, nats, percent, printable_line, short};
 use crate::judge::Reading;
 use crate::study::{Estimate, FoldReport, Row, Scored};
 use crate::{Error, Result};
@@ -41,7 +41,8 @@ pub(super) struct Cell {
 /// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
-    let rows = result_rows(&document.rows);
+    let layers_alone = document.settings.layers_alone();
+    let rows = result_rows(&document.rows, layers_alone);
     let is_judged = is_judged(&document.rows);
     let folds: Vec<_> = document
         .folds
@@ -53,8 +54,8 @@ pub(super) fn page(document: &Document) -> Result<String> {
                 Serde(share_cell(mc1.map(|e| e.mean), mc1))
             };
             context! {
-                k => fold.choice.k,
-                alpha => fold.choice.alpha,
+                amount => document.settings.amount(fold),
+                alpha => short(fold.choice.alpha),
                 n_question => fold.n_question,
                 heads => heads.join(", "),
                 before => mc1("base"),
@@ -84,6 +85,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
+            candor => document.made.candor,
             model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
@@ -104,6 +106,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
 pub(super) fn render(template: &'static str, shown: Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_filter("form", |form: String| form_line(&form));
     let mut templates = PARTS.into_iter().chain([("report", template)]);
     templates
         .try_for_each(|(name, text)| environment.add_template(name, text))
@@ -111,12 +114,12 @@ pub(super) fn render(template: &'static str, shown: Value) -> Result<String> {
         .map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
 }
 
-/// The rows of a study, as `results.html` shows them.
-pub(super) fn result_rows(rows: &[Row]) -> Vec<Value> {
+/// The rows of a study, as `results.html` shows them; `layers_alone`: of a vector that steers no heads.
+pub(super) fn result_rows(rows: &[Row], layers_alone: bool) -> Vec<Value> {
     let is_judged = is_judged(rows);
     let row = |row: &Row| {
         let cells = Serde(cells(row, is_judged));
-        context! { name => title(row.name), steered => row.name == "iti", cells => cells }
+        context! { name => title_under(row.name, layers_alone), steered => row.name == "iti", cells => cells }
     };
     rows.iter().map(row).collect()
 }
@@ -204,7 +207,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
 
 fn mc1_plot(document: &Document) -> Result<Plot> {
     let bar = |row: &Row| Bar {
-        name: title(row.name).to_owned(),
+        name: title_under(row.name, document.settings.layers_alone()).to_owned(),
         value: 100.0 * row.mc.mc1,
         interval: row.interval.mc1.map(|e| (100.0 * e.low, 100.0 * e.high)),
         steered: row.name == "iti",

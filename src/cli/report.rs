@@ -53,8 +53,8 @@ impl ReportArgs {
 /// What made a report: its first fields.
 #[derive(Serialize)]
 pub(super) struct Made {
-    candor: &'static str,
-    /// The command, as it was typed.
+    pub(super) candor: &'static str,
+    /// The command, quoted for a shell.
     command: String,
     pub(super) model: ModelFacts,
 }
@@ -69,13 +69,11 @@ pub(super) struct ModelFacts {
 
 impl Made {
     pub(super) fn on(model: &Model) -> Self {
-        let words = std::env::args().skip(1);
+        let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let words: Vec<String> = std::iter::once("candor".to_owned()).chain(words).collect();
         Self {
             candor: env!("CARGO_PKG_VERSION"),
-            command: std::iter::once("candor".to_owned())
-                .chain(words)
-                .collect::<Vec<_>>()
-                .join(" "),
+            command: shell_command(&words),
             model: ModelFacts {
                 name: model.name().unwrap_or("model").to_owned(),
                 architecture: model.architecture().to_owned(),
@@ -103,6 +101,20 @@ impl<'a> DataFacts<'a> {
     }
 }
 
+/// A command that a POSIX shell takes apart into these words.
+pub(super) fn shell_command(words: &[String]) -> String {
+    // A word with NUL cannot have been typed.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+}
+
+/// What people call a condition under a vector, which may steer layers alone.
+pub(super) fn title_under(name: &str, layers_alone: bool) -> &'static str {
+    match name {
+        "random" if layers_alone => "random directions in the same layers",
+        _ => title(name),
+    }
+}
+
 /// What people call a condition.
 pub(super) fn title(name: &str) -> &'static str {
     match name {
@@ -114,8 +126,8 @@ pub(super) fn title(name: &str) -> &'static str {
     }
 }
 
-/// The rows of a study as a table.
-pub(super) fn rows_text(rows: &[Row]) -> String {
+/// The rows of a study as a table; `layers_alone`: of a vector that steers no heads.
+pub(super) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
     let interval = |e: Option<Estimate>| {
         e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
     };
@@ -125,7 +137,7 @@ pub(super) fn rows_text(rows: &[Row]) -> String {
         .iter()
         .map(|row| {
             [
-                title(row.name).to_owned(),
+                title_under(row.name, layers_alone).to_owned(),
                 percent(row.mc.mc1),
                 interval(row.interval.mc1),
                 percent(row.mc.mc2),

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::args::{ModelArgs, budget, selection};
 use super::output::Output;
+use super::table::{counted, short};
 use super::{embedded, interrupt};
 use crate::data::{Dataset, sha256};
 use crate::eval::Evaluator;
@@ -29,8 +30,8 @@ pub(super) struct SelectArgs {
     #[arg(long, value_name = "accuracy:N", value_parser = screen)]
     screen: Option<usize>,
 
-    /// Most KL per token on neutral text, in nats: gives the largest alpha within it [default with
-    /// --tune, --select effect and --select causal: 0.2].
+    /// Most KL per token on neutral text, in nats: gives the largest alpha within it, from 1/64 to 64
+    /// [default with --tune, --select effect and --select causal: 0.2].
     #[arg(long, value_name = "NATS", value_parser = budget)]
     kl_budget: Option<f64>,
 
@@ -137,7 +138,9 @@ impl SelectArgs {
         let pace = pace(evaluator, trial)?;
         let n_token = trial.n_token(evaluator, n_head)?;
         output.note(format_args!(
-            "trying {n_head} heads by themselves: about {n_token} tokens at {pace:.0} per second, {}",
+            "trying {} {}: about {n_token} tokens at {pace:.0} per second, {}",
+            counted(n_head, "head"),
+            if n_head == 1 { "by itself" } else { "by themselves" },
             match journal.len() {
                 0 => format!("so {}", indicatif::HumanDuration(duration(n_token, pace))),
                 n => format!("of which {n} measurements are known from a run that was stopped"),
@@ -179,8 +182,19 @@ pub(super) fn strength_within(
     });
     bar.finish_and_clear();
     let (alpha, kl) = found?;
-    output.note(format_args!("alpha {alpha:.3} costs {kl:.4} nats per token of neutral text"));
+    let shown = short(alpha);
+    output.note(format_args!("alpha {shown} costs {} nats per token of neutral text", short(kl)));
+    if not_reached(alpha) {
+        output.note(format_args!(
+            "{shown} is the largest alpha that is tried: the budget of {budget} nats is not reached"
+        ));
+    }
     Ok(alpha)
+}
+
+/// Whether a strength was found because no larger one is tried.
+pub(super) fn not_reached(alpha: f32) -> bool {
+    alpha >= *Evaluator::STRENGTHS.end()
 }
 
 /// Tokens per second, read in batches.

@@ -17,7 +17,7 @@ pub(super) fn facts(facts: &[(&str, String)]) -> String {
     text
 }
 
-/// A header and rows of as many cells, every column to the right.
+/// A header and rows of as many cells: names to the left, numbers to the right.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.to_vec()).collect();
     columns(&header.map(str::to_owned), &rows)
@@ -29,13 +29,17 @@ pub(super) fn columns(header: &[String], rows: &[Vec<String>]) -> String {
         let lines = rows.iter().map(Vec::as_slice).chain([header]);
         lines.filter_map(|cells| Some(cells.get(column)?.chars().count())).max().unwrap_or(0)
     };
+    let is_named: Vec<bool> = (0..header.len()).map(|column| is_named(column, rows)).collect();
     let line = |cells: &[String]| {
         let cells: Vec<String> = cells
             .iter()
             .enumerate()
-            .map(|(column, cell)| format!("{cell:>width$}", width = width(column)))
+            .map(|(column, cell)| match (is_named.get(column), width(column)) {
+                (Some(true), width) => format!("{cell:<width$}"),
+                (_, width) => format!("{cell:>width$}"),
+            })
             .collect();
-        cells.join("  ")
+        cells.join("  ").trim_end().to_owned()
     };
     let mut text = format!("{BOLD}{}{BOLD:#}\n", line(header));
     for row in rows {
@@ -43,6 +47,17 @@ pub(super) fn columns(header: &[String], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Whether a column holds names: the first one where any cell is one, another where all are.
+fn is_named(column: usize, rows: &[Vec<String>]) -> bool {
+    let cells = rows.iter().filter_map(|row| row.get(column));
+    let mut are_names =
+        cells.filter_map(|cell| cell.chars().next()).map(char::is_alphabetic).peekable();
+    match column {
+        0 => are_names.any(|is_name| is_name),
+        _ => are_names.peek().is_some() && are_names.all(|is_name| is_name),
+    }
 }
 
 /// A share in percent; a dash where it is none.
@@ -58,6 +73,28 @@ pub(super) fn nats(x: f64, n_digit: usize) -> String {
         false if x.abs() < 0.5 * 0.1f64.powi(n_digit as i32) => format!("{:.n_digit$}", 0.0),
         false => format!("{x:.n_digit$}"),
     }
+}
+
+/// A number to four significant digits, such as a strength; a dash where it is none.
+pub(super) fn short(x: impl Into<f64>) -> String {
+    let rounded: f64 = format!("{:.3e}", x.into()).parse().unwrap_or(f64::NAN);
+    match rounded.abs() {
+        size if size.is_nan() => "–".to_owned(),
+        // Without "-0".
+        0.0 => "0".to_owned(),
+        1e-4..1e6 => rounded.to_string(),
+        _ => format!("{rounded:e}"),
+    }
+}
+
+/// A number of things, by the word for one of them: `1 head`, `2 heads`.
+pub(super) fn counted(n: usize, thing: &str) -> String {
+    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A prompt form in one line: a line end is written as in `--template`.
+pub(super) fn form_line(form: &str) -> String {
+    printable_line(&form.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t"))
 }
 
 /// A number of bytes.
@@ -98,6 +135,32 @@ mod tests {
         let text = facts(&[("a", "1".to_owned()), ("long", "2".to_owned())]);
         let text = anstream::adapter::strip_str(&text).to_string();
         assert_eq!(text, "a     1\nlong  2\n");
+    }
+
+    #[test]
+    fn names_stand_on_the_left() {
+        let rows = [["no steering", "1.5", "12 to 13", "cpu"], ["2 heads", "10", "–", "cpu, all"]];
+        let text = table(["", "x", "95 %", "path"], &rows.map(|row| row.map(str::to_owned)));
+        assert_eq!(
+            anstream::adapter::strip_str(&text).to_string(),
+            "               x      95 %  path\n\
+             no steering  1.5  12 to 13  cpu\n\
+             2 heads       10         –  cpu, all\n"
+        );
+    }
+
+    #[test]
+    fn strengths_and_counts_are_as_people_write_them() {
+        let shown = [0.0, -0.0, 15.0, 8.657_106_4, 0.015_625, -2.5, 123_456.0, 1.3e-9, f32::NAN];
+        assert_eq!(
+            shown.map(short),
+            ["0", "0", "15", "8.657", "0.01563", "-2.5", "123500", "1.3e-9", "–"]
+        );
+        assert_eq!([0, 1, 2].map(|n| counted(n, "head")), ["0 heads", "1 head", "2 heads"]);
+        assert_eq!(
+            form_line("Q: {question}\nA:\t{answer}\u{9b}"),
+            "Q: {question}\\nA:\\t{answer}\u{fffd}"
+        );
     }
 
     #[test]

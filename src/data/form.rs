@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Kind;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// A template that turns a question and an answer into one text, such as
 /// `Q: {question} A: {answer}`.
@@ -43,7 +43,7 @@ impl PromptForm {
     pub fn parse(template: &str) -> Result<Self> {
         let refuse = |problem: &str| {
             Error::invalid(
-                format!("prompt form `{template}`"),
+                format!("prompt form `{}`", shown(template)),
                 format!("{problem}, as in `Q: {{question}} A: {{answer}}`"),
             )
         };
@@ -79,7 +79,7 @@ impl PromptForm {
         let form = Self::parse(template)?;
         if form.opening.is_none() {
             let problem = "holds no {question}: the chat template drops what the user says";
-            return Err(Error::invalid(format!("prompt form `{template}`"), problem));
+            return Err(Error::invalid(format!("prompt form `{}`", shown(template)), problem));
         }
         Ok(Self { chat: Some(Chat { between }), ..form })
     }

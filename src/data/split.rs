@@ -42,7 +42,8 @@ pub(crate) fn rows_of(groups: &[usize], questions: &[usize]) -> Vec<usize> {
 /// [`Error::Invalid`] if `dev` has fewer than two questions or `share` is not between 0 and 1.
 pub fn train_validation(dev: &[usize], share: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
     if dev.len() < 2 {
-        let problem = format!("has {} question(s), at least 2 are needed", dev.len());
+        let has = if dev.is_empty() { "no question" } else { "1 question" };
+        let problem = format!("has {has}, at least 2 are needed");
         return Err(Error::invalid("development set", problem));
     }
     if !(share > 0.0 && share < 1.0) {
@@ -63,9 +64,12 @@ fn shuffled(mut questions: Vec<usize>, seed: u64) -> Vec<usize> {
 
 fn cut(questions: Vec<usize>, k: usize) -> Result<Vec<Vec<usize>>> {
     let n_question = questions.len();
-    if k < 2 || k > n_question {
-        let problem = format!("must be 2 or more, and at most the {n_question} questions");
-        return Err(Error::invalid(format!("number of folds {k}"), problem));
+    if k < 2 {
+        return Err(Error::invalid(format!("number of folds {k}"), "must be 2 or more"));
+    }
+    if k > n_question {
+        let problem = format!("need at least {k} questions, and the number here is {n_question}");
+        return Err(Error::invalid(format!("{k} folds"), problem));
     }
     let (length, n_longer) = (n_question / k, n_question % k);
     let mut rest = questions.into_iter();
@@ -107,6 +111,8 @@ mod tests {
 
     #[test]
     fn refuses_splits_that_cannot_be() {
+        let error = folds(1, 2).unwrap_err().to_string();
+        assert_eq!(error, "2 folds: need at least 2 questions, and the number here is 1");
         assert!(folds(5, 1).is_err());
         assert!(folds(5, 6).is_err());
         assert!(folds_shuffled(0, 0, 1).is_err());

@@ -1,19 +1,24 @@
 //! The strength that a budget of KL per token buys.
 
+use std::ops::RangeInclusive;
+
 use super::Evaluator;
 use crate::steer::SteeringVector;
 use crate::{Error, Result};
 
-/// The strengths between which an answer is looked for, in standard deviations.
-const RANGE: [f32; 2] = [1.0 / 64.0, 64.0];
 /// How near the answer comes to the largest strength within the budget.
 const PRECISION: f32 = 1.01;
 /// Most that a strength grows or shrinks at once, as long as it is bounded on one side only.
 const STRIDE: f32 = 8.0;
 
 impl Evaluator<'_> {
-    /// The largest strength, up to 64, at which a vector's KL(steered ‖ base) on neutral documents,
-    /// every token steered, stays within `budget` nats per token; and that KL. Found to one part in
+    /// The strengths among which [`strength_within`](Self::strength_within) looks, in standard
+    /// deviations.
+    pub const STRENGTHS: RangeInclusive<f32> = 1.0 / 64.0..=64.0;
+
+    /// The largest strength, from 1/64 to 64, at which a vector's KL(steered ‖ base) on neutral
+    /// documents, every token steered, stays within `budget` nats per token; and that KL. It is 64
+    /// also where the budget allows more. Found to one part in
     /// a hundred, from below, by bisection that expects KL to grow as a power of the strength. The
     /// evaluator is steered so afterwards. `on_try` hears of every strength and its KL, and may end
     /// the search by an error.
@@ -27,7 +32,7 @@ impl Evaluator<'_> {
         budget: f64,
         mut on_try: impl FnMut(f32, f64) -> Result<()>,
     ) -> Result<(f32, f64)> {
-        let [least, most] = RANGE;
+        let (&least, &most) = (Self::STRENGTHS.start(), Self::STRENGTHS.end());
         let [mut low, mut high]: [Option<(f32, f64)>; 2] = [None, None];
         let mut alpha = 1.0;
         for turn in 1.. {
@@ -44,8 +49,10 @@ impl Evaluator<'_> {
                 (Some((alpha, _)), None) if alpha >= most => break,
                 (Some((alpha, kl)), None) => (alpha * growth(kl, budget) * PRECISION).min(most),
                 (None, Some((alpha, kl))) if alpha <= least => {
-                    let problem =
-                        format!("even {alpha} standard deviations cost {kl:.4} nat per token");
+                    let problem = format!(
+                        "even {alpha} standard deviations, the least that is tried, cost {kl:.1e} nats \
+                         per token"
+                    );
                     return Err(Error::invalid(format!("KL budget {budget}"), problem));
                 }
                 (None, Some((alpha, kl))) => (alpha * growth(kl, budget) / PRECISION).max(least),

@@ -14,6 +14,7 @@ use crate::capture::CaptureParams;
 use crate::cli::args::{DataArgs, ModelArgs, positive};
 use crate::cli::interrupt;
 use crate::cli::output::Output;
+use crate::cli::table::counted;
 use crate::data::Dataset;
 use crate::file::write_atomically;
 use crate::{Model, Result};
@@ -99,7 +100,7 @@ impl CaptureArgs {
         let written = Written {
             document: &document,
             facts: document.facts(),
-            header: ["prompts", "prompts/s", "x one by one", "low to high"],
+            header: ["prompts", "prompts/s", "× one by one", "low to high"],
             rows: &rows(&speed),
             caption: None,
             records: vec![document.record()],
@@ -157,9 +158,19 @@ impl Document<'_> {
         let saved = speed.n_token_prompt as f64 / speed.n_token_computed.max(1) as f64;
         vec![
             ("model", self.model.path.display().to_string()),
-            ("data", format!("{data}: {} prompts of {n_question} questions", speed.n_prompt)),
-            ("machine", format!("{}, {n_threads} threads", self.machine.description())),
-            ("tokens", format!("{}, {saved:.1} x fewer computed", speed.n_token_prompt)),
+            (
+                "data",
+                format!(
+                    "{data}: {} of {}",
+                    counted(speed.n_prompt, "prompt"),
+                    counted(*n_question, "question")
+                ),
+            ),
+            (
+                "machine",
+                format!("{}, {}", self.machine.description(), counted(*n_threads, "thread")),
+            ),
+            ("tokens", format!("{}, {saved:.1} × fewer computed", speed.n_token_prompt)),
             ("rounds", format!("{n_round} in {:.0} s", self.seconds)),
         ]
     }

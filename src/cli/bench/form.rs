@@ -135,7 +135,11 @@ fn csv(records: &[Record]) -> String {
 fn markdown<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let line = |cells: &[&str]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(&header);
-    text.push_str(&line(&header.map(|_| "---:")));
+    let mut marks = header.map(|_| "---:");
+    if let Some(first) = marks.first_mut() {
+        *first = ":---";
+    }
+    text.push_str(&line(&marks));
     for row in rows {
         text.push_str(&line(&row.each_ref().map(String::as_str)));
     }

@@ -144,7 +144,7 @@ impl OverheadArgs {
         let written = Written {
             document: &document,
             facts: document.facts(),
-            header: ["phase", "path", "tokens/s", "ms", "x plain", "low to high"],
+            header: ["phase", "path", "tokens/s", "ms", "× plain", "low to high"],
             rows: &rows(&overhead),
             caption: Some(document.caption()),
             records: document.records(),
@@ -225,15 +225,15 @@ impl Document<'_> {
     fn caption(&self) -> String {
         let name = table::printable_line(self.model.name.as_deref().unwrap_or("no name"));
         format!(
-            "{name} ({}, {} parameters, {}); {}, {} threads; steered: {}; {} rounds; candor {}, \
+            "{name} ({}, {} parameters, {}); {}, {}; steered: {}; {}; candor {}, \
              llama-cpp-sys-2 {}.",
             table::printable_line(&self.model.architecture),
             table::count(self.model.n_parameter),
             table::bytes(self.model.n_byte),
             self.machine.description(),
-            self.overhead.n_threads,
+            table::counted(self.overhead.n_threads, "thread"),
             self.steering(),
-            self.settings.n_round,
+            table::counted(self.settings.n_round, "round"),
             self.build.candor,
             self.build.llama_cpp_sys_2,
         )
@@ -254,7 +254,11 @@ impl Document<'_> {
             ),
             (
                 "machine",
-                format!("{}, {} threads", self.machine.description(), self.overhead.n_threads),
+                format!(
+                    "{}, {}",
+                    self.machine.description(),
+                    table::counted(self.overhead.n_threads, "thread")
+                ),
             ),
             ("steered", self.steering()),
             ("sequences", self.settings.n_sequence.to_string()),

@@ -11,6 +11,7 @@ use crate::bench::{Build, Machine, ModelFacts, SelectSpeed, measure_select};
 use crate::cli::args::{DataArgs, ModelArgs, positive};
 use crate::cli::asking::PreambleArgs;
 use crate::cli::output::Output;
+use crate::cli::table::{counted, short};
 use crate::cli::{embedded, interrupt};
 use crate::data::Question;
 use crate::select::{SelectParams, Trial};
@@ -91,7 +92,7 @@ impl SelectArgs {
         let written = Written {
             document: &document,
             facts: document.facts(),
-            header: ["heads", "tokens", "s per question", "x one by one", "low to high"],
+            header: ["heads", "tokens", "s per question", "× one by one", "low to high"],
             rows: &rows(&speed),
             caption: None,
             records: vec![document.record()],
@@ -154,14 +155,16 @@ impl Document<'_> {
         let time = std::time::Duration::from_secs_f64(speed.seconds_all_heads.clamp(0.0, 1e9));
         vec![
             ("model", self.model.path.display().to_string()),
-            ("data", format!("{}: {} questions", self.data, speed.n_question)),
+            ("data", format!("{}: {}", self.data, counted(speed.n_question, "question"))),
             ("machine", self.machine.description()),
             ("heads", format!("{} of {}", speed.n_head, speed.n_head_model)),
             (
                 "difference",
                 format!(
-                    "at most {:.1e} nats, without a vector {:.1e}, where effects reach {:.2}",
-                    speed.difference, speed.difference_unsteered, speed.largest_effect
+                    "at most {} nats, without a vector {}, where effects reach {:.2}",
+                    short(speed.difference),
+                    short(speed.difference_unsteered),
+                    speed.largest_effect
                 ),
             ),
             ("all heads", format!("about {} with candor fit --select", HumanDuration(time))),

@@ -47,7 +47,7 @@ struct Settings {
     vector: String,
     vector_fingerprint: Option<String>,
     policy: String,
-    selection: String,
+    selection: Option<String>,
     n_random: usize,
     n_document: usize,
     judge: serde_json::Value,
@@ -191,7 +191,8 @@ fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
         (true, _) => String::new(),
         (false, Some(_)) => format!(": {}", strengths.join(", ")),
         (false, None) => {
-            format!(": {}, heads chosen by {}", strengths.join(" and "), settings.selection)
+            let by = settings.selection.as_deref().unwrap_or("accuracy");
+            format!(": {}, heads chosen by {by}", strengths.join(" and "))
         }
     };
     Ok(format!("{what}{strength}"))

@@ -8,7 +8,7 @@ use super::verify::Verified;
 use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
-use crate::cli::table::facts;
+use crate::cli::table::{facts, form_line};
 use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
@@ -171,7 +171,7 @@ impl SidecarFacts {
             ("seed", self.seed.to_string()),
             ("data", self.data.name.clone()),
             ("data SHA-256", self.data.sha256.clone()),
-            ("prompt", self.prompt.clone()),
+            ("prompt", form_line(&self.prompt)),
             ("split", self.split.clone()),
             ("made by", format!("candor {}", self.candor_version)),
         ]);

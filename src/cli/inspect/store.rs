@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::capture::store::Store;
-use crate::cli::table::facts;
+use crate::cli::table::{facts, form_line};
 
 /// An activation store.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,11 @@ impl StoreFacts {
             ("rows into another question", self.n_next.to_string()),
             ("geometry", format!("{n_layer} layers of {n_head} heads of {d_head} values")),
         ];
-        rows.extend(self.metadata.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        let line = |(key, value): (&String, &String)| match key.as_str() {
+            "prompt_form" => form_line(value),
+            _ => value.clone(),
+        };
+        rows.extend(self.metadata.iter().map(|entry| (entry.0.as_str(), line(entry))));
         facts(&rows)
     }
 }

@@ -206,6 +206,8 @@ pub(in crate::cli) fn curve_svg(
     drawn((WIDTH, 400), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(10)
+            // For the last number of the axis.
+            .margin_right(28)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(x_range, y_range)?;

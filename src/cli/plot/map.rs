@@ -108,8 +108,16 @@ impl<'a> MapPanel<'a> {
         for site in sites().filter(|site| self.map.is_selected(*site)) {
             let (x, y) = self.corner(site);
             let width = if self.cell >= 32 { 3 } else { 2 };
-            let style = OUTLINE.stroke_width((width * self.scale.factor).unsigned_abs());
-            area.draw(&self.rectangle((x - 1, y - 1), (self.cell, self.cell), style))?;
+            // Four bars: a rectangle's line is one pixel in SVG, whatever the width.
+            let (x, y, side) = (x - 1, y - 1, self.cell + 1);
+            for (place, size) in [
+                ((x, y), (side, width)),
+                ((x, y + side - width), (side, width)),
+                ((x, y), (width, side)),
+                ((x + side - width, y), (width, side)),
+            ] {
+                area.draw(&self.rectangle(place, size, OUTLINE.filled()))?;
+            }
         }
         Ok(())
     }

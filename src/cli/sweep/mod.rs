@@ -3,6 +3,7 @@
 mod page;
 mod text;
 
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -13,8 +14,9 @@ use super::args::{DataArgs, ModelArgs, direction, finite, positive};
 use super::asking::{AskArgs, journals, ledger_place, open_ledger};
 use super::interrupt;
 use super::output::Output;
-use super::report::{DataFacts, Made, ReportArgs};
-use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs};
+use super::report::{DataFacts, Made, ReportArgs, shell_command};
+use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, not_reached};
+use super::table::counted;
 use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
 use crate::select::Grid;
@@ -133,8 +135,8 @@ struct Overall {
     k: usize,
     /// `null` where each fold found its own.
     alpha: Option<f32>,
-    /// The command that fits it.
-    command: String,
+    /// The command that fits it, quoted for a shell; `null` where nothing beats no steering.
+    command: Option<String>,
 }
 
 impl Document<'_> {
@@ -147,6 +149,20 @@ impl Document<'_> {
                     .is_some_and(|f| (f.n_head, f.alpha) == (recommended.k, recommended.alpha))
         };
         self.recommended.iter().any(is_of)
+    }
+}
+
+impl Document<'_> {
+    /// What there is to say of strengths that a budget of KL did not bound.
+    fn not_reached(&self) -> Option<String> {
+        let mut found = self.cells.iter().filter(|cell| cell.alpha.is_none());
+        let largest =
+            found.find_map(|cell| cell.folds.iter().find(|fold| not_reached(fold.alpha)))?;
+        let (alpha, budget) = (largest.alpha, self.settings.kl_budget);
+        Some(format!(
+            "alpha {alpha} is the largest that is tried: where it stands, the budget of {budget} nats is \
+             not reached"
+        ))
     }
 }
 
@@ -260,7 +276,7 @@ impl SweepArgs {
         ks.dedup();
         match ks.last() {
             Some(&k) if k > n_head => {
-                let problem = format!("{k} heads cannot be chosen from {n_head}");
+                let problem = format!("{} cannot be chosen from {n_head}", counted(k, "head"));
                 Err(Error::invalid("--heads", problem))
             }
             _ => Ok(ks),
@@ -294,26 +310,34 @@ impl SweepArgs {
 
     fn overall(&self, swept: &Sweep, budget: f64) -> Overall {
         let Cell { direction, k, alpha, .. } = swept.cells[swept.overall];
-        let mut command = "candor fit".to_owned();
-        if let Some(path) = &self.model.model {
-            command += &format!(" -m {}", path.display());
-        }
-        if let Some(path) = &self.data.data {
-            command += &format!(" --data {}", path.display());
-        }
-        command += &format!(" -k {k}");
-        match alpha {
-            Some(alpha) => command += &format!(" --alpha {alpha}"),
-            None => command += &format!(" --kl-budget {budget}"),
-        }
-        if direction != "mass-mean" {
-            command += &format!(" --direction {direction}");
-        }
-        let by = self.select.by();
-        if by != Selection::Accuracy {
-            command += &format!(" --select {by}");
-        }
+        let is_steered = alpha != Some(0.0);
+        let command =
+            is_steered.then(|| shell_command(&self.fit_words(direction, k, alpha, budget)));
         Overall { direction, k, alpha, command }
+    }
+
+    /// The words of the command that fits such a vector to all questions.
+    fn fit_words(&self, direction: &str, k: usize, alpha: Option<f32>, budget: f64) -> Vec<String> {
+        let mut words = vec!["candor".to_owned(), "fit".to_owned()];
+        let mut add = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        let path = |path: &Path| path.display().to_string();
+        add("-m", self.model.model.as_deref().map(path));
+        add("--data", self.data.data.as_deref().map(path));
+        add("--template", self.data.template.clone());
+        // What was captured of some questions is not of all.
+        add("--activations", self.activations.named().filter(|_| self.ask.limit == 0).map(path));
+        add("-k", Some(k.to_string()));
+        add("--alpha", alpha.map(|alpha| alpha.to_string()));
+        add("--kl-budget", alpha.is_none().then(|| budget.to_string()));
+        add("--direction", Some(direction.to_owned()).filter(|name| name != "mass-mean"));
+        let by = self.select.by();
+        add("--select", (by != Selection::Accuracy).then(|| by.to_string()));
+        if self.data.chat {
+            words.push("--chat".to_owned());
+        }
+        words
     }
 }
 

@@ -5,8 +5,8 @@ use minijinja::{Value, context};
 
 use super::super::html::{Plot, heat, render, result_rows};
 use super::super::plot;
-use super::super::table::{nats, percent};
-use super::text::{strength, strengths};
+use super::super::table::{counted, nats, percent, short};
+use super::text::strengths;
 use super::{Cell, Document, Row};
 use crate::Result;
 use crate::study::Estimate;
@@ -57,7 +57,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             context! {
                 fold => of_fold.fold,
                 k => of_fold.k,
-                alpha => strength(of_fold.alpha),
+                alpha => short(of_fold.alpha),
                 direction => of_fold.direction,
                 mc1_there => share(of_fold.development.mc1),
                 kl_there => nats(of_fold.development.kl, 3),
@@ -69,13 +69,15 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
+            candor => document.made.candor,
+            not_reached => document.not_reached(),
             model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(settings),
             overall => Serde(&document.overall),
             n_question => document.n_question,
             seconds => format!("{:.0}", document.seconds),
-            rows => result_rows(&document.rows),
+            rows => result_rows(&document.rows, false),
             plots => Serde(curves(document)?),
             grids, recommended,
         },
@@ -114,7 +116,7 @@ fn grid(
         })
         .collect();
     let columns = match settings.alphas {
-        Some(alphas) => alphas.iter().map(|alpha| format!("α {alpha}")).collect(),
+        Some(alphas) => alphas.iter().map(|&alpha| format!("α {}", short(alpha))).collect(),
         None => vec![format!("KL ≤ {}", settings.kl_budget)],
     };
     heat::Grid {
@@ -145,8 +147,7 @@ fn curves(document: &Document) -> Result<Vec<Plot>> {
                     let truth = if is_written { row.truth? } else { row.mc.mc1 };
                     Some((row.kl?, 100.0 * truth))
                 };
-                let heads = if k == 1 { "1 head".to_owned() } else { format!("{k} heads") };
-                (heads, cells.filter_map(point).collect())
+                (counted(k, "head"), cells.filter_map(point).collect())
             })
             .collect();
         let of = match settings.directions.len() {
@@ -156,7 +157,9 @@ fn curves(document: &Document) -> Result<Vec<Plot>> {
         plots.push(Plot {
             id: "curve",
             title: format!("What truth costs{of}"),
-            note: "Each line is a number of heads, each point a strength, growing from the left."
+            note: "Each line is a number of heads, each point a strength, growing from the left. The \
+                   axis of KL is stretched where KL is small: it goes by the square root, as KL grows \
+                   about by the square of the strength."
                 .to_owned(),
             svg: plot::curve_svg(("KL in nats per token of neutral text", unit), &lines)?,
         });

@@ -2,7 +2,7 @@
 
 use super::super::output::{BOLD, DIM, Output};
 use super::super::report::rows_text;
-use super::super::table::{columns, nats, percent, printable_line};
+use super::super::table::{columns, counted, nats, percent, printable_line, short};
 use super::{Cell, Document, Recommended, Row};
 
 /// What a recommended cell is marked with.
@@ -11,10 +11,10 @@ const MARK: char = '*';
 pub(super) fn print(document: &Document, output: Output) {
     let Document { made, data, settings, .. } = document;
     output.line(format_args!(
-        "{BOLD}{}{BOLD:#}: {} questions of {}, each scored by what was fitted on the other half\n",
+        "{BOLD}{}{BOLD:#} on {}: {}, each scored by what was fitted on the other half\n",
         made.model_name(),
-        document.n_question,
         printable_line(data.name),
+        counted(document.n_question, "question"),
     ));
     for direction in &settings.directions {
         let title = match settings.directions.len() {
@@ -36,11 +36,15 @@ pub(super) fn print(document: &Document, output: Output) {
         "{MARK} recommended: {}. Within {} nats.",
         settings.rule, settings.kl_budget
     ));
+    if let Some(note) = document.not_reached() {
+        output.line(note);
+    }
     for Recommended { fold, direction, k, alpha, development, held_out } in &document.recommended {
         output.line(format_args!(
-            "{DIM}fold {fold}: {k} heads, alpha {}, {direction}: MC1 {} and KL {} there, MC1 {} \
-             and KL {} held out{DIM:#}",
-            strength(*alpha),
+            "{DIM}fold {fold}: {}, alpha {}, {direction}: MC1 {} and KL {} there, MC1 {} and KL {} \
+             held out{DIM:#}",
+            counted(*k, "head"),
+            short(*alpha),
             percent(development.mc1.unwrap_or(f64::NAN)),
             nats(development.kl, 3),
             percent(held_out.mc1.unwrap_or(f64::NAN)),
@@ -48,11 +52,15 @@ pub(super) fn print(document: &Document, output: Output) {
         ));
     }
     output.line("\nthe recommended cells on the half that did not recommend them");
-    output.text(&rows_text(&document.rows));
-    let command = printable_line(&document.overall.command);
-    output.line(format_args!("\nto ship, fitted on all questions: {command}"));
+    output.text(&rows_text(&document.rows, false));
+    output.line(match &document.overall.command {
+        Some(command) => {
+            format!("\nto ship, fitted on all questions: {}", printable_line(command))
+        }
+        None => "\nnothing to ship: within the budget no cell beats no steering".to_owned(),
+    });
     output.line(format_args!(
-        "{DIM}Tokens: {} read, {} computed. {:.0} s.{DIM:#}",
+        "{DIM}tokens: {} read, {} computed; {:.0} s{DIM:#}",
         document.n_token.read, document.n_token.computed, document.seconds
     ));
 }
@@ -62,7 +70,8 @@ fn grid(document: &Document, direction: &str, value: &dyn Fn(&Row) -> String) ->
     let cells = || document.cells.iter().filter(|cell| cell.direction == direction);
     let mut header = vec![String::new()];
     header.extend(match document.settings.alphas {
-        Some(alphas) => alphas.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        // A blank above the marks.
+        Some(alphas) => alphas.iter().map(|&alpha| format!("{} ", short(alpha))).collect(),
         None => vec!["alpha, by fold".to_owned(), String::new()],
     });
     let rows = document.settings.ks.iter().map(|&k| {
@@ -79,17 +88,8 @@ fn grid(document: &Document, direction: &str, value: &dyn Fn(&Row) -> String) ->
     columns(&header, &rows.collect::<Vec<_>>())
 }
 
-/// A strength, to as many digits as it was found to.
-pub(super) fn strength(alpha: f32) -> String {
-    let text = format!("{alpha:.2}");
-    match text.trim_end_matches('0').trim_end_matches('.') {
-        "0" if alpha != 0.0 => alpha.to_string(),
-        text => text.to_owned(),
-    }
-}
-
 /// The strength of each fold.
 pub(super) fn strengths(cell: &Cell) -> String {
-    let alphas: Vec<String> = cell.folds.iter().map(|fold| strength(fold.alpha)).collect();
+    let alphas: Vec<String> = cell.folds.iter().map(|fold| short(fold.alpha)).collect();
     alphas.join(", ")
 }

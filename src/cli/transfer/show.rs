@@ -179,6 +179,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
     render(
         PAGE,
         context! {
+            candor => document.made.candor,
             model => Serde(&document.made.model),
             settings => Serde(&document.settings),
             seconds => format!("{:.0}", document.seconds),
