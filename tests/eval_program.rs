@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use assert_cmd::Command;
 use candor::gguf::{Builder, Gguf};
+use candor::steer::{DirectionKind, LayerVector, Selection, Sidecar, SteeringVector};
 use common::decided::decided;
 use common::fixture::{Arch, Fixture};
 use common::program::{candor, json, refusal};
@@ -305,6 +306,9 @@ fn a_model_is_scored_without_a_vector() {
         [Some("base"), Some("instruction")]
     );
     assert_eq!(plain["settings"]["vector"], "none");
+    for unknown in ["direction", "selection", "kl_budget"] {
+        assert!(plain["settings"][unknown].is_null(), "nothing has a {unknown}");
+    }
     assert_eq!(plain["folds"].as_array().unwrap().len(), 0);
     for what in ["mc1", "mc2", "mc3"] {
         let [a, b] = [&plain, &fitted].map(|report| row(report, 0)[what].as_f64().unwrap());
@@ -326,4 +330,48 @@ fn sigma_from_all_rows_is_said_in_the_report() {
     let (name_of_all, of_all) = kl(&["--sigma", "all"]);
     assert_eq!([name, name_of_all], ["development", "all"]);
     assert!(of_half > 0.0 && of_all > 0.0 && of_half != of_all, "{of_half} and {of_all}");
+}
+
+#[test]
+fn a_report_says_of_a_sidecar_what_the_sidecar_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.gguf");
+    let mut fit = candor(folder.path());
+    fit.args(["fit", "-k", "1", "--alpha", "4.0000001", "--direction", "probe", "-t", "1", "-o"]);
+    fit.arg(&path).assert().success();
+    let fitted = Sidecar::read(&path).unwrap();
+    let scored = |sidecar: &Sidecar| {
+        sidecar.write(&path).unwrap();
+        let mut eval = candor(folder.path());
+        eval.args(["eval", "--limit", "8", "--draws", "1", "-n", "0", "-t", "1", "--report"]);
+        eval.arg(folder.path().join("report")).arg("--steer").arg(&path);
+        let text = String::from_utf8(eval.assert().success().get_output().stdout.clone()).unwrap();
+        let page = fs::read_to_string(folder.path().join("report/report.html")).unwrap();
+        let report = fs::read(folder.path().join("report/report.json")).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        assert!(!text.contains("fold ") && !page.contains("<th>fold</th>"), "nothing was folded");
+        (report["settings"].clone(), text, page)
+    };
+
+    let mut causal = fitted.clone();
+    causal.about.selection = Selection::Causal;
+    let (settings, text, page) = scored(&causal);
+    assert_eq!([&settings["direction"], &settings["selection"]], ["probe", "causal"]);
+    assert!(text.contains("\n1 head, alpha 4: MC1 "), "{text}");
+    assert!(page.contains("<dd>causal</dd>") && page.contains("<dd>probe</dd>"), "{page}");
+
+    // Directions of layers alone, made elsewhere.
+    let mut layers = fitted;
+    let direction = (0..192).map(|i| if i == 3 { 0.1 } else { 0.0 }).collect();
+    let directions = LayerVector::new(5, 192, [(2, direction)].into()).unwrap();
+    let (n_head, d_head) = (layers.vector.n_head(), layers.vector.d_head());
+    layers.vector = SteeringVector::of_layers(n_head, d_head, directions).unwrap();
+    layers.about.direction = DirectionKind::Given;
+    let (settings, text, page) = scored(&layers);
+    assert_eq!([&settings["direction"], &settings["selection"]], [&"given".into(), &Value::Null]);
+    assert!(text.contains("\n1 layer, alpha 4: MC1 "), "{text}");
+    for shown in [text, page.clone()] {
+        assert!(shown.contains("random directions in the same layers"), "{shown}");
+    }
+    assert!(!page.contains("heads chosen by"), "none were");
 }

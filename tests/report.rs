@@ -93,6 +93,8 @@ fn the_report_of_a_sweep_opens_in_a_browser() {
     assert_eq!(rows.len(), 5);
     assert!(rows[1]["mc1"].as_f64() > rows[0]["mc1"].as_f64(), "steering helps");
     assert_eq!(document["recommended"].as_array().unwrap().len(), 2);
+    let command = document["overall"]["command"].as_str().expect("steering helps");
+    assert!(command.starts_with("candor fit -k "), "{command}");
     assert!(!report.join("sweep.partial.jsonl").exists(), "what was partial is whole");
 
     let page = report.join("report.html");
@@ -129,6 +131,22 @@ fn the_report_of_a_sweep_opens_in_a_browser() {
         assert!(n_colour > 100, "the picture has {n_colour} colours");
         assert!(std::fs::metadata(&picture).unwrap().len() > 20_000);
     }
+}
+
+#[test]
+fn a_sweep_says_how_to_ship_what_helps_and_only_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let sweep = |alphas: &str, store: &str| {
+        let mut sweep = candor(folder.path());
+        sweep.current_dir(folder.path()).args(["sweep", "--heads", "1", "--alpha", alphas]);
+        sweep.args(["--draws", "1", "--activations", store, "--template"]);
+        json(sweep.arg("Q {question}\\nA {answer}"))["overall"]["command"].clone()
+    };
+    let command = sweep("0,4", "what was captured.safetensors");
+    let words = "'what was captured.safetensors' -k 1 --alpha 4";
+    let command = command.as_str().expect("steering helps");
+    assert!(command.starts_with("candor fit --template ") && command.ends_with(words), "{command}");
+    assert!(sweep("0,0.0001", "what was captured.safetensors").is_null());
 }
 
 /// How many cells are recommended: one, where both folds agree.

@@ -260,7 +260,14 @@ fn the_strength_within_a_budget_is_the_largest() {
         assert!(tried < 10, "{tried} tries");
     }
     let error = evaluator.strength_within(&vector, &DOCUMENTS, 1e-12, |_, _| Ok(())).unwrap_err();
-    assert!(error.to_string().contains("even 0.015625 standard deviations cost"), "{error}");
+    let error = error.to_string();
+    assert!(
+        error.contains("even 0.015625 standard deviations, the least that is tried"),
+        "{error}"
+    );
+    assert!(error.contains("e-") && !error.contains(" 0.0"), "small numbers have digits: {error}");
+    let most = evaluator.strength_within(&vector, &DOCUMENTS, 1e9, |_, _| Ok(())).unwrap().0;
+    assert_eq!(most, *Evaluator::STRENGTHS.end());
 }
 
 /// What is found on questions 6 to 11 and two documents.

@@ -22,8 +22,8 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The store that was named.
-    pub(super) fn named(&self) -> Option<&Path> {
+    /// The user's store.
+    pub(super) fn path(&self) -> Option<&Path> {
         self.activations.as_deref()
     }
 

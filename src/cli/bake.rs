@@ -10,7 +10,7 @@ use super::args::{ModelArgs, SteerArgs, Subject};
 use super::interrupt;
 use super::output::Output;
 use super::select::neutral_documents;
-use super::table::{bytes, printable_line};
+use super::table::{bytes, counted, printable_line, short};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
 use crate::file::is_same;
@@ -215,10 +215,10 @@ pub(super) fn record_text(record: &BakeRecord) -> String {
         error => format!(", off by up to {}", percent(error)),
     };
     format!(
-        "{} at alpha {}: {} heads, {}{distance} (from {}, by candor {})",
+        "{} at alpha {}: {}, {}{distance} (from {}, by candor {})",
         printable_line(&record.name),
-        record.alpha,
-        record.n_head,
+        short(record.alpha),
+        counted(record.n_head, "head"),
         record.place,
         printable_line(&record.source),
         printable_line(&record.candor_version),

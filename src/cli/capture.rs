@@ -122,8 +122,8 @@ pub(super) fn run_capture(
     }
     if captured.n_batch_resumed > 0 {
         output.note(format_args!(
-            "went on after {} batches of an earlier run",
-            captured.n_batch_resumed
+            "went on after {} of an earlier run",
+            super::table::counted(captured.n_batch_resumed, "batch")
         ));
     }
     Ok(captured)

@@ -149,8 +149,8 @@ impl FitArgs {
             FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
         if questions.len() < FEW_QUESTIONS {
             output.warn(format_args!(
-                "only {} questions: accuracies measured on a fifth of them mean little",
-                questions.len()
+                "only {}: accuracies measured on a fifth of them mean little",
+                super::table::counted(questions.len(), "question")
             ));
         }
         let bar = output.progress("probing", n_head);

@@ -31,7 +31,7 @@ const N_QUESTION: usize = 200;
 #[derive(Serialize)]
 pub(super) struct Cell {
     pub(super) text: String,
-    /// The interval, where there is one.
+    /// The interval, where there is one. A line may end before `to`.
     pub(super) interval: Option<String>,
 }
 
@@ -149,7 +149,7 @@ fn is_judged(rows: &[Row]) -> bool {
 fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
     Cell {
         text: value.map_or_else(|| "–".to_owned(), percent),
-        interval: interval.map(|e| format!("{} to {}", percent(e.low), percent(e.high))),
+        interval: interval.map(|e| format!("{} to\u{a0}{}", percent(e.low), percent(e.high))),
     }
 }
 
@@ -157,14 +157,15 @@ fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
     let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
         text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
         interval: interval
-            .map(|e| format!("{} to {}", nats(e.low, n_digit), nats(e.high, n_digit))),
+            .map(|e| format!("{} to\u{a0}{}", nats(e.low, n_digit), nats(e.high, n_digit))),
     };
     let change = row.change.mc1.filter(|_| row.name != "base");
     let mut cells = vec![
         share_cell(Some(row.mc.mc1), row.interval.mc1),
         Cell {
             text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
-            interval: change.map(|e| format!("{:+.1} to {:+.1}", 100.0 * e.low, 100.0 * e.high)),
+            interval: change
+                .map(|e| format!("{:+.1} to\u{a0}{:+.1}", 100.0 * e.low, 100.0 * e.high)),
         },
         share_cell(Some(row.mc.mc2), row.interval.mc2),
         share_cell(Some(row.mc.mc3), row.interval.mc3),

@@ -162,3 +162,18 @@ pub(super) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
 fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
     [a, b, c, d, e, f, g, h]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_command_apart_as_it_was_meant() {
+        let words =
+            ["candor", "fit", "-m", "it's ü.gguf", "--template", "Q: {question}\\nA: {answer}"];
+        let command = shell_command(&words.map(str::to_owned));
+        assert!(command.starts_with("candor fit -m "), "{command}");
+        assert_eq!(shlex::split(&command).unwrap(), words);
+        assert_eq!(shell_command(&["a b".to_owned()]), "'a b'");
+    }
+}

@@ -89,7 +89,12 @@ pub(super) fn short(x: impl Into<f64>) -> String {
 
 /// A number of things, by the word for one of them: `1 head`, `2 heads`.
 pub(super) fn counted(n: usize, thing: &str) -> String {
-    format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
+    let ending = match thing.ends_with("ch") {
+        _ if n == 1 => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{n} {thing}{ending}")
 }
 
 /// A prompt form in one line: a line end is written as in `--template`.
@@ -156,6 +161,7 @@ mod tests {
             shown.map(short),
             ["0", "0", "15", "8.657", "0.01563", "-2.5", "123500", "1.3e-9", "–"]
         );
+        assert_eq!(counted(3, "batch"), "3 batches");
         assert_eq!([0, 1, 2].map(|n| counted(n, "head")), ["0 heads", "1 head", "2 heads"]);
         assert_eq!(
             form_line("Q: {question}\nA:\t{answer}\u{9b}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::report::title;
-use crate::cli::table::percent;
+use crate::cli::table::{counted, percent, short};
 use crate::error::shown;
 use crate::steer::Sidecar;
 use crate::{Error, Result};
@@ -185,7 +185,7 @@ fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
     let strengths: Vec<String> = document
         .folds
         .iter()
-        .map(|fold| format!("{} heads at α = {}", fold.k, fold.alpha))
+        .map(|fold| format!("{} at α = {}", counted(fold.k, "head"), short(fold.alpha)))
         .collect();
     let strength = match (strengths.is_empty(), &settings.vector_fingerprint) {
         (true, _) => String::new(),

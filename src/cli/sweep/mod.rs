@@ -327,7 +327,7 @@ impl SweepArgs {
         add("--data", self.data.data.as_deref().map(path));
         add("--template", self.data.template.clone());
         // What was captured of some questions is not of all.
-        add("--activations", self.activations.named().filter(|_| self.ask.limit == 0).map(path));
+        add("--activations", self.activations.path().filter(|_| self.ask.limit == 0).map(path));
         add("-k", Some(k.to_string()));
         add("--alpha", alpha.map(|alpha| alpha.to_string()));
         add("--kl-budget", alpha.is_none().then(|| budget.to_string()));
