@@ -262,3 +262,35 @@ fn wrong_usage_is_exit_code_2() {
         candor(folder.path()).args(args).assert().code(2);
     }
 }
+
+#[test]
+fn writes_over_no_file_that_it_reads_or_writes_besides() {
+    let bench = Bench::new();
+    let sidecar = bench.sidecar();
+    let (model, sidecar) = (bench.model.to_str().unwrap(), sidecar.to_str().unwrap());
+    let before = ["facts.csv", model, sidecar].map(|name| fs::read(bench.path(name)).unwrap());
+    let fit = ["fit", "-k", "3", "-m", model, "-d", "facts.csv", "-o"];
+    let capture = ["capture", "-m", model, "-d", "facts.csv", "-o"];
+    let card = ["card", "-m", model, "--steer", sidecar, "-o"];
+    let cases: [(&[&str], &[&str], &str); 9] = [
+        (&fit, &[model], "it is the model"),
+        (&fit, &["./facts.csv"], "it is the data"),
+        (&fit, &["new.st", "--activations", "new.st"], "it is the activations"),
+        (&fit, &["new.svg", "--plot", "new.svg"], "it is the plot"),
+        (&fit, &["absent/new.gguf"], "no folder absent"),
+        (&capture, &[model], "it is the model"),
+        (&capture, &["facts.csv"], "it is the data"),
+        (&capture, &["absent/new.st"], "no folder absent"),
+        (&card, &[sidecar], "it is the sidecar"),
+    ];
+    for (command, target, expected) in cases {
+        let mut program = candor(bench.folder.path());
+        let message =
+            refusal(program.current_dir(bench.folder.path()).args(command).args(target));
+        assert!(message.contains(expected), "{message}");
+    }
+    let after = ["facts.csv", model, sidecar].map(|name| fs::read(bench.path(name)).unwrap());
+    assert!(before == after);
+    let new = fs::read_dir(bench.folder.path()).unwrap();
+    assert_eq!(new.count(), 3, "nothing is written");
+}

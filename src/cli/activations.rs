@@ -1,6 +1,6 @@
 //! Where activations come from: a store of the user's, or a capture made now.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -22,6 +22,11 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// The user's store.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.activations.as_deref()
+    }
+
     /// Opens the activations of these data, or captures them.
     pub(super) fn open(
         &self,

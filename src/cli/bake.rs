@@ -13,7 +13,7 @@ use super::select::neutral_documents;
 use super::table::{bytes, printable_line};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
-use crate::file::is_same;
+use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
 use crate::{Error, Geometry, Model, Result, SessionParams, fingerprint};
@@ -151,9 +151,9 @@ impl BakeArgs {
                            `candor fit`";
             Error::invalid("sidecar", problem)
         })?;
-        if is_same(&self.output, &found.0) {
-            return Err(Error::invalid("target", "it is the sidecar: bake into another file"));
-        }
+        let neutral = self.neutral.as_deref();
+        let read = [("the sidecar", Some(found.0.as_path())), ("the neutral text", neutral)];
+        check_target(&self.output, &read)?;
         Ok(found)
     }
 

@@ -14,7 +14,7 @@ use super::{interrupt, table};
 use crate::data::{Dataset, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
-use crate::file::{is_same, stem};
+use crate::file::{check_target, stem};
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -101,10 +101,13 @@ impl ExportArgs {
         })?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
-        if is_same(&target, &path) || is_same(&target, model.path()) {
-            let problem = "it is the model or the sidecar: write another file";
-            return Err(Error::invalid(target.display().to_string(), problem));
-        }
+        let read = [
+            ("the model", Some(model.path())),
+            ("the sidecar", Some(path.as_path())),
+            ("the data", self.data.data.as_deref()),
+            ("the neutral text", self.neutral.as_deref()),
+        ];
+        check_target(&target, &read)?;
         if sidecar.vector.layers().is_some() {
             return layers(&target, &sidecar, alpha, output);
         }

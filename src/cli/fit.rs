@@ -18,7 +18,7 @@ use super::plot::{self, Format};
 use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
 use crate::capture::Store;
 use crate::data::{Dataset, PromptForm};
-use crate::file::stem;
+use crate::file::{check_target, stem};
 use crate::select::{HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
@@ -129,6 +129,7 @@ impl FitArgs {
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
         self.check(&data, tunes)?;
+        let path = self.path(&data)?;
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
@@ -136,10 +137,6 @@ impl FitArgs {
         self.preamble.check((&model, &self.model), &preamble)?;
         let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
-        let path = match &self.output {
-            Some(path) => path.clone(),
-            None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
-        };
         let activations =
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let source = &activations.store;
@@ -199,6 +196,31 @@ impl FitArgs {
             return Err(Error::invalid("--preamble", problem));
         }
         Ok(())
+    }
+
+    /// The sidecar to write. Nothing that is read or written is another of these files, and all have
+    /// a folder.
+    fn path(&self, data: &Dataset) -> Result<PathBuf> {
+        let model = self.model.path()?;
+        let path = match &self.output {
+            Some(path) => path.clone(),
+            None => default_path(&model, self.name.as_deref().unwrap_or(&data.name))?,
+        };
+        let read = [
+            ("the model", Some(model.as_path())),
+            ("the data", self.data.data.as_deref()),
+            ("the text before every question", self.preamble.path()),
+            ("the neutral text", self.select.neutral_path()),
+        ];
+        let activations = self.activations.path();
+        let targets =
+            [("the plot", self.plot.as_deref()), ("the activations", activations), ("", Some(&path))];
+        for (place, (_, target)) in targets.iter().enumerate() {
+            if let Some(target) = target {
+                check_target(target, &[&targets[..place], &read[..]].concat())?;
+            }
+        }
+        Ok(path)
     }
 
     /// Heads to choose from, if the model has as many as are asked for and a place for each in a map.

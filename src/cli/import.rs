@@ -14,7 +14,7 @@ use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
 use crate::export::ControlVector;
-use crate::file::{is_same, stem};
+use crate::file::{check_target, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result};
@@ -108,10 +108,16 @@ impl ImportArgs {
             Some(path) => path.clone(),
             None => default_path(&model, name)?,
         };
-        if inputs.iter().any(|path| is_same(path, &target)) || is_same(&model, &target) {
-            let problem = "it is what is to be imported, or the model: write another file";
-            return Err(Error::invalid(target.display().to_string(), problem));
-        }
+        let arrays = [&self.directions, &self.sigma].map(|path| path.as_deref());
+        let read: Vec<_> = inputs
+            .iter()
+            .map(|path| Some(*path))
+            .chain(arrays)
+            .map(|path| ("what is to be imported", path))
+            .chain([("the model", Some(model.as_path()))])
+            .chain([("the activations", self.activations.as_deref())])
+            .collect();
+        check_target(&target, &read)?;
         let (vector, origin, kind, alpha, positions) = match (&self.heads, &self.directions) {
             (Some(heads), Some(directions)) => {
                 let vector = self.heads(&base, heads, directions, output)?;

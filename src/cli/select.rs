@@ -94,6 +94,11 @@ impl SelectArgs {
         grid
     }
 
+    /// The user's file of them.
+    pub(super) fn neutral_path(&self) -> Option<&Path> {
+        self.neutral.as_deref()
+    }
+
     /// The documents that ask nothing.
     pub(super) fn neutral(&self) -> Result<Vec<String>> {
         neutral_documents(self.neutral.as_deref())

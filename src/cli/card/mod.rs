@@ -15,7 +15,7 @@ use super::heads;
 use super::output::Output;
 use super::table::{bytes, count, printable_line};
 use crate::data::PromptForm;
-use crate::file::write_atomically;
+use crate::file::{check_target, write_atomically};
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside, length};
 use crate::{Error, Result, fingerprint};
@@ -74,17 +74,25 @@ impl CardArgs {
             );
             return Err(Error::invalid(model.display().to_string(), problem));
         }
-        let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
-        let has_results = report.is_some();
-        let text = render(&Card::of(&path, &sidecar, &file, report)?)?;
         let target = match &self.output {
-            Some(target) if target.as_os_str() == "-" => {
-                output.text(&text);
-                return Ok(());
-            }
             Some(target) => target.clone(),
             None => path.with_extension("md"),
         };
+        let is_stdout = target.as_os_str() == "-";
+        if !is_stdout {
+            let report = self.report.as_deref();
+            check_target(
+                &target,
+                &[("the model", Some(&model)), ("the sidecar", Some(&path)), ("the report", report)],
+            )?;
+        }
+        let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
+        let has_results = report.is_some();
+        let text = render(&Card::of(&path, &sidecar, &file, report)?)?;
+        if is_stdout {
+            output.text(&text);
+            return Ok(());
+        }
         write_atomically(&target, |out| out.write_all(text.as_bytes()))?;
         if output.is_json() {
             output.json(&Document { path: &target, has_results });
