@@ -1,7 +1,7 @@
 //! Files appear whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -73,6 +73,14 @@ pub(crate) fn write_atomically(
         Ok(())
     };
     write().map_err(Error::io("write", path))
+}
+
+/// Removes a file; one that is not there is as good as removed.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// The folder that a file is in.

@@ -16,7 +16,7 @@ use crate::export::{Bake, BakeParams, BakeRecord, check_base};
 use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
-use crate::{Error, Geometry, Model, Result, SessionParams, fingerprint};
+use crate::{Geometry, Model, Result, SessionParams, fingerprint};
 
 /// Tokens that a document is cut to where models are compared.
 const N_TOKEN: usize = 128;
@@ -146,11 +146,7 @@ impl BakeArgs {
             geometry: Geometry::read(&file)?,
             baked: None,
         };
-        let found = self.steer.sidecar(subject, output)?.ok_or_else(|| {
-            let problem = "none is beside the model: name one with --steer FILE, or fit one with \
-                           `candor fit`";
-            Error::invalid("sidecar", problem)
-        })?;
+        let found = self.steer.required(subject, output)?;
         let neutral = self.neutral.as_deref();
         let read = [("the sidecar", Some(found.0.as_path())), ("the neutral text", neutral)];
         check_target(&self.output, &read)?;

@@ -11,7 +11,7 @@ use super::asking::{ledger_place, open_ledger};
 use super::output::{BOLD, DIM, Output};
 use super::select::neutral_documents;
 use super::{interrupt, table};
-use crate::data::{Dataset, PromptForm, sha256};
+use crate::data::{Dataset, Kind, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
 use crate::file::{check_target, stem};
@@ -94,11 +94,7 @@ impl ExportArgs {
         let data = self.data()?;
         let neutral = neutral_documents(self.neutral.as_deref())?;
         let model = self.model.load()?;
-        let (path, sidecar) = self.steer.sidecar(&model, output)?.ok_or_else(|| {
-            let problem =
-                "none is beside the model: `candor fit` makes one, --steer FILE takes that one";
-            Error::invalid("sidecar", problem)
-        })?;
+        let (path, sidecar) = self.steer.required(&model, output)?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
         let read = [
@@ -113,6 +109,8 @@ impl ExportArgs {
         }
         let form = match &data {
             Some(data) => self.data.form(data, &model)?,
+            // An imported vector has none, and without data nothing is put into it.
+            None if sidecar.about.prompt.is_empty() => PromptForm::default_for(Kind::QuestionAnswer),
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
         let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);

@@ -13,6 +13,7 @@ use super::table::printable_line;
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
+use crate::error::shown;
 use crate::export::ControlVector;
 use crate::file::{check_target, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
@@ -159,7 +160,8 @@ impl ImportArgs {
     /// The sum of the control vectors.
     fn control_vectors(&self, base: &Base, output: Output) -> Result<SteeringVector> {
         let read = |part: &Part| {
-            let vector = ControlVector::read(&part.path)?;
+            part.check()?;
+            let vector = ControlVector::read(&part.path).map_err(not_one)?;
             let hint = &vector.model_hint;
             if !hint.is_empty() && *hint != base.architecture {
                 let problem = format!(
@@ -199,15 +201,17 @@ impl ImportArgs {
         let store = Store::open(path)?;
         let made_for = store.metadata().get("model.fingerprint").map_or("", String::as_str);
         if made_for != base.fingerprint {
-            let error = Error::WrongModel {
-                path: path.clone(),
-                expected: made_for.to_owned(),
-                got: base.fingerprint.clone(),
-            };
+            let problem = format!(
+                "was captured from another model: its fingerprint is {}, this model's is {}",
+                shown(made_for),
+                base.fingerprint
+            );
+            let error = |problem| Error::Store { path: path.clone(), problem };
             if !self.force {
-                return Err(error);
+                let remedy = "capture this one, or pass --force if you know that they match";
+                return Err(error(format!("{problem}; {remedy}")));
             }
-            output.warn(error);
+            output.warn(error(problem));
         }
         interrupt::install();
         let bar = output.progress("probing", base.geometry.n_layer * base.geometry.n_head);
@@ -215,6 +219,17 @@ impl ImportArgs {
         bar.finish_and_clear();
         interrupt::check("nothing was written")?;
         vector
+    }
+}
+
+/// A sound file that holds something else is not to be called unusable.
+fn not_one(error: Error) -> Error {
+    match error {
+        Error::Gguf { path, place, problem } if place == "key general.architecture" => {
+            let problem = format!("it is no control vector: its general.architecture {problem}");
+            Error::invalid(path.display().to_string(), problem)
+        }
+        other => other,
     }
 }
 

@@ -64,6 +64,7 @@ struct PartFacts<'a> {
 
 impl MixArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
+        self.parts.iter().try_for_each(Part::check)?;
         let parts: Vec<_> =
             self.parts.iter().map(|part| ("one of the parts", Some(part.path.as_path()))).collect();
         check_target(&self.output, &parts)?;

@@ -29,8 +29,8 @@ pub(super) struct SelectArgs {
     #[arg(long, value_name = "accuracy:N", value_parser = screen)]
     screen: Option<usize>,
 
-    /// Most KL per token on neutral text, in nats: gives the largest alpha within it [default with
-    /// --tune, --select effect and --select causal: 0.2].
+    /// Most KL per token on neutral text, in nats: gives the largest alpha within it [default
+    /// where heads or alpha are chosen by trying: 0.2].
     #[arg(long, value_name = "NATS", value_parser = budget)]
     kl_budget: Option<f64>,
 

@@ -22,6 +22,11 @@ use crate::{Error, Result, fingerprint};
 
 const TEMPLATE: &str = include_str!("card.md.jinja");
 
+/// The question that the card asks.
+const EXAMPLE: &str = "What is the capital of Australia?";
+/// What stands in place of a number.
+const NOT_KNOWN: &str = "–";
+
 /// Write a model card for a vector: Markdown, with the front matter that model hubs read
 ///
 /// It says what the sidecar is and where it comes from, how to use it, and what was measured: the rows
@@ -129,13 +134,16 @@ struct Card {
     alpha: String,
     positions: String,
     direction: &'static str,
-    selection: &'static str,
+    selection: Option<&'static str>,
     seed: u64,
     data: Data,
     prompt: String,
     split: String,
     candor_version: String,
     example: String,
+    /// Fitted, and no mix: σ is a standard deviation.
+    is_plain: bool,
+    has_accuracy: bool,
     has_effect: bool,
     heads: Vec<Head>,
     layers: Vec<Layer>,
@@ -191,13 +199,15 @@ impl Card {
         let tensors = file.tensors();
         let n_param = tensors.iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum();
         let (license, license_name) = hub_license(about.license.as_deref());
-        let nats = |x: Option<f32>| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.5}"));
+        let nats = |x: Option<f32>| x.map_or_else(|| NOT_KNOWN.to_owned(), |x| format!("{x:.5}"));
         let heads: Vec<Head> = heads::best_first(sidecar)
             .iter()
             .map(|head| Head {
                 layer: head.site.layer,
                 head: head.site.head,
-                accuracy: format!("{:.1} %", 100.0 * head.accuracy),
+                accuracy: head
+                    .accuracy
+                    .map_or_else(|| NOT_KNOWN.to_owned(), |share| format!("{:.1} %", 100.0 * share)),
                 sigma: format!("{:.4}", head.sigma),
                 effect: nats(head.effect),
                 cost: nats(head.cost),
@@ -232,14 +242,18 @@ impl Card {
             alpha: about.alpha.to_string(),
             positions: about.positions.to_string(),
             direction: about.direction.name(),
-            selection: about.selection.name(),
+            selection: heads::chosen_by(about),
+            is_plain: !about.is_imported() && !about.is_mixed(),
+            has_accuracy: heads.iter().any(|head| head.accuracy != NOT_KNOWN),
             seed: about.seed,
             data: Data { name: about.data_name.clone(), sha256: about.data_sha256.clone() },
             prompt: about.prompt.clone(),
             split: about.split.clone(),
             candor_version: about.candor_version.clone(),
-            example: PromptForm::parse(&about.prompt)
-                .map(|form| form.prompt("What is the capital of Australia?"))?,
+            example: match about.prompt.as_str() {
+                "" => EXAMPLE.to_owned(),
+                form => PromptForm::parse(form)?.prompt(EXAMPLE),
+            },
             has_effect: !about.head_effect.is_empty(),
             heads,
             layers: vector
