@@ -77,7 +77,8 @@ impl Activations {
                     data.questions.len(),
                     short(&how),
                 );
-                let (path, lock) = Lock::free_place(&embedded::cache_folder("activations")?, &name)?;
+                let (path, lock) =
+                    Lock::free_place(&embedded::cache_folder("activations")?, &name)?;
                 (path, Some(lock))
             }
         };
@@ -120,7 +121,8 @@ impl Lock {
 
     /// The lock, where no other process has it.
     fn take(path: PathBuf) -> Result<Option<Self>> {
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let options =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = options.map_err(Error::io("create", &path))?;
         let is_free = !matches!(FileExt::try_lock(&file), Err(TryLockError::WouldBlock));
         // One that was removed meanwhile keeps nobody out.
@@ -164,14 +166,6 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
             data.n_row()
         ));
     }
-    let is_chat = made_for("chat") == "true";
-    if is_chat != form.is_chat() {
-        let (stored, remedy) = match is_chat {
-            true => ("through the model's chat template", "add --chat"),
-            false => ("without the model's chat template", "leave --chat out"),
-        };
-        return fault(format!("was captured {stored}: {remedy}, or capture anew"));
-    }
     let stored = made_for("prompt_form");
     if stored != form.as_str() {
         return fault(format!(
@@ -179,6 +173,15 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
             shown(stored),
             form.as_str()
         ));
+    }
+    // The same words, and still other tokens: a template writes the special ones.
+    let is_chat = made_for("chat") == "true";
+    if is_chat != form.is_chat() {
+        let (stored, remedy) = match is_chat {
+            true => ("through the model's chat template", "add --chat"),
+            false => ("without the model's chat template", "leave --chat out"),
+        };
+        return fault(format!("was captured {stored}: {remedy}, or capture anew"));
     }
     Ok(())
 }

@@ -453,7 +453,11 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
 
 /// As many threads as llama.cpp can use.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
-    number(text, |n| (1..=MAX_THREADS).contains(n), &format!("a whole number from 1 to {MAX_THREADS}"))
+    number(
+        text,
+        |n| (1..=MAX_THREADS).contains(n),
+        &format!("a whole number from 1 to {MAX_THREADS}"),
+    )
 }
 
 /// A number that is not NaN or infinite.

@@ -33,7 +33,8 @@ pub(super) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
 
 /// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).
 pub(super) fn cache_folder(name: &str) -> Result<PathBuf> {
-    let cache = match std::env::var_os("CANDOR_CACHE") {
+    let named = std::env::var_os("CANDOR_CACHE").filter(|folder| !folder.is_empty());
+    let cache = match named {
         Some(folder) => PathBuf::from(folder),
         None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
     };

@@ -110,7 +110,9 @@ impl ExportArgs {
         let form = match &data {
             Some(data) => self.data.form(data, &model)?,
             // An imported vector has none, and without data nothing is put into it.
-            None if sidecar.about.prompt.is_empty() => PromptForm::default_for(Kind::QuestionAnswer),
+            None if sidecar.about.prompt.is_empty() => {
+                PromptForm::default_for(Kind::QuestionAnswer)
+            }
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
         let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);

@@ -221,8 +221,11 @@ impl FitArgs {
             ("the neutral text", self.select.neutral_path()),
         ];
         let activations = self.activations.path();
-        let targets =
-            [("the plot", self.plot.as_deref()), ("the activations", activations), ("", Some(&path))];
+        let targets = [
+            ("the plot", self.plot.as_deref()),
+            ("the activations", activations),
+            ("", Some(&path)),
+        ];
         for (place, (_, target)) in targets.iter().enumerate() {
             if let Some(target) = target {
                 check_target(target, &[&targets[..place], &read[..]].concat())?;

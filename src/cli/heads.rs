@@ -115,7 +115,13 @@ mod tests {
     use super::*;
 
     fn head(layer: usize, accuracy: f32) -> Head {
-        Head { site: Site::new(layer, 3), accuracy: Some(accuracy), sigma: 0.25, effect: None, cost: None }
+        Head {
+            site: Site::new(layer, 3),
+            accuracy: Some(accuracy),
+            sigma: 0.25,
+            effect: None,
+            cost: None,
+        }
     }
 
     #[test]

@@ -9,9 +9,9 @@ use super::heads::amount;
 use super::output::{BOLD, DIM, Output};
 use super::parts::Part;
 use super::table::printable_line;
+use crate::Result;
 use crate::file::{check_target, stem};
 use crate::steer::{Positions, Sidecar};
-use crate::Result;
 
 /// Add sidecars up, each times a factor
 ///

@@ -42,7 +42,8 @@ impl Part {
         let text = self.path.to_string_lossy();
         match text.rsplit_once('*') {
             Some((path, factor)) if self.factor.is_none() && !self.path.exists() => {
-                let problem = format!("`{factor}` is no number: expected FILE*FACTOR, as {path}*0.5");
+                let problem =
+                    format!("`{factor}` is no number: expected FILE*FACTOR, as {path}*0.5");
                 Err(Error::invalid(text.as_ref(), problem))
             }
             _ => Ok(()),

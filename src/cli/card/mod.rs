@@ -88,7 +88,11 @@ impl CardArgs {
             let report = self.report.as_deref();
             check_target(
                 &target,
-                &[("the model", Some(&model)), ("the sidecar", Some(&path)), ("the report", report)],
+                &[
+                    ("the model", Some(&model)),
+                    ("the sidecar", Some(&path)),
+                    ("the report", report),
+                ],
             )?;
         }
         let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
@@ -205,9 +209,10 @@ impl Card {
             .map(|head| Head {
                 layer: head.site.layer,
                 head: head.site.head,
-                accuracy: head
-                    .accuracy
-                    .map_or_else(|| NOT_KNOWN.to_owned(), |share| format!("{:.1} %", 100.0 * share)),
+                accuracy: head.accuracy.map_or_else(
+                    || NOT_KNOWN.to_owned(),
+                    |share| format!("{:.1} %", 100.0 * share),
+                ),
                 sigma: format!("{:.4}", head.sigma),
                 effect: nats(head.effect),
                 cost: nats(head.cost),
