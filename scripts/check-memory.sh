@@ -51,10 +51,12 @@ miri() {
         exit 1
     }
     # No foreign functions, hence no llama.cpp: parsers, planner, vectors. Files are read, not mapped.
-    # Few cases of each property: Miri is some hundred times slower.
-    export MIRIFLAGS="-Zmiri-disable-isolation" PROPTEST_CASES=4
+    # Tree borrows, since crossbeam breaks the stacked ones; rayon's threads live on at the end. Few
+    # cases of each property: Miri is some hundred times slower.
+    export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks" PROPTEST_CASES=4
     cargo +nightly miri test --locked --target-dir target/miri --lib "$@" -- \
-        gguf:: data:: capture::plan import:: steer:: site::
+        gguf:: data:: capture::plan import:: steer:: site:: \
+        --skip steer::development --skip steer::fit # fits probes: too long
 }
 
 case "${1:-}" in

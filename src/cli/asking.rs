@@ -38,8 +38,9 @@ pub(super) struct AskArgs {
     #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
     pub(super) instruction: String,
 
-    /// Tokens to steer: from the last of the prompt on (`generated`), all, the answer's own, or from
-    /// its second one on, as the paper's code does (`original`).
+    /// Tokens of scored answers to steer: from the last of the prompt on (`generated`), all, the
+    /// answer's own, or from its second one on, as the paper's code does (`original`). While the
+    /// model writes, `all` steers all, and every other one from the last of the prompt on.
     #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
     pub(super) policy: Policy,
 

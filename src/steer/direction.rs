@@ -155,6 +155,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "so many values take Miri an hour")]
     fn random_values_are_gaussian() {
         let values = random(Site::new(0, 0), 100_000, 1);
         let moment =
