@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::file::remove_if_there;
 use crate::{Error, Result};
 
 /// Results by name, kept from one run to the next, or for this run only.
@@ -115,7 +116,7 @@ impl<V: Serialize + DeserializeOwned> Ledger<V> {
         match self.file {
             Some((path, file)) => {
                 drop(file);
-                std::fs::remove_file(&path).map_err(Error::io("remove", path))
+                remove_if_there(&path)
             }
             None => Ok(()),
         }

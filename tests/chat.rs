@@ -146,7 +146,7 @@ fn a_mistake_is_one_line_and_no_end() {
         "how strong?",
         "which file?",
         "error: cannot open no-such.gguf",
-        "error: cannot write no/such/a.md",
+        "error: no/such/a.md: there is no folder no/such",
         "nothing was asked yet",
     ] {
         assert_eq!(notes.matches(expected).count(), 1, "{expected}: {notes}");

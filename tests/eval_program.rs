@@ -287,6 +287,9 @@ fn a_chat_is_captured_and_reported_in_its_template() {
         error.contains(form) && error.contains("give the same --template or --chat"),
         "{error}"
     );
+    // The same words are other tokens where no template puts them.
+    let error = refusal(command("fit").args(["--template", form]));
+    assert!(error.contains("add --chat"), "{error}");
     let fitted = json(command("fit").arg("--chat"));
     assert_eq!(fitted["k"], 2);
 }

@@ -55,6 +55,12 @@ impl Room {
         json(self.candor(&["import"]).args(arguments).args(["-m", "demo.gguf"]))
     }
 
+    /// The model card of a sidecar.
+    fn card(&self, sidecar: &str) -> String {
+        let mut command = self.candor(&["card", "-m", "demo.gguf", "-o", "-", "--steer", sidecar]);
+        String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+    }
+
     /// What the model writes.
     fn run(&self, arguments: &[&str]) -> Value {
         let text = ["run", "-p", "Once upon a time", "--temp", "0"];
@@ -191,6 +197,16 @@ fn heads_of_numpy_arrays_steer() {
     assert_eq!(sidecar.about.positions, Positions::Generated);
     assert_ne!(tokens(&room.run(&["--steer", "s.gguf"])), tokens(&room.run(&["--steer", "none"])));
 
+    // What nobody measured is not claimed.
+    let facts = json(&mut room.candor(&["inspect", "s.gguf"]));
+    assert!(facts["selection"].is_null() && facts["heads"][0]["accuracy"].is_null(), "{facts}");
+    let card = room.card("s.gguf");
+    assert!(card.contains("| prompt | not given |") && card.contains("-p 'What is"), "{card}");
+    assert!(card.contains("| 1 | 0 | – | 30.0000 |"), "{card}");
+    assert!(!card.contains("standard deviations of what they say"), "{card}");
+    room.candor(&["mix", "s.gguf*2", "-o", "twice.gguf"]).assert().success();
+    assert!(room.card("twice.gguf").contains("at strength 15"));
+
     // Measured on activations, with probes.
     let statements = (0..20).map(|i| format!("A whale has {i} legs.,{}\n", i % 2));
     let csv = format!("statement,label\n{}", statements.collect::<String>());
@@ -230,4 +246,9 @@ fn what_does_not_belong_to_the_model_is_refused() {
     assert!(String::from_utf8_lossy(&usage.get_output().stderr).contains("<FILE>"));
     let model = refusal(&mut room.candor(&["import", "demo.gguf", "-o", "x.gguf"]));
     assert!(model.contains("is `llama`, expected `controlvector`"), "{model}");
+    assert!(model.contains("it is no control vector") && !model.contains("usable"), "{model}");
+    let run = ["run", "-p", "x", "-m", "demo.gguf", "--steer"];
+    let vector = refusal(room.candor(&run).arg("c.gguf"));
+    assert!(vector.contains("`candor import`") && !vector.contains("-m"), "{vector}");
+    assert!(refusal(room.candor(&run).arg("c.gguf*foo")).contains("`foo` is no number"));
 }

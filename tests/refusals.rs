@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use candor::gguf::TensorType;
 use common::fixture::{Arch, Fixture};
 use common::program::{candor, refusal};
+use predicates::prelude::PredicateBooleanExt as _;
 
 const STATEMENTS: &str =
     "statement,label\nsnow is white,1\nsnow is green,0\nfire is hot,1\nfire is wet,0\n";
@@ -175,6 +176,11 @@ fn refuses_activations_that_were_captured_in_another_form() {
     fit(&[]).assert().success();
     let message = refusal(&mut fit(&["--template", "Fact: {answer}"]));
     assert!(message.contains("`Fact: {answer}`") && message.contains("--template"), "{message}");
+    let other = Fixture::new(Arch::Llama).seed(9).write(bench.folder.path());
+    let mut fit = candor(bench.folder.path());
+    fit.args(["fit", "-k", "3", "-m"]).arg(&other).arg("--data").arg(bench.path("facts.csv"));
+    let message = refusal(fit.arg("--activations").arg(bench.path("facts.safetensors")));
+    assert!(message.contains("another model") && !message.contains("--force"), "{message}");
 }
 
 #[test]
@@ -191,7 +197,8 @@ fn refuses_a_sidecar_of_another_model_unless_forced() {
         .arg(&sidecar)
         .assert()
         .success()
-        .stderr(predicates::str::contains("warning"));
+        .stderr(predicates::str::contains("warning"))
+        .stderr(predicates::str::contains("--force").not());
 }
 
 #[test]
@@ -253,6 +260,7 @@ fn wrong_usage_is_exit_code_2() {
         &["demo", "--kl-budget", "0"],
         &["run", "-p", "a", "--temp", "inf"],
         &["run", "-p", "a", "--top-k=-1"],
+        &["run", "-p", "a", "-t", "513"],
         &["run", "-p", "a", "--top-p", "0"],
         &["chat", "--min-p", "1.5"],
         &["unknown"],
@@ -261,4 +269,109 @@ fn wrong_usage_is_exit_code_2() {
     ] {
         candor(folder.path()).args(args).assert().code(2);
     }
+}
+
+#[test]
+fn writes_over_no_file_that_it_reads_or_writes_besides() {
+    let bench = Bench::new();
+    let sidecar = bench.sidecar();
+    let (model, sidecar) = (bench.model.to_str().unwrap(), sidecar.to_str().unwrap());
+    let before = ["facts.csv", model, sidecar].map(|name| fs::read(bench.path(name)).unwrap());
+    let fit = ["fit", "-k", "3", "-m", model, "-d", "facts.csv", "-o"];
+    let capture = ["capture", "-m", model, "-d", "facts.csv", "-o"];
+    let card = ["card", "-m", model, "--steer", sidecar, "-o"];
+    let cases: [(&[&str], &[&str], &str); 9] = [
+        (&fit, &[model], "it is the model"),
+        (&fit, &["./facts.csv"], "it is the data"),
+        (&fit, &["new.st", "--activations", "new.st"], "it is the activations"),
+        (&fit, &["new.svg", "--plot", "new.svg"], "it is the plot"),
+        (&fit, &["absent/new.gguf"], "no folder absent"),
+        (&capture, &[model], "it is the model"),
+        (&capture, &["facts.csv"], "it is the data"),
+        (&capture, &["absent/new.st"], "no folder absent"),
+        (&card, &[sidecar], "it is the sidecar"),
+    ];
+    for (command, target, expected) in cases {
+        let mut program = candor(bench.folder.path());
+        let message = refusal(program.current_dir(bench.folder.path()).args(command).args(target));
+        assert!(message.contains(expected), "{message}");
+    }
+    let after = ["facts.csv", model, sidecar].map(|name| fs::read(bench.path(name)).unwrap());
+    assert!(before == after);
+    let written = ["new.st", "new.svg", "new.gguf"].map(|name| bench.path(name).exists());
+    assert_eq!(written, [false; 3]);
+}
+
+#[test]
+fn wrong_usage_says_what_would_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, expected) in [
+        (&["run", "-p", "a", "--temp", "-1"][..], "expected a number from 0"),
+        (&["run", "-p", "a", "-n", "-5"], "expected a whole number from 1"),
+        (&["fit", "-k", "-3"], "expected a whole number from 1"),
+        (&["run", "-p", "a", "-t", "100000"], "from 1 to 512"),
+        (&["run"], "--prompt <TEXT>|--file <FILE>"),
+    ] {
+        let assert = candor(folder.path()).args(args).assert().code(2);
+        assert.stderr(predicates::str::contains(expected));
+    }
+    for (args, expected) in [
+        (&["bench", "probe", "--rows", "5"][..], "--rows: 5, and at least 25"),
+        (&["run", "-p", "a", "--steer", "none", "--alpha", "3"], "--alpha: 3 is a strength"),
+        (&["bake", "--steer", "none", "-o", "b.gguf"], "--steer none: leaves nothing to do"),
+    ] {
+        let message = refusal(candor(folder.path()).args(args));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_folder_an_empty_file_and_a_cache_that_cannot_be_are_named() {
+    let bench = Bench::new();
+    let message = bench.fit(bench.folder.path(), &bench.path("facts.csv"));
+    assert!(message.contains("it is a folder"), "{message}");
+    assert!(bench.fit_model("").contains("the file is empty"));
+    let message = refusal(candor(&bench.path("facts.csv")).args(["run", "-p", "a"]));
+    assert!(message.contains("CANDOR_CACHE"), "{message}");
+}
+
+#[test]
+fn a_baked_models_note_is_text() {
+    let bench = Bench::new();
+    let sidecar = bench.sidecar();
+    let baked = bench.path("baked.gguf");
+    let bake = |command: &mut assert_cmd::Command| {
+        command.arg("-m").arg(&bench.model).arg("--steer").arg(&sidecar).arg("-o").arg(&baked);
+        command.assert().success();
+    };
+    bake(candor(bench.folder.path()).arg("bake"));
+    candor(bench.folder.path())
+        .args(["run", "-p", "snow", "-n", "2", "-m"])
+        .arg(&baked)
+        .assert()
+        .success()
+        .stderr(predicates::str::contains("is baked into this model"))
+        .stderr(predicates::str::contains('\u{fffd}').not());
+}
+
+/// Two programs at work on the same model and data at once have a store each.
+#[test]
+fn two_fits_at_once_do_not_disturb_each_other() {
+    let bench = Bench::new();
+    std::thread::scope(|scope| {
+        let fits: Vec<_> = (0..4)
+            .map(|i| {
+                let mut fit = candor(bench.folder.path());
+                fit.args(["fit", "-k", "3", "--seed", &(i % 2).to_string(), "-m"]);
+                fit.arg(&bench.model).arg("--data").arg(bench.path("facts.csv"));
+                fit.arg("-o").arg(bench.path(&format!("{i}.gguf")));
+                scope.spawn(move || fit.assert().success())
+            })
+            .collect();
+        for fit in fits {
+            fit.join().expect("it succeeds");
+        }
+    });
+    let left = fs::read_dir(bench.path("activations")).unwrap();
+    assert_eq!(left.count(), 0, "nothing is left in the cache");
 }

@@ -31,7 +31,7 @@ pub use check::Checks;
 pub use facts::{Build, Device, Machine, ModelFacts};
 pub use overhead::{OverheadParams, measure};
 pub use path::{BenchPath, Phase};
-pub use probe::{ProbeSpeed, Synthetic, measure_probes};
+pub use probe::{N_ROW_MIN, ProbeSpeed, Synthetic, measure_probes};
 pub use report::{ContextMemory, Memory, Overhead, Progress, Sample, Skipped};
 pub use select::{SelectSpeed, measure_select};
 pub use stats::{Ratio, median};

@@ -17,6 +17,9 @@ const N_FOLD: usize = 5;
 /// Rows of a group: the answers to one question.
 const N_ROW_GROUP: usize = 6;
 
+/// The fewest rows of a [`Synthetic`] of which some are left to judge probes on.
+pub const N_ROW_MIN: usize = (N_FOLD - 1) * N_ROW_GROUP + 1;
+
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProbeSpeed {

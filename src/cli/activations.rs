@@ -1,16 +1,19 @@
 //! Where activations come from: a store of the user's, or a capture made now.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use fs4::{FileExt, TryLockError};
 
 use super::args::{DataArgs, ModelArgs};
 use super::capture::{KEPT, run_capture};
 use super::embedded;
 use super::output::Output;
 use crate::capture::{CaptureParams, Store};
-use crate::data::{Dataset, PromptForm};
+use crate::data::{Dataset, PromptForm, sha256};
 use crate::error::shown;
+use crate::file::remove_if_there;
 use crate::{Error, Geometry, Model, Result};
 
 /// Where activations come from.
@@ -39,10 +42,11 @@ impl StoreArgs {
     }
 }
 
-/// A store of activations, and whether it goes when the work is done.
+/// A store of activations.
 pub(super) struct Activations {
     pub(super) store: Store,
-    temporary: bool,
+    /// Of a store that goes when the work is done: it is ours alone.
+    lock: Option<Lock>,
 }
 
 impl Activations {
@@ -58,34 +62,75 @@ impl Activations {
         if let Some(path) = file.filter(|path| path.exists()) {
             let store = Store::open(path)?;
             check_store(&store, model, data, &params.form)?;
-            return Ok(Self { store, temporary: false });
+            return Ok(Self { store, lock: None });
         }
-        let path = match file {
-            Some(path) => path.clone(),
+        let (path, lock) = match file {
+            Some(path) => (path.clone(), None),
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
+                // A capture of other settings has a file of its own.
+                let how = sha256(format!("{} {params:?}", model.identity()).as_bytes());
                 let name = format!(
-                    "{}-{}-{}{}.safetensors",
+                    "{}-{}-{}-{}",
                     short(model.fingerprint()),
                     short(&data.sha256),
                     data.questions.len(),
-                    if params.form.is_chat() { "-chat" } else { "" },
+                    short(&how),
                 );
-                embedded::cache_folder("activations")?.join(name)
+                let (path, lock) =
+                    Lock::free_place(&embedded::cache_folder("activations")?, &name)?;
+                (path, Some(lock))
             }
         };
         run_capture(model, data, params, &path, KEPT, output)?;
-        Ok(Self { store: Store::open(&path)?, temporary: file.is_none() })
+        Ok(Self { store: Store::open(&path)?, lock })
     }
 
     pub(super) fn discard(self) -> Result<()> {
         let path = self.store.path().to_owned();
         drop(self.store);
-        if self.temporary {
-            std::fs::remove_file(&path).map_err(Error::io("remove", path))
-        } else {
-            Ok(())
+        match self.lock {
+            Some(lock) => {
+                remove_if_there(&path)?;
+                lock.remove()
+            }
+            None => Ok(()),
         }
+    }
+}
+
+/// A place in the cache that no other process uses, as long as this lives.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// The store of that name; where another process is at work with it, one beside it. A run that was
+    /// stopped left its place, and the next one takes it again.
+    fn free_place(folder: &Path, name: &str) -> Result<(PathBuf, Self)> {
+        let mut place = folder.join(format!("{name}.safetensors"));
+        for i in 2usize.. {
+            if let Some(lock) = Self::take(place.with_extension("lock"))? {
+                return Ok((place, lock));
+            }
+            place = folder.join(format!("{name}-{i}.safetensors"));
+        }
+        Err(Error::invalid("activations", "there is no free place in the cache"))
+    }
+
+    /// The lock, where no other process has it.
+    fn take(path: PathBuf) -> Result<Option<Self>> {
+        let options =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = options.map_err(Error::io("create", &path))?;
+        let is_free = !matches!(FileExt::try_lock(&file), Err(TryLockError::WouldBlock));
+        // One that was removed meanwhile keeps nobody out.
+        Ok((is_free && path.exists()).then_some(Self { path, _file: file }))
+    }
+
+    fn remove(self) -> Result<()> {
+        remove_if_there(&self.path)
     }
 }
 
@@ -94,11 +139,13 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
     let made_for = |key: &str| store.metadata().get(key).map_or("", String::as_str);
     let fingerprint = made_for("model.fingerprint");
     if fingerprint != model.fingerprint() {
-        return Err(Error::WrongModel {
-            path: store.path().to_owned(),
-            expected: shown(fingerprint),
-            got: model.fingerprint().to_owned(),
-        });
+        let problem = format!(
+            "was captured from another model: its fingerprint is {}, this model's is {}; name a \
+             file that is not there, and this model is captured into it",
+            shown(fingerprint),
+            model.fingerprint()
+        );
+        return Err(Error::Store { path: store.path().to_owned(), problem });
     }
     let fault = |problem| Err(Error::Store { path: store.path().to_owned(), problem });
     let stored = (store.n_layer(), store.n_head(), store.d_head());
@@ -126,6 +173,15 @@ fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) 
             shown(stored),
             shown(form.as_str())
         ));
+    }
+    // The same words, and still other tokens: a template writes the special ones.
+    let is_chat = made_for("chat") == "true";
+    if is_chat != form.is_chat() {
+        let (stored, remedy) = match is_chat {
+            true => ("through the model's chat template", "add --chat"),
+            false => ("without the model's chat template", "leave --chat out"),
+        };
+        return fault(format!("was captured {stored}: {remedy}, or capture anew"));
     }
     Ok(())
 }

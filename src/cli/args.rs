@@ -7,14 +7,14 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::embedded;
-use super::output::{DIM, Output};
+use super::output::Output;
 use super::parts::{Part, check_alpha, combine};
 use super::table::printable_line;
 use crate::capture::CaptureParams;
 use crate::chat::ChatTemplate;
 use crate::data::{Dataset, PromptForm};
 use crate::export::BakeRecord;
-use crate::session::{CacheType, SamplingParams, SessionParams};
+use crate::session::{CacheType, MAX_THREADS, SamplingParams, SessionParams};
 use crate::steer::{DirectionKind, Positions, Selection, Sidecar, find_beside, list_beside};
 use crate::{Error, Geometry, Model, ModelParams, Result};
 
@@ -39,7 +39,7 @@ pub(super) struct ModelArgs {
     rpc: Vec<String>,
 
     /// Threads [default: one per core, one for a small model].
-    #[arg(short, long, value_name = "N", value_parser = positive)]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     /// Size of the context in tokens [default: the model's own, at most 4096].
@@ -269,6 +269,10 @@ impl SteerArgs {
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         let model = model.into();
         check_alpha(&self.steer, self.alpha)?;
+        if let (Some("none"), Some(alpha)) = (self.special(), self.stray_alpha()) {
+            let problem = format!("{alpha} is a strength, and --steer none steers nothing");
+            return Err(Error::invalid("--alpha", problem));
+        }
         if self.special().is_none() {
             let is_word =
                 |part: &&Part| ["auto", "none"].iter().any(|word| part.path.as_os_str() == *word);
@@ -281,8 +285,8 @@ impl SteerArgs {
             Some("none") => return Ok(None),
             Some(_) => {
                 if let Some(record) = model.baked {
-                    output.note(format_args!(
-                        "{DIM}{} is baked into this model at alpha {}: no sidecar is added{DIM:#}",
+                    output.aside(format_args!(
+                        "{} is baked into this model at alpha {}: no sidecar is added",
                         printable_line(&record.name),
                         record.alpha
                     ));
@@ -322,9 +326,32 @@ impl SteerArgs {
         }
     }
 
-    /// Whether nothing is to be steered.
+    /// Whether nothing is to be steered, and nothing else was said: with a strength besides,
+    /// [`sidecar`](Self::sidecar) refuses.
     pub(super) fn is_none(&self) -> bool {
-        self.special() == Some("none")
+        self.special() == Some("none") && self.stray_alpha().is_none()
+    }
+
+    /// A strength that does not mean "off".
+    fn stray_alpha(&self) -> Option<f32> {
+        self.alpha.filter(|&alpha| alpha != 0.0)
+    }
+
+    /// The sidecar, for what cannot do without one.
+    pub(super) fn required<'a>(
+        &self,
+        model: impl Into<Subject<'a>>,
+        output: Output,
+    ) -> Result<(PathBuf, Sidecar)> {
+        if self.special() == Some("none") {
+            let problem = "leaves nothing to do: name a sidecar with --steer FILE";
+            return Err(Error::invalid("--steer none", problem));
+        }
+        self.sidecar(model, output)?.ok_or_else(|| {
+            let problem = "none is beside the model: name one with --steer FILE, or fit one with \
+                           `candor fit`";
+            Error::invalid("sidecar", problem)
+        })
     }
 
     /// Whether the sidecar is whatever is found beside the model.
@@ -336,7 +363,13 @@ impl SteerArgs {
     fn read_for(&self, path: &Path, model: &Subject, output: Output) -> Result<Sidecar> {
         let sidecar = Sidecar::read(path)?;
         match sidecar.check_model(path, &model.fingerprint) {
-            Err(error @ Error::WrongModel { .. }) if self.force => output.warn(error),
+            Err(Error::WrongModel { path, expected, got }) if self.force => {
+                output.warn(format_args!(
+                    "{} was made for another model: its fingerprint is {expected}, this model's is \
+                     {got}",
+                    path.display()
+                ));
+            }
             Err(error) => return Err(error),
             Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
@@ -416,6 +449,15 @@ pub(super) fn selection() -> impl TypedValueParser<Value = Selection> {
 /// A whole number from 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     number(text, |&n| n > 0, "a whole number from 1")
+}
+
+/// As many threads as llama.cpp can use.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    number(
+        text,
+        |n| (1..=MAX_THREADS).contains(n),
+        &format!("a whole number from 1 to {MAX_THREADS}"),
+    )
 }
 
 /// A number that is not NaN or infinite.

@@ -67,6 +67,10 @@ impl PreambleArgs {
         self.preamble.is_some()
     }
 
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.preamble.as_deref()
+    }
+
     /// The text before every question, which begins a line of its own.
     pub(super) fn text(&self) -> Result<String> {
         let Some(path) = &self.preamble else { return Ok(String::new()) };

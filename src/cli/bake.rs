@@ -13,10 +13,10 @@ use super::select::neutral_documents;
 use super::table::{bytes, counted, printable_line, short};
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
-use crate::file::is_same;
+use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
-use crate::{Error, Geometry, Model, Result, SessionParams, fingerprint};
+use crate::{Geometry, Model, Result, SessionParams, fingerprint};
 
 /// Tokens that a document is cut to where models are compared.
 const N_TOKEN: usize = 128;
@@ -146,14 +146,10 @@ impl BakeArgs {
             geometry: Geometry::read(&file)?,
             baked: None,
         };
-        let found = self.steer.sidecar(subject, output)?.ok_or_else(|| {
-            let problem = "none is beside the model: name one with --steer FILE, or fit one with \
-                           `candor fit`";
-            Error::invalid("sidecar", problem)
-        })?;
-        if is_same(&self.output, &found.0) {
-            return Err(Error::invalid("target", "it is the sidecar: bake into another file"));
-        }
+        let found = self.steer.required(subject, output)?;
+        let neutral = self.neutral.as_deref();
+        let read = [("the sidecar", Some(found.0.as_path())), ("the neutral text", neutral)];
+        check_target(&self.output, &read)?;
         Ok(found)
     }
 

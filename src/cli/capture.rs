@@ -11,6 +11,7 @@ use super::output::Output;
 use super::{embedded, interrupt};
 use crate::capture::{CaptureParams, Captured, capture};
 use crate::data::Dataset;
+use crate::file::check_target;
 use crate::{Error, Model, Result};
 
 /// Capture the head outputs of labelled texts into a safetensors file
@@ -48,6 +49,11 @@ impl CaptureArgs {
         let start = Instant::now();
         let data = self.data.open(&self.model)?;
         data.require_two_classes()?;
+        let model = self.model.path()?;
+        check_target(
+            &self.output,
+            &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
+        )?;
         let model = self.model.load()?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;

@@ -1,6 +1,6 @@
 //! The demo model and its data, built into the program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::Geometry;
 use crate::data::Dataset;
@@ -20,8 +20,10 @@ fn model() -> Result<PathBuf> {
     if std::fs::read(&path).is_ok_and(|bytes| bytes == MODEL) {
         return Ok(path);
     }
-    write_atomically(&path, |out| out.write_all(MODEL))?;
-    Ok(path)
+    match write_atomically(&path, |out| out.write_all(MODEL)) {
+        Err(Error::Io { source, .. }) => Err(no_cache(&path, &source)),
+        written => written.map(|()| path),
+    }
 }
 
 /// The file of a model: the one that was named, or the built-in one's.
@@ -31,13 +33,23 @@ pub(super) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
 
 /// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).
 pub(super) fn cache_folder(name: &str) -> Result<PathBuf> {
-    let cache = match std::env::var_os("CANDOR_CACHE") {
+    let named = std::env::var_os("CANDOR_CACHE").filter(|folder| !folder.is_empty());
+    let cache = match named {
         Some(folder) => PathBuf::from(folder),
         None => dirs::cache_dir().unwrap_or_else(std::env::temp_dir).join("candor"),
     };
     let folder = cache.join(name);
-    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    std::fs::create_dir_all(&folder).map_err(|error| no_cache(&folder, &error))?;
     Ok(folder)
+}
+
+/// A place in the cache that cannot be written.
+fn no_cache(path: &Path, error: &std::io::Error) -> Error {
+    let problem = format!(
+        "cannot be written ({error}): name a folder for what candor keeps with the environment \
+         variable CANDOR_CACHE"
+    );
+    Error::invalid(path.display().to_string(), problem)
 }
 
 /// The demo's questions.

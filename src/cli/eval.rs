@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::activations::StoreArgs;
 use super::args::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use super::asking::{AskArgs, journals, ledger_place, open_ledger};
-use super::heads::amount_of;
+use super::heads::{amount_of, chosen_by};
 use super::judge::{JudgeArgs, JudgeReport};
 use super::output::{BOLD, DIM, Output};
 use super::report::{DataFacts, Made, ReportArgs, rows_text};
@@ -21,7 +21,7 @@ use crate::data::{Dataset, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
 use crate::select::Journal;
-use crate::steer::{DirectionKind, Selection, Sidecar};
+use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
     Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
     unsteered,
@@ -204,7 +204,7 @@ impl EvalArgs {
                 instruction: &protocol.instruction,
                 policy: policy.name(),
                 direction: vector.direction(&protocol).map(DirectionKind::name),
-                selection: vector.selection(&protocol).map(Selection::name),
+                selection: vector.selection(&protocol),
                 sigma: self.ask.sigma_name(),
                 kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
                 shuffle: self.shuffle,
@@ -348,16 +348,13 @@ impl Vector {
         }
     }
 
-    /// By what its heads were chosen, where that is known: directions that were given were chosen
-    /// elsewhere.
-    fn selection(&self, protocol: &Protocol) -> Option<Selection> {
+    /// By what its heads were chosen, where it has any and that is known.
+    fn selection(&self, protocol: &Protocol) -> Option<&'static str> {
         match self {
-            Self::TwoFold => Some(protocol.selection),
+            Self::TwoFold => Some(protocol.selection.name()),
             Self::Sidecar(_, sidecar, _) => {
                 let Sidecar { vector, about } = sidecar.as_ref();
-                let is_known =
-                    about.direction != DirectionKind::Given && !vector.heads().is_empty();
-                is_known.then_some(about.selection)
+                chosen_by(about).filter(|_| !vector.heads().is_empty())
             }
             Self::None => None,
         }

@@ -11,10 +11,10 @@ use super::asking::{ledger_place, open_ledger};
 use super::output::{BOLD, DIM, Output};
 use super::select::neutral_documents;
 use super::{interrupt, table};
-use crate::data::{Dataset, PromptForm, sha256};
+use crate::data::{Dataset, Kind, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
-use crate::file::{is_same, stem};
+use crate::file::{check_target, stem};
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -94,22 +94,25 @@ impl ExportArgs {
         let data = self.data()?;
         let neutral = neutral_documents(self.neutral.as_deref())?;
         let model = self.model.load()?;
-        let (path, sidecar) = self.steer.sidecar(&model, output)?.ok_or_else(|| {
-            let problem =
-                "none is beside the model: `candor fit` makes one, --steer FILE takes that one";
-            Error::invalid("sidecar", problem)
-        })?;
+        let (path, sidecar) = self.steer.required(&model, output)?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
-        if is_same(&target, &path) || is_same(&target, model.path()) {
-            let problem = "it is the model or the sidecar: write another file";
-            return Err(Error::invalid(target.display().to_string(), problem));
-        }
+        let read = [
+            ("the model", Some(model.path())),
+            ("the sidecar", Some(path.as_path())),
+            ("the data", self.data.data.as_deref()),
+            ("the neutral text", self.neutral.as_deref()),
+        ];
+        check_target(&target, &read)?;
         if sidecar.vector.layers().is_some() {
             return layers(&target, &sidecar, alpha, output);
         }
         let form = match &data {
             Some(data) => self.data.form(data, &model)?,
+            // An imported vector has none, and without data nothing is put into it.
+            None if sidecar.about.prompt.is_empty() => {
+                PromptForm::default_for(Kind::QuestionAnswer)
+            }
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
         let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);

@@ -16,10 +16,11 @@ use super::interrupt;
 use super::output::{self, Output};
 use super::plot::{self, Format};
 use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
+use super::table::{nats, percent};
 use crate::capture::Store;
 use crate::data::{Dataset, PromptForm};
-use crate::file::stem;
-use crate::select::{HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
+use crate::file::{check_target, stem};
+use crate::select::{Choice, HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
     SteeringVector, default_path,
@@ -100,6 +101,12 @@ struct Document<'a> {
     /// What every head that was tried does by itself, by place; absent for `accuracy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     effects: Vec<Tried>,
+    /// What K and alpha reached where they were chosen by trying: MC1 on the questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mc1: Option<f64>,
+    /// The KL of the same, in nats per token of neutral text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kl: Option<f64>,
     /// Spearman's, of the accuracies and effects of the heads that were tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     rank_correlation: Option<f64>,
@@ -129,6 +136,7 @@ impl FitArgs {
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
         self.check(&data, tunes)?;
+        let path = self.path(&data)?;
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
@@ -136,10 +144,6 @@ impl FitArgs {
         self.preamble.check((&model, &self.model), &preamble)?;
         let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
-        let path = match &self.output {
-            Some(path) => path.clone(),
-            None => default_path(model.path(), self.name.as_deref().unwrap_or(&data.name))?,
-        };
         let activations =
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let source = &activations.store;
@@ -177,12 +181,13 @@ impl FitArgs {
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         chosen.journal.remove()?;
+        let results = (chosen.effects.as_slice(), chosen.choice);
         activations.discard()?;
         if let (Some(file), Some(maps)) = (&self.plot, maps(&sidecar)) {
             plot::write(file, &sidecar.about.model_name, &maps)?;
         }
         let seconds = start.elapsed().as_secs_f64();
-        self.report(&path, &sidecar, &development, &chosen.effects, seconds, output);
+        self.report(&path, &sidecar, &development, results, seconds, output);
         Ok(())
     }
 
@@ -199,6 +204,34 @@ impl FitArgs {
             return Err(Error::invalid("--preamble", problem));
         }
         Ok(())
+    }
+
+    /// The sidecar to write. Nothing that is read or written is another of these files, and all have
+    /// a folder.
+    fn path(&self, data: &Dataset) -> Result<PathBuf> {
+        let model = self.model.path()?;
+        let path = match &self.output {
+            Some(path) => path.clone(),
+            None => default_path(&model, self.name.as_deref().unwrap_or(&data.name))?,
+        };
+        let read = [
+            ("the model", Some(model.as_path())),
+            ("the data", self.data.data.as_deref()),
+            ("the text before every question", self.preamble.path()),
+            ("the neutral text", self.select.neutral_path()),
+        ];
+        let activations = self.activations.path();
+        let targets = [
+            ("the plot", self.plot.as_deref()),
+            ("the activations", activations),
+            ("", Some(&path)),
+        ];
+        for (place, (_, target)) in targets.iter().enumerate() {
+            if let Some(target) = target {
+                check_target(target, &[&targets[..place], &read[..]].concat())?;
+            }
+        }
+        Ok(path)
     }
 
     /// Heads to choose from, if the model has as many as are asked for and a place for each in a map.
@@ -257,6 +290,7 @@ impl FitArgs {
                 vector: development.vector(source, k, trial.direction)?,
                 alpha: self.alpha.unwrap_or(DEFAULT_ALPHA),
                 effects: Vec::new(),
+                choice: None,
                 journal: Journal::in_memory(),
             });
         }
@@ -267,7 +301,7 @@ impl FitArgs {
             let journal = (&mut journal, kept.as_str());
             self.select.rank(&mut evaluator, development, source, trial, journal, output)?
         };
-        let (vector, alpha) = if tunes {
+        let (vector, alpha, choice) = if tunes {
             let grid = self.select.grid(model, self.heads, self.alpha);
             let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
             let bar = output.progress("tuning", grid.n_step(n_question));
@@ -280,7 +314,7 @@ impl FitArgs {
                 });
             bar.finish_and_clear();
             let (vector, choice) = result?;
-            (vector, choice.alpha)
+            (vector, choice.alpha, Some(choice))
         } else {
             let vector =
                 development.vector(source, k.min(development.scores.len()), trial.direction)?;
@@ -289,9 +323,9 @@ impl FitArgs {
                 Some(alpha) => alpha,
                 None => strength_within(&mut evaluator, &vector, trial.documents, budget, output)?,
             };
-            (vector, alpha)
+            (vector, alpha, None)
         };
-        Ok(Chosen { vector, alpha, effects, journal })
+        Ok(Chosen { vector, alpha, effects, choice, journal })
     }
 
     fn about(
@@ -353,7 +387,7 @@ impl FitArgs {
         path: &Path,
         sidecar: &Sidecar,
         development: &Development,
-        effects: &[HeadEffect],
+        (effects, choice): (&[HeadEffect], Option<Choice>),
         seconds: f64,
         output: Output,
     ) {
@@ -374,6 +408,8 @@ impl FitArgs {
                 selection,
                 heads,
                 effects: tried,
+                mc1: choice.map(|choice| choice.mc1),
+                kl: choice.map(|choice| choice.kl),
                 rank_correlation,
                 n_row: development.n_row(),
                 seconds,
@@ -389,7 +425,7 @@ impl FitArgs {
         if let Some(r) = rank_correlation {
             chosen_by += &format!(" (accuracy and effect: rank correlation {r:.2})");
         }
-        output.fields(&[
+        let mut fields = vec![
             ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
             ("heads", format!("{} of {}", heads.len(), development.scores.len())),
             ("chosen by", chosen_by),
@@ -397,7 +433,16 @@ impl FitArgs {
             ("direction", self.direction.to_string()),
             ("rows", sidecar.about.split.clone()),
             ("time", format!("{seconds:.1} s")),
-        ]);
+        ];
+        if let Some(Choice { mc1, kl, .. }) = choice {
+            let reached = format!(
+                "MC1 {} % on these questions, KL {} nats per token of neutral text",
+                percent(mc1),
+                nats(kl, 4)
+            );
+            fields.insert(4, ("reached", reached));
+        }
+        output.fields(&fields);
     }
 }
 
@@ -407,6 +452,8 @@ struct Chosen {
     alpha: f32,
     /// What every head that was tried does by itself.
     effects: Vec<HeadEffect>,
+    /// What K and α reached, where they were tried.
+    choice: Option<Choice>,
     journal: Journal,
 }
 

@@ -5,15 +5,15 @@ use serde::Serialize;
 use super::table::{counted, table};
 use crate::Site;
 use crate::select::causal_score;
-use crate::steer::{Selection, Sidecar, SteeringVector};
+use crate::steer::{About, Selection, Sidecar, SteeringVector};
 
 /// A steered head, as `--json` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Head {
     #[serde(flatten)]
     pub(super) site: Site,
-    /// Validation accuracy of the probe, 0 to 1.
-    pub(super) accuracy: f32,
+    /// Validation accuracy of the probe, 0 to 1; null where an imported head has no probe.
+    pub(super) accuracy: Option<f32>,
     /// Standard deviation of the outputs along the direction.
     pub(super) sigma: f32,
     /// What moving it by itself does, in nats; absent where that was not measured.
@@ -34,7 +34,7 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
         .iter()
         .map(|head| Head {
             site: head.site,
-            accuracy: head.accuracy,
+            accuracy: (head.has_probe() || head.accuracy > 0.0).then_some(head.accuracy),
             sigma: head.sigma,
             effect: of(&about.head_effect, head.site),
             cost: of(&about.head_cost, head.site),
@@ -43,7 +43,7 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
     let merit = |head: &Head| {
         let effect = head.effect.map_or(f64::NEG_INFINITY, f64::from);
         match about.selection {
-            Selection::Accuracy => f64::from(head.accuracy),
+            Selection::Accuracy => head.accuracy.map_or(0.0, f64::from),
             Selection::Effect => effect,
             Selection::Causal => causal_score(effect, head.cost.map_or(0.0, f64::from)),
         }
@@ -51,6 +51,12 @@ pub(super) fn best_first(Sidecar { vector, about }: &Sidecar) -> Vec<Head> {
     // The sort is stable, and a vector's heads are ordered by site.
     heads.sort_by(|a, b| merit(b).total_cmp(&merit(a)));
     heads
+}
+
+/// By what the heads were chosen, where that is known: it is not of an imported vector, and a mix has
+/// its heads from its parts.
+pub(super) fn chosen_by(about: &About) -> Option<&'static str> {
+    (!about.is_imported() && !about.is_mixed()).then(|| about.selection.name())
 }
 
 /// How much a vector steers: `12 heads`, `31 layers`, `12 heads and 31 layers`.
@@ -75,7 +81,7 @@ pub(super) fn text(heads: &[Head], n: usize) -> String {
         [
             head.site.layer.to_string(),
             head.site.head.to_string(),
-            format!("{:.1} %", head.accuracy * 100.0),
+            head.accuracy.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0)),
             format!("{:.4}", head.sigma),
         ]
     };
@@ -108,7 +114,13 @@ mod tests {
     use super::*;
 
     fn head(layer: usize, accuracy: f32) -> Head {
-        Head { site: Site::new(layer, 3), accuracy, sigma: 0.25, effect: None, cost: None }
+        Head {
+            site: Site::new(layer, 3),
+            accuracy: Some(accuracy),
+            sigma: 0.25,
+            effect: None,
+            cost: None,
+        }
     }
 
     #[test]

@@ -13,8 +13,9 @@ use super::table::printable_line;
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
+use crate::error::shown;
 use crate::export::ControlVector;
-use crate::file::{is_same, stem};
+use crate::file::{check_target, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result};
@@ -108,10 +109,16 @@ impl ImportArgs {
             Some(path) => path.clone(),
             None => default_path(&model, name)?,
         };
-        if inputs.iter().any(|path| is_same(path, &target)) || is_same(&model, &target) {
-            let problem = "it is what is to be imported, or the model: write another file";
-            return Err(Error::invalid(target.display().to_string(), problem));
-        }
+        let arrays = [&self.directions, &self.sigma].map(|path| path.as_deref());
+        let read: Vec<_> = inputs
+            .iter()
+            .map(|path| Some(*path))
+            .chain(arrays)
+            .map(|path| ("what is to be imported", path))
+            .chain([("the model", Some(model.as_path()))])
+            .chain([("the activations", self.activations.as_deref())])
+            .collect();
+        check_target(&target, &read)?;
         let (vector, origin, kind, alpha, positions) = match (&self.heads, &self.directions) {
             (Some(heads), Some(directions)) => {
                 let vector = self.heads(&base, heads, directions, output)?;
@@ -153,7 +160,8 @@ impl ImportArgs {
     /// The sum of the control vectors.
     fn control_vectors(&self, base: &Base, output: Output) -> Result<SteeringVector> {
         let read = |part: &Part| {
-            let vector = ControlVector::read(&part.path)?;
+            part.check()?;
+            let vector = ControlVector::read(&part.path).map_err(not_one)?;
             let hint = &vector.model_hint;
             if !hint.is_empty() && *hint != base.architecture {
                 let problem = format!(
@@ -193,15 +201,17 @@ impl ImportArgs {
         let store = Store::open(path)?;
         let made_for = store.metadata().get("model.fingerprint").map_or("", String::as_str);
         if made_for != base.fingerprint {
-            let error = Error::WrongModel {
-                path: path.clone(),
-                expected: made_for.to_owned(),
-                got: base.fingerprint.clone(),
-            };
+            let problem = format!(
+                "was captured from another model: its fingerprint is {}, this model's is {}",
+                shown(made_for),
+                base.fingerprint
+            );
+            let error = |problem| Error::Store { path: path.clone(), problem };
             if !self.force {
-                return Err(error);
+                let remedy = "capture this one, or pass --force if you know that they match";
+                return Err(error(format!("{problem}; {remedy}")));
             }
-            output.warn(error);
+            output.warn(error(problem));
         }
         interrupt::install();
         let bar = output.progress("probing", base.geometry.n_layer * base.geometry.n_head);
@@ -209,6 +219,17 @@ impl ImportArgs {
         bar.finish_and_clear();
         interrupt::check("nothing was written")?;
         vector
+    }
+}
+
+/// A sound file that holds something else is not to be called unusable.
+fn not_one(error: Error) -> Error {
+    match error {
+        Error::Gguf { path, place, problem } if place == "key general.architecture" => {
+            let problem = format!("it is no control vector: its general.architecture {problem}");
+            Error::invalid(path.display().to_string(), problem)
+        }
+        other => other,
     }
 }
 

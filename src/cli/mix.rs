@@ -9,9 +9,9 @@ use super::heads::amount;
 use super::output::{BOLD, DIM, Output};
 use super::parts::Part;
 use super::table::printable_line;
-use crate::file::{is_same, stem};
+use crate::Result;
+use crate::file::{check_target, stem};
 use crate::steer::{Positions, Sidecar};
-use crate::{Error, Result};
 
 /// Add sidecars up, each times a factor
 ///
@@ -64,10 +64,10 @@ struct PartFacts<'a> {
 
 impl MixArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
-        if let Some(part) = self.parts.iter().find(|part| is_same(&part.path, &self.output)) {
-            let problem = "it is one of the parts: write another file";
-            return Err(Error::invalid(part.path.display().to_string(), problem));
-        }
+        self.parts.iter().try_for_each(Part::check)?;
+        let parts: Vec<_> =
+            self.parts.iter().map(|part| ("one of the parts", Some(part.path.as_path()))).collect();
+        check_target(&self.output, &parts)?;
         let sidecars =
             self.parts.iter().map(|part| Sidecar::read(&part.path)).collect::<Result<Vec<_>>>()?;
         let stem = stem(&self.output);

@@ -36,7 +36,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::output::Output;
 use crate::Error;
@@ -80,13 +80,25 @@ enum Command {
     Worker(worker::WorkerArgs),
 }
 
+/// The same command, where `-1` after an option is its value: whoever allows no such number says which
+/// it takes, and clap does not call it an unexpected argument.
+fn taking_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+            if takes_value { arg.allow_negative_numbers(true) } else { arg }
+        })
+        .mut_subcommands(taking_negative_numbers)
+}
+
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
     // llama.cpp's users type -ngl, which to clap is -n, -g and -l.
-    let cli = Cli::parse_from(
-        std::env::args_os().map(|arg| if arg == "-ngl" { "--n-gpu-layers".into() } else { arg }),
-    );
+    let words =
+        std::env::args_os().map(|arg| if arg == "-ngl" { "--n-gpu-layers".into() } else { arg });
+    let matches = taking_negative_numbers(Cli::command()).get_matches_from(words);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
     let result = match cli.command {

@@ -37,6 +37,19 @@ impl fmt::Display for Part {
 }
 
 impl Part {
+    /// Refuses what was to be a factor and is no number, unless there is a file of that name.
+    pub(super) fn check(&self) -> Result<()> {
+        let text = self.path.to_string_lossy();
+        match text.rsplit_once('*') {
+            Some((path, factor)) if self.factor.is_none() && !self.path.exists() => {
+                let problem =
+                    format!("`{factor}` is no number: expected FILE*FACTOR, as {path}*0.5");
+                Err(Error::invalid(text.as_ref(), problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The factor, 1 where none was given.
     pub(super) fn factor(&self) -> f32 {
         self.factor.unwrap_or(1.0)
@@ -50,6 +63,7 @@ pub(super) fn combine(
     force: bool,
     read: impl Fn(&Path) -> Result<Sidecar>,
 ) -> Result<(PathBuf, Sidecar)> {
+    parts.iter().try_for_each(Part::check)?;
     let sidecars = parts.iter().map(|part| read(&part.path)).collect::<Result<Vec<_>>>()?;
     let mut sidecars = sidecars;
     if let ([Part { path, factor: None }], [_]) = (parts, sidecars.as_slice()) {
@@ -91,6 +105,15 @@ mod tests {
         assert_eq!(part("a*b.gguf"), ("a*b.gguf".to_owned(), None));
         assert_eq!(part("a.gguf*inf"), ("a.gguf*inf".to_owned(), None));
         assert_eq!(Part::from(OsString::from("a*0.50")).to_string(), "a*0.5");
+    }
+
+    #[test]
+    fn a_factor_that_is_no_number_is_named() {
+        let message = |text: &str| {
+            Part::from(OsString::from(text)).check().map_err(|error| error.to_string())
+        };
+        assert!(message("absent.gguf*foo").unwrap_err().contains("`foo` is no number"));
+        assert!(message("absent.gguf*2").is_ok() && message("absent.gguf").is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 
 use super::args::{ModelArgs, SamplingArgs, SteerArgs, positive};
@@ -18,6 +18,7 @@ pub(super) const ROW: usize = 1;
 
 /// Continue a text, steered or not.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("text").args(["prompt", "file"]).required(true))]
 pub(super) struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -30,11 +31,11 @@ pub(super) struct RunArgs {
     policy: Option<Positions>,
 
     /// The text to continue; `-` reads it from stdin.
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "file")]
+    #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
 
     /// A file with the text to continue.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
     /// Take the text for a question and put it into the model's chat template.

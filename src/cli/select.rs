@@ -31,7 +31,7 @@ pub(super) struct SelectArgs {
     screen: Option<usize>,
 
     /// Most KL per token on neutral text, in nats: gives the largest alpha within it, from 1/64 to 64
-    /// [default with --tune, --select effect and --select causal: 0.2].
+    /// [default where heads or alpha are chosen by trying: 0.2].
     #[arg(long, value_name = "NATS", value_parser = budget)]
     kl_budget: Option<f64>,
 
@@ -93,6 +93,11 @@ impl SelectArgs {
             grid.alphas = vec![alpha];
         }
         grid
+    }
+
+    /// The user's file of them.
+    pub(super) fn neutral_path(&self) -> Option<&Path> {
+        self.neutral.as_deref()
     }
 
     /// The documents that ask nothing.

@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::positive;
+use super::args::threads;
 use super::output::Output;
 use crate::device::{Device, ServeParams, serve};
 use crate::ffi::host::divert_stdout;
@@ -24,7 +24,7 @@ pub(super) struct WorkerArgs {
     listen: String,
 
     /// Threads of the processor [default: one per core].
-    #[arg(short, long, value_name = "N", value_parser = positive)]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 
     /// Devices to lend, with commas between; `none` is the processor [default: all GPUs, or the

@@ -92,6 +92,15 @@ impl Gguf {
     /// [`Error::Io`] when the file cannot be read, [`Error::Gguf`] when it breaks the format.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
+        let metadata = file.metadata().map_err(Error::io("open", path))?;
+        if metadata.is_dir() {
+            let problem = io::Error::other("it is a folder: name a file in it");
+            return Err(Error::io("open", path)(problem));
+        }
+        if metadata.is_file() && metadata.len() == 0 {
+            let (place, problem) = ("header".to_owned(), "the file is empty".to_owned());
+            return Err(Error::Gguf { path: path.to_owned(), place, problem });
+        }
         let map = map_file(&file, path)?;
         let contents = read::parse(&map).map_err(|fault| fault.at(path))?;
         let read::Contents { entries, tensors, by_key, by_name, data_start } = contents;

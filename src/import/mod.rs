@@ -111,7 +111,7 @@ pub fn sidecar(
         data_name: origin.name,
         data_sha256: origin.sha256,
         prompt: String::new(),
-        split: "none: imported".to_owned(),
+        split: About::imported_split(),
         selection: Selection::default(),
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),

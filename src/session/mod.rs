@@ -21,7 +21,7 @@ pub use self::cache::CacheType;
 use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
 use self::order::Split;
-pub use self::params::SessionParams;
+pub use self::params::{MAX_THREADS, SessionParams};
 pub use self::sampling::{Sampler, SamplingParams};
 use self::sequences::Kind;
 pub use self::sequences::State;
@@ -73,7 +73,7 @@ impl<'m> Session<'m> {
     /// [`Error::Unsupported`] for a model that has no KV cache, for one that alters the heads'
     /// outputs (a gate, a norm) before the output projection reads them, and for heads that a
     /// quantized cache cannot hold, [`Error::Invalid`] for layers to observe that are not there or
-    /// not ascending, for a context beyond `i32::MAX` tokens and for a quantized cache without
+    /// not ascending, for no thread or more than [`MAX_THREADS`], for a context beyond `i32::MAX` tokens and for a quantized cache without
     /// flash attention, [`Error::Decode`] where llama.cpp fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         Self::with_means(model, params, None)
@@ -114,6 +114,10 @@ impl<'m> Session<'m> {
         host_params.n_ubatch = to_u32(params.n_ubatch.min(n_batch));
         host_params.n_seq_max = to_u32(n_seq_max);
         let n_threads = params.n_threads.unwrap_or_else(|| default_threads(model));
+        if !(1..=MAX_THREADS).contains(&n_threads) {
+            let problem = format!("{n_threads}, expected 1 to {MAX_THREADS}");
+            return Err(Error::invalid("threads", problem));
+        }
         host_params.n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX);
         host_params.n_threads_batch = host_params.n_threads;
         host_params.flash_attn_type = match params.flash_attention {

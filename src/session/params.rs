@@ -2,6 +2,9 @@
 
 use super::CacheType;
 
+/// The most threads that llama.cpp can use: `GGML_MAX_N_THREADS` of `ggml.h`.
+pub const MAX_THREADS: usize = 512;
+
 /// How to make a [`Session`](super::Session).
 #[derive(Debug, Clone)]
 pub struct SessionParams {
@@ -17,7 +20,8 @@ pub struct SessionParams {
     /// to several of them. Otherwise each sequence has cells of its own, `n_ctx / n_seq_max` of
     /// them, and attention looks at those alone.
     pub kv_unified: bool,
-    /// Threads; `None`: one per core, or one for a model of less than 20 million parameters.
+    /// Threads, 1 to [`MAX_THREADS`]; `None`: one per core, or one for a model of less than 20 million
+    /// parameters.
     pub n_threads: Option<usize>,
     /// Flash attention on or off; `None`: llama.cpp's choice. Only with it does steering run inside
     /// the graph.

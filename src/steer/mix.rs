@@ -39,7 +39,8 @@ impl Sidecar {
             None if is_same(&|part| part.about.positions == about.positions) => about.positions,
             None => {
                 let problem = "one steers all tokens, another the generated ones: choose with \
-                               --policy, or mix them with `candor mix --policy`";
+                               `candor mix --policy`, which makes one sidecar of them, or with \
+                               `candor run --policy`";
                 return Err(invalid(problem));
             }
         };
@@ -113,11 +114,22 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     shared
 }
 
+impl About {
+    /// Whether it is a sum or a product of vectors, by its description: then its σ is times a factor,
+    /// and what its parts do not say alike is unknown.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.description.as_ref().is_some_and(|text| text.contains(PART))
+    }
+}
+
+/// What the description of a sum says of every part.
+const PART: &str = ", sidecar ";
+
 /// The parts in words, each with its factor, its strength and the start of its fingerprint.
 fn description(parts: &[(&Sidecar, f32)]) -> String {
     let part = |(sidecar, factor): &(&Sidecar, f32)| {
         let About { name, alpha, .. } = &sidecar.about;
-        format!("{factor} * {name} (alpha {alpha}, sidecar {})", &sidecar.fingerprint()[..16])
+        format!("{factor} * {name} (alpha {alpha}{PART}{})", &sidecar.fingerprint()[..16])
     };
     parts.iter().map(part).collect::<Vec<_>>().join(" + ")
 }

@@ -14,6 +14,7 @@ use fs4::{FileExt, TryLockError};
 use super::journal::Journal;
 use super::layout::{Image, Layout};
 use super::{RowSet, part_path, progress_path, store_error};
+use crate::file::remove_if_there as remove;
 use crate::{Error, Result};
 
 /// What [`StoreWriter::open`] found at its path.
@@ -240,11 +241,4 @@ fn is_finished(path: &Path, image: &Image) -> io::Result<bool> {
     let mut start = Vec::new();
     file.take(image.prologue.len() as u64).read_to_end(&mut start)?;
     Ok(start == image.prologue)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }

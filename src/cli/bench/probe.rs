@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::form::{FormArgs, Record, Written, record, samples};
-use crate::bench::{Build, Machine, ProbeSpeed, Synthetic, measure_probes};
+use crate::bench::{Build, Machine, N_ROW_MIN, ProbeSpeed, Synthetic, measure_probes};
 use crate::capture::Store;
 use crate::cli::args::positive;
 use crate::cli::output::Output;
@@ -66,6 +66,10 @@ struct Document<'a> {
 impl ProbeArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
+        if self.activations.is_none() && self.rows < N_ROW_MIN {
+            let problem = format!("{}, and at least {N_ROW_MIN} are needed", self.rows);
+            return Err(Error::invalid("--rows", problem));
+        }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads.unwrap_or(0))
             .build()

@@ -15,12 +15,17 @@ use super::heads;
 use super::output::Output;
 use super::table::{bytes, count, printable_line};
 use crate::data::PromptForm;
-use crate::file::write_atomically;
+use crate::file::{check_target, write_atomically};
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside, length};
 use crate::{Error, Result, fingerprint};
 
 const TEMPLATE: &str = include_str!("card.md.jinja");
+
+/// The question that the card asks.
+const EXAMPLE: &str = "What is the capital of Australia?";
+/// What stands in place of a number.
+const NOT_KNOWN: &str = "–";
 
 /// Write a model card for a vector: Markdown, with the front matter that model hubs read
 ///
@@ -74,17 +79,29 @@ impl CardArgs {
             );
             return Err(Error::invalid(model.display().to_string(), problem));
         }
-        let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
-        let has_results = report.is_some();
-        let text = render(&Card::of(&path, &sidecar, &file, report)?)?;
         let target = match &self.output {
-            Some(target) if target.as_os_str() == "-" => {
-                output.text(&text);
-                return Ok(());
-            }
             Some(target) => target.clone(),
             None => path.with_extension("md"),
         };
+        let is_stdout = target.as_os_str() == "-";
+        if !is_stdout {
+            let report = self.report.as_deref();
+            check_target(
+                &target,
+                &[
+                    ("the model", Some(&model)),
+                    ("the sidecar", Some(&path)),
+                    ("the report", report),
+                ],
+            )?;
+        }
+        let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
+        let has_results = report.is_some();
+        let text = render(&Card::of(&path, &sidecar, &file, report)?)?;
+        if is_stdout {
+            output.text(&text);
+            return Ok(());
+        }
         write_atomically(&target, |out| out.write_all(text.as_bytes()))?;
         if output.is_json() {
             output.json(&Document { path: &target, has_results });
@@ -121,13 +138,16 @@ struct Card {
     alpha: String,
     positions: String,
     direction: &'static str,
-    selection: &'static str,
+    selection: Option<&'static str>,
     seed: u64,
     data: Data,
     prompt: String,
     split: String,
     candor_version: String,
     example: String,
+    /// Fitted, and no mix: σ is a standard deviation.
+    is_plain: bool,
+    has_accuracy: bool,
     has_effect: bool,
     heads: Vec<Head>,
     layers: Vec<Layer>,
@@ -183,13 +203,16 @@ impl Card {
         let tensors = file.tensors();
         let n_param = tensors.iter().map(|tensor| tensor.dims.iter().product::<u64>()).sum();
         let (license, license_name) = hub_license(about.license.as_deref());
-        let nats = |x: Option<f32>| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.5}"));
+        let nats = |x: Option<f32>| x.map_or_else(|| NOT_KNOWN.to_owned(), |x| format!("{x:.5}"));
         let heads: Vec<Head> = heads::best_first(sidecar)
             .iter()
             .map(|head| Head {
                 layer: head.site.layer,
                 head: head.site.head,
-                accuracy: format!("{:.1} %", 100.0 * head.accuracy),
+                accuracy: head.accuracy.map_or_else(
+                    || NOT_KNOWN.to_owned(),
+                    |share| format!("{:.1} %", 100.0 * share),
+                ),
                 sigma: format!("{:.4}", head.sigma),
                 effect: nats(head.effect),
                 cost: nats(head.cost),
@@ -224,14 +247,18 @@ impl Card {
             alpha: about.alpha.to_string(),
             positions: about.positions.to_string(),
             direction: about.direction.name(),
-            selection: about.selection.name(),
+            selection: heads::chosen_by(about),
+            is_plain: !about.is_imported() && !about.is_mixed(),
+            has_accuracy: heads.iter().any(|head| head.accuracy != NOT_KNOWN),
             seed: about.seed,
             data: Data { name: about.data_name.clone(), sha256: about.data_sha256.clone() },
             prompt: about.prompt.clone(),
             split: about.split.clone(),
             candor_version: about.candor_version.clone(),
-            example: PromptForm::parse(&about.prompt)
-                .map(|form| form.prompt("What is the capital of Australia?"))?,
+            example: match about.prompt.as_str() {
+                "" => EXAMPLE.to_owned(),
+                form => PromptForm::parse(form)?.prompt(EXAMPLE),
+            },
             has_effect: !about.head_effect.is_empty(),
             heads,
             layers: vector

@@ -114,7 +114,9 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
         let problem = shown(&error.to_string());
-        invalid(format!("is no report.json of `candor eval --report DIR`: {problem}"))
+        invalid(format!(
+            "is no report.json of `candor eval --report DIR`, and a card shows no other: {problem}"
+        ))
     })?;
     if document.model.fingerprint != sidecar.about.model_fingerprint {
         let problem = "is of another model than the sidecar: measure this one with `candor eval`";
@@ -163,7 +165,9 @@ fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
     let Document { settings, .. } = document;
     let what = match &settings.vector_fingerprint {
         Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
-            if document.data.sha256 == sidecar.about.data_sha256 {
+            if sidecar.about.is_imported() {
+                "This vector, which was made by another program, was scored as it is"
+            } else if document.data.sha256 == sidecar.about.data_sha256 {
                 "This vector was scored as it is, on the data set that it was fitted on: questions \
                  that it has not seen may give less"
             } else {

@@ -23,6 +23,7 @@ use super::run::{ROW, steering_at};
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
+use crate::file::check_target;
 use crate::session::{Session, Steering};
 use crate::steer::{Sidecar, SteeredHead};
 use crate::{Error, Model, Result};
@@ -33,7 +34,11 @@ const WIDE: usize = 72;
 /// Characters of the names in the banner.
 const N_LABEL: usize = 6;
 
-/// Talk with a model, steered or not.
+/// Talk with a model, steered or not
+///
+/// What is typed at a terminal is kept in the file `chat-history` of the cache folder
+/// (~/.cache/candor, or CANDOR_CACHE), for the arrow keys of later chats; what comes through a pipe is
+/// not.
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
     #[command(flatten)]
@@ -184,6 +189,9 @@ impl<'a> Chat<'a> {
                 self.say(vector);
             }
             Command::Save(path) => {
+                let sidecar = self.steer.as_ref().map(|steer| steer.path.as_path());
+                let model = Some(self.model.path());
+                check_target(&path, &[("the model", model), ("the sidecar", sidecar)])?;
                 self.transcript().write(&path)?;
                 self.say(format!("saved to {}", path.display()));
             }

@@ -26,6 +26,7 @@ use super::plot::{self, Format};
 use crate::capture::store::Store;
 use crate::error::shown;
 use crate::export::CONTROL_VECTOR;
+use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside};
 use crate::{Error, Result, fingerprint};
@@ -78,6 +79,9 @@ impl InspectArgs {
             Format::of(plot)?;
         }
         let path = self.path()?;
+        if let Some(plot) = &self.plot {
+            check_target(plot, &[("the file to show", Some(&path))])?;
+        }
         if self.metadata {
             output.json(&metadata::of(&path)?);
             return Ok(());

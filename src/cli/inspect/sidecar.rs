@@ -8,7 +8,7 @@ use super::verify::Verified;
 use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
-use crate::cli::table::{facts, form_line};
+use crate::cli::table::{counted, facts, form_line};
 use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
@@ -33,8 +33,8 @@ pub(super) struct SidecarFacts {
     prompt: String,
     split: String,
     candor_version: String,
-    /// By what the heads were chosen.
-    selection: &'static str,
+    /// By what the heads were chosen; null of an imported vector and a mix.
+    selection: Option<&'static str>,
     /// In the order in which they were chosen.
     heads: Vec<Head>,
     /// Values of a layer's output; null without directions of layers.
@@ -86,6 +86,7 @@ impl SidecarFacts {
     pub(super) fn of(path: &Path, sidecar: Sidecar) -> Self {
         let fingerprint = sidecar.fingerprint();
         let heads = heads::best_first(&sidecar);
+        let selection = heads::chosen_by(&sidecar.about);
         let Sidecar { vector, about } = sidecar;
         let About { architecture, name, model_name, model_fingerprint, .. } = about;
         Self {
@@ -108,7 +109,7 @@ impl SidecarFacts {
             prompt: about.prompt,
             split: about.split,
             candor_version: about.candor_version,
-            selection: about.selection.name(),
+            selection,
             heads,
             n_embd: vector.layers().map(LayerVector::n_embd),
             layers: vector
@@ -175,9 +176,11 @@ impl SidecarFacts {
             ("split", self.split.clone()),
             ("made by", format!("candor {}", self.candor_version)),
         ]);
+        rows.retain(|(name, value)| *name != "prompt" || !value.is_empty());
         let place = rows.iter().position(|(name, _)| *name == "alpha").unwrap_or(rows.len());
         if self.k > 0 {
-            rows.insert(place, ("K", format!("{} heads, chosen by {}", self.k, self.selection)));
+            let chosen = self.selection.map_or_else(String::new, |by| format!(", chosen by {by}"));
+            rows.insert(place, ("K", format!("{}{chosen}", counted(self.k, "head"))));
         }
         if let (Some(n_embd), Some(layers)) = (self.n_embd, self.layers_text()) {
             rows.insert(place, ("layers", format!("{layers}, outputs of {n_embd} values")));

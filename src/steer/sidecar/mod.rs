@@ -108,6 +108,21 @@ pub struct About {
     pub head_cost: Vec<f32>,
 }
 
+/// [`About::split`] of a vector that was not fitted but imported.
+const IMPORTED: &str = "none: imported";
+
+impl About {
+    /// What an imported vector says in place of a split.
+    pub(crate) fn imported_split() -> String {
+        IMPORTED.to_owned()
+    }
+
+    /// Whether another program made it, so that nothing is known of how its heads were chosen.
+    pub(crate) fn is_imported(&self) -> bool {
+        self.split == IMPORTED
+    }
+}
+
 /// A steering vector and where it comes from: the content of a sidecar file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sidecar {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::{About, FORMAT, FORMAT_LAYERS, METHOD, Sidecar, TYPE, layer_direction};
 use crate::error::{shown, shown_up_to};
+use crate::export::CONTROL_VECTOR;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
 use crate::steer::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
@@ -56,6 +57,10 @@ fn content(file: &Gguf) -> Result<Sidecar> {
 
 /// Refuses what is not a sidecar of a format that is known; gives the format.
 fn check_kind(file: &Gguf) -> Result<u32> {
+    if file.opt_str("general.architecture")? == Some(CONTROL_VECTOR) {
+        let problem = "is of a control vector of llama.cpp: `candor import` makes a sidecar of it";
+        return Err(file.fault("key general.architecture", problem));
+    }
     let kind = file.opt_str("general.type")?.unwrap_or("model");
     if kind != TYPE {
         let problem =
