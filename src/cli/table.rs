@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn strengths_and_counts_are_as_people_write_them() {
-        let shown = [0.0, -0.0, 15.0, 8.657_106_4, 0.015_625, -2.5, 123_456.0, 1.3e-9, f32::NAN];
+        let shown = [0.0, -0.0, 15.0, 8.657_106, 0.015_625, -2.5, 123_456.0, 1.3e-9, f32::NAN];
         assert_eq!(
             shown.map(short),
             ["0", "0", "15", "8.657", "0.01562", "-2.5", "123500", "1.3e-9", "–"]
