@@ -158,6 +158,7 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a large file takes Miri an hour")]
 fn a_sidecar_of_a_7b_model_takes_less_than_150_kb() {
     let heads = (0..48).map(|i| head(i * 2 % 32, i, 128)).collect();
     let vector = SteeringVector::new(32, 48, 128, heads).unwrap();
