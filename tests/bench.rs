@@ -188,7 +188,7 @@ fn people_get_an_aligned_table() {
     let cache = tempfile::tempdir().unwrap();
     let output = bench(cache.path(), &[]).assert().success().get_output().clone();
     let text = String::from_utf8(output.stdout).unwrap();
-    for word in ["machine", "tokens/s", "x plain", "in-graph", "set-vector"] {
+    for word in ["machine", "tokens/s", "× plain", "in-graph", "set-vector"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(output.stderr.is_empty(), "llama.cpp keeps quiet");
