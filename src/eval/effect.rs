@@ -81,11 +81,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Effects> {
-        if !question.is_two_sided() {
-            let what = format!("question `{}`", question.text);
-            return Err(Error::invalid(what, "it needs true and false answers"));
-        }
-        let question = &question.deciding();
+        let question = &deciding(question)?;
         let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         let mut prefix = plain[0].tokens[..n_prompts.iter().min().map_or(0, |n| n - 1)].to_vec();
         for text in &plain {
@@ -131,7 +127,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Effects> {
-        let question = &question.deciding();
+        let question = &deciding(question)?;
         let (plain, n_prompts) = self.evaluator.answers(question, form, preamble, 0)?;
         self.evaluator.hold(&[])?;
         let log_odds = |evaluator: &mut Evaluator, row: usize| -> Result<f64> {
@@ -238,6 +234,15 @@ impl Evaluator<'_> {
             texts.iter().zip(n_prompts).map(|(text, n_prompt)| text.tokens.len() - n_prompt - 1);
         Ok(1 + n.sum::<usize>())
     }
+}
+
+/// The answers that log odds are taken of.
+fn deciding(question: &Question) -> Result<Question> {
+    if question.is_two_sided() {
+        return Ok(question.deciding());
+    }
+    let what = format!("question `{}`", question.text);
+    Err(Error::invalid(what, "it needs true and false answers"))
 }
 
 impl Question {

@@ -34,6 +34,8 @@ const N_SEQ: usize = 64;
 const HOLDER: usize = N_SEQ;
 /// Most memory for the logits of a batch, in bytes.
 const LOGITS_BYTES: usize = 256 << 20;
+/// Questions or texts that are scored at once, and lost at most when a run is stopped.
+pub(crate) const N_CHUNK: usize = 16;
 
 /// Which tokens are steered where answers are scored (ITI, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::ControlVector;
 use super::bake::project;
 use crate::data::{PromptForm, Question};
-use crate::eval::{Agreement, Evaluator, McScore, Policy};
+use crate::eval::{Agreement, Evaluator, McScore, N_CHUNK, Policy};
 use crate::gguf::Gguf;
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
@@ -35,8 +35,6 @@ use crate::{Error, Model, Result};
 const N_FIT_TOKEN: usize = 2048;
 /// Tokens that are read of a text.
 const N_TEXT_TOKEN: usize = 256;
-/// Questions and texts that are measured at once, and lost at most when a run is stopped.
-const N_CHUNK: usize = 16;
 
 /// How a control vector was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Journal, Trial};
 use crate::data::{Question, sha256};
-use crate::eval::Evaluator;
+use crate::eval::{Evaluator, N_CHUNK};
 use crate::probe::Activations;
 use crate::steer::{Development, SteeringVector};
 use crate::{Error, Result};
@@ -19,9 +19,6 @@ pub struct Grid {
     /// Most KL per token on neutral text, in nats.
     pub kl_budget: f64,
 }
-
-/// Questions that are scored at once, and lost at most when a run is stopped.
-const N_CHUNK: usize = 16;
 
 impl Grid {
     /// Steps of [`choose`] on so many questions with true and false answers.

@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Condition, Protocol};
-use crate::eval::{Cut, Divergence, Evaluator};
+use crate::eval::{Cut, Divergence, Evaluator, N_CHUNK};
 use crate::judge::Judgement;
 use crate::ledger::Ledger;
 use crate::select::Choice;
 use crate::steer::SteeringVector;
 use crate::{Result, Site};
-
-/// Questions that are scored at once, and lost at most when a run is stopped.
-pub(super) const N_CHUNK: usize = 16;
 
 /// What a ledger keeps of a study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ pub use self::transfer::{
     Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
 };
 use crate::data::{Dataset, PromptForm, split};
-use crate::eval::Evaluator;
+use crate::eval::{Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Grid, Journal, SelectParams};
@@ -168,7 +168,7 @@ impl<'a> Protocol<'a> {
     }
 
     fn n_step_of_turn(n_question: usize) -> usize {
-        2 * n_question.div_ceil(measure::N_CHUNK) + 1
+        2 * n_question.div_ceil(N_CHUNK) + 1
     }
 
     /// How heads are fitted.

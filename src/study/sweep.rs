@@ -8,9 +8,9 @@
 use serde::Serialize;
 
 use super::develop::in_parts;
-use super::measure::{Fold, N_CHUNK, Outcome, Record, Turn};
+use super::measure::{Fold, Outcome, Record, Turn};
 use super::{Condition, FoldReport, Half, Protocol, Report, Row, SELECT_STEPS, random_vectors};
-use crate::eval::{Divergence, Evaluator};
+use crate::eval::{Divergence, Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Journal, Trial, rank};

@@ -1,34 +1,30 @@
 //! `candor fit`: from labelled texts to a sidecar.
 
-use std::path::{Path, PathBuf};
+mod report;
+
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use serde::Serialize;
 
+use self::report::{Fitted, maps};
 use super::activations::StoreArgs;
 use super::args::{DataArgs, ModelArgs, direction, finite, positive};
 use super::asking::PreambleArgs;
 use super::capture::KEPT;
-use super::heads::{self, Head};
-use super::heat::Maps;
 use super::interrupt;
-use super::output::{self, Output};
+use super::output::Output;
 use super::plot::{self, Format};
 use super::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
-use super::table::{nats, percent};
 use crate::capture::Store;
 use crate::data::{Dataset, PromptForm};
 use crate::file::{check_target, stem};
-use crate::select::{Choice, HeadEffect, Journal, Ranked, Trial, choose, rank_correlation};
+use crate::select::{Choice, HeadEffect, Journal, Ranked, Trial, choose};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
     SteeringVector, default_path,
 };
-use crate::{Error, Geometry, Model, Result, Site};
-
-/// Heads of the table that is printed.
-const N_LISTED: usize = 12;
+use crate::{Error, Geometry, Model, Result};
 
 /// Fit a steering vector and write it as a sidecar beside the model
 ///
@@ -89,43 +85,6 @@ pub(super) struct FitArgs {
     plot: Option<PathBuf>,
 }
 
-/// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
-    path: &'a Path,
-    k: usize,
-    alpha: f32,
-    direction: &'static str,
-    selection: &'static str,
-    heads: Vec<Head>,
-    /// What every head that was tried does by itself, by place; absent for `accuracy`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    effects: Vec<Tried>,
-    /// What K and alpha reached where they were chosen by trying: MC1 on the questions.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mc1: Option<f64>,
-    /// The KL of the same, in nats per token of neutral text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kl: Option<f64>,
-    /// Spearman's, of the accuracies and effects of the heads that were tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rank_correlation: Option<f64>,
-    n_row: usize,
-    seconds: f64,
-}
-
-/// What moving one head by itself did.
-#[derive(Serialize)]
-struct Tried {
-    #[serde(flatten)]
-    site: Site,
-    accuracy: f32,
-    effect: f64,
-    cost: f64,
-    causal: f64,
-    n_question: usize,
-}
-
 impl FitArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
@@ -181,13 +140,19 @@ impl FitArgs {
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         chosen.journal.remove()?;
-        let results = (chosen.effects.as_slice(), chosen.choice);
         activations.discard()?;
         if let (Some(file), Some(maps)) = (&self.plot, maps(&sidecar)) {
             plot::write(file, &sidecar.about.model_name, &maps)?;
         }
-        let seconds = start.elapsed().as_secs_f64();
-        self.report(&path, &sidecar, &development, results, seconds, output);
+        let fitted = Fitted {
+            path: &path,
+            sidecar: &sidecar,
+            development: &development,
+            effects: &chosen.effects,
+            choice: chosen.choice,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        fitted.report(output);
         Ok(())
     }
 
@@ -381,69 +346,6 @@ impl FitArgs {
             head_cost: per_head(|head| head.cost.max(0.0)),
         })
     }
-
-    fn report(
-        &self,
-        path: &Path,
-        sidecar: &Sidecar,
-        development: &Development,
-        (effects, choice): (&[HeadEffect], Option<Choice>),
-        seconds: f64,
-        output: Output,
-    ) {
-        let heads = heads::best_first(sidecar);
-        let selection = sidecar.about.selection.name();
-        let tried = tried(development, effects);
-        let rank_correlation = (!tried.is_empty()).then(|| {
-            let accuracies: Vec<f64> = tried.iter().map(|head| f64::from(head.accuracy)).collect();
-            let effects: Vec<f64> = tried.iter().map(|head| head.effect).collect();
-            rank_correlation(&accuracies, &effects)
-        });
-        if output.is_json() {
-            output.json(&Document {
-                path,
-                k: heads.len(),
-                alpha: sidecar.about.alpha,
-                direction: self.direction.name(),
-                selection,
-                heads,
-                effects: tried,
-                mc1: choice.map(|choice| choice.mc1),
-                kl: choice.map(|choice| choice.kl),
-                rank_correlation,
-                n_row: development.n_row(),
-                seconds,
-            });
-            return;
-        }
-        if let Some(maps) = maps(sidecar) {
-            output.line(maps.text(output::width()));
-        }
-        output.line(heads::text(&heads, N_LISTED));
-        let size = std::fs::metadata(path).map_or(0, |m| m.len());
-        let mut chosen_by = selection.to_owned();
-        if let Some(r) = rank_correlation {
-            chosen_by += &format!(" (accuracy and effect: rank correlation {r:.2})");
-        }
-        let mut fields = vec![
-            ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
-            ("heads", format!("{} of {}", heads.len(), development.scores.len())),
-            ("chosen by", chosen_by),
-            ("alpha", sidecar.about.alpha.to_string()),
-            ("direction", self.direction.to_string()),
-            ("rows", sidecar.about.split.clone()),
-            ("time", format!("{seconds:.1} s")),
-        ];
-        if let Some(Choice { mc1, kl, .. }) = choice {
-            let reached = format!(
-                "MC1 {} % on these questions, KL {} nats per token of neutral text",
-                percent(mc1),
-                nats(kl, 4)
-            );
-            fields.insert(4, ("reached", reached));
-        }
-        output.fields(&fields);
-    }
 }
 
 /// Heads, K and α as they were chosen.
@@ -455,32 +357,6 @@ struct Chosen {
     /// What K and α reached, where they were tried.
     choice: Option<Choice>,
     journal: Journal,
-}
-
-/// What is known of all heads, where every layer has some.
-fn maps(sidecar: &Sidecar) -> Option<Maps<'_>> {
-    let about = &sidecar.about;
-    let selected: Vec<Site> = sidecar.vector.heads().iter().map(|head| head.site).collect();
-    Maps::new(&about.head_accuracy, &about.head_effect, sidecar.vector.n_head(), selected)
-}
-
-/// The effects with the accuracies of the same heads.
-fn tried(development: &Development, effects: &[HeadEffect]) -> Vec<Tried> {
-    let accuracy = |site: Site| {
-        let score = development.scores.iter().find(|score| score.site == site);
-        score.map_or(f32::NAN, |score| score.accuracy)
-    };
-    effects
-        .iter()
-        .map(|head| Tried {
-            site: head.site,
-            accuracy: accuracy(head.site),
-            effect: head.effect,
-            cost: head.cost,
-            causal: head.causal(),
-            n_question: head.n_question,
-        })
-        .collect()
 }
 
 /// Heads of a model all of whose layers have attention.
