@@ -179,7 +179,9 @@ mod tests {
             assert!(message.contains(problem), "{message}");
         }
         let message = read("\n\n", 0).unwrap_err().to_string();
-        assert!(message.starts_with("t.jsonl: holds no judgements"), "{message}");
+        let expected =
+            "t.jsonl: holds no judgements: each is a line of JSON with prompt and completion";
+        assert_eq!(message, expected);
     }
 
     proptest! {

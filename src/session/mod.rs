@@ -73,8 +73,9 @@ impl<'m> Session<'m> {
     /// [`Error::Unsupported`] for a model that has no KV cache, for one that alters the heads'
     /// outputs (a gate, a norm) before the output projection reads them, and for heads that a
     /// quantized cache cannot hold, [`Error::Invalid`] for layers to observe that are not there or
-    /// not ascending, for no thread or more than [`MAX_THREADS`], for a context beyond `i32::MAX` tokens and for a quantized cache without
-    /// flash attention, [`Error::Decode`] where llama.cpp fails.
+    /// not ascending, for no thread or more than [`MAX_THREADS`], for a context beyond `i32::MAX`
+    /// tokens and for a quantized cache without flash attention, [`Error::Decode`] where llama.cpp
+    /// fails.
     pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
         Self::with_means(model, params, None)
     }
@@ -334,7 +335,7 @@ fn default_threads(model: &Model) -> usize {
     if model.inner().n_params() < N_PARAM_SMALL {
         return 1;
     }
-    std::thread::available_parallelism().map_or(4, std::num::NonZeroUsize::get)
+    std::thread::available_parallelism().map_or(4, |n| n.get().min(MAX_THREADS))
 }
 
 fn to_u32(n: usize) -> u32 {
