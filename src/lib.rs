@@ -31,6 +31,7 @@ pub mod steer;
 pub mod study;
 
 pub use error::{Error, Result};
+pub use ffi::bounded::Bounded;
 pub use ffi::host::set_verbose;
 #[doc(hidden)]
 pub use ffi::rehearsal::Rehearsal;

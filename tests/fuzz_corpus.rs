@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use candor::Bounded;
 use candor::gguf::Gguf;
 use memory::{Counting, measured};
 use parsers::PARSERS;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Bounded<Counting> = Bounded::around(Counting);
 
 /// The largest piece of memory that an input below 1 MB may ask for.
 const LARGEST: usize = 100_000_000;

@@ -98,6 +98,23 @@ fn a_part_of_a_model() {
 }
 
 #[test]
+#[cfg(feature = "cli")]
+fn a_chat_template_that_takes_all_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.gguf");
+    let template = "{% set ns = namespace(x=[1]) %}\
+                    {% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
+    let mut builder = Fixture::new(Arch::Llama).build();
+    builder.set("tokenizer.chat_template", template).write(&path).unwrap();
+    let mut command = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("candor"));
+    command.env("CANDOR_CACHE", folder.path()).args(["chat", "-t", "1", "-m"]).arg(&path);
+    let output = command.write_stdin("Why?\n").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("chat template failed: it takes more than 96 MB of memory"), "{error}");
+}
+
+#[test]
 fn tokens_that_do_not_exist_are_empty() {
     let model = llama(&[]).expect("it loads");
     let n_vocab = i32::try_from(model.n_vocab()).unwrap();

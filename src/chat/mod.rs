@@ -1,6 +1,7 @@
 //! Conversations with a model: its chat template, answers that stream, and the truth meter.
 
 mod completion;
+mod confine;
 mod conversation;
 mod message;
 mod meter;

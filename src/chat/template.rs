@@ -2,6 +2,8 @@
 //! transformers library does, so that the model meets the text it was trained on.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use chrono::{Local, NaiveDate, NaiveDateTime, NaiveTime};
 use minijinja::syntax::SyntaxConfig;
@@ -9,6 +11,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use super::confine::{Limits, Overrun, confine};
 use super::message::{Message, Role};
 use crate::data::PromptForm;
 use crate::error::shown;
@@ -22,9 +25,11 @@ const FUEL: u64 = 1_500_000;
 /// before the first step, the fuel does not pay for.
 const SOURCE_MAX: usize = 1 << 16;
 
-/// Bytes of the stack on which templates are rendered: about a thousand for each list that the fuel
-/// pays for. Memory is taken where it is used.
-const STACK: usize = 256 << 20;
+/// What a template may take besides. The memory is what its fuel pays for: lists that are added are not
+/// counted by minijinja before they are there. The stack is about a thousand bytes for each list in a
+/// list that the fuel pays for. Templates that models come with take milliseconds.
+const LIMITS: Limits =
+    Limits { memory: 96_000_000, stack: 256 << 20, time: Duration::from_secs(3) };
 
 /// The longest text that a template's Python methods take or give, in bytes: minijinja counts what they
 /// made only once it is there.
@@ -40,6 +45,8 @@ pub struct ChatTemplate {
     source: Option<String>,
     bos: String,
     eos: String,
+    /// What it took too much of. What was left behind is not to come again with every turn.
+    overrun: Arc<OnceLock<Overrun>>,
 }
 
 impl ChatTemplate {
@@ -47,7 +54,7 @@ impl ChatTemplate {
     /// it calls `bos_token` and `eos_token`.
     #[must_use]
     pub fn new(source: Option<String>, bos: String, eos: String) -> Self {
-        Self { source, bos, eos }
+        Self { source, bos, eos, overrun: Arc::default() }
     }
 
     /// The template of a model.
@@ -75,7 +82,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Template`] with what the template says: it may break Jinja's syntax, or refuse the
-    /// conversation, as some refuse a system prompt.
+    /// conversation, as some refuse a system prompt. Or with what it took too much of: steps, time,
+    /// or memory, which is counted where the program's allocator is [`crate::Bounded`].
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         match &self.source {
             Some(source) => self.render_as(source, messages, Local::now().naive_local(), true),
@@ -110,16 +118,24 @@ impl ChatTemplate {
             documents => (),
             enable_thinking => thinks,
         };
-        let render = || environment(now)?.render_named_str("template", source, context);
-        // A template can put lists into lists for as long as its fuel lasts, and each is freed within
-        // the one around it.
-        let rendered = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, render);
-            let thread = thread.map_err(|error| error.to_string())?;
-            let result = thread.join().map_err(|_| "it made the engine panic".to_owned())?;
-            result.map_err(|error| error.to_string())
-        });
-        rendered.map_err(|problem| Error::Template { problem: shown(&problem) })
+        let rendered = match self.overrun.get() {
+            Some(overrun) => Err(overrun.clone()),
+            None => {
+                let source = source.to_owned();
+                confine(LIMITS, move || {
+                    environment(now)?.render_named_str("template", &source, context)
+                })
+            }
+        };
+        let problem = match rendered {
+            Ok(Ok(text)) => return Ok(text),
+            Ok(Err(error)) => shown(&error.to_string()),
+            Err(overrun @ (Overrun::Memory(_) | Overrun::Time(_))) => {
+                self.overrun.get_or_init(|| overrun).to_string()
+            }
+            Err(overrun) => overrun.to_string(),
+        };
+        Err(Error::Template { problem })
     }
 
     /// The template as a form for questions and answers: the question is the user's only message, the
@@ -357,8 +373,7 @@ mod tests {
     }
 
     fn template(source: Option<&str>) -> ChatTemplate {
-        let source = source.map(str::to_owned);
-        ChatTemplate { source, bos: "<s>".to_owned(), eos: "</s>".to_owned() }
+        ChatTemplate::new(source.map(str::to_owned), "<s>".to_owned(), "</s>".to_owned())
     }
 
     #[test]
@@ -438,6 +453,20 @@ mod tests {
         // What chats do with them still works.
         let source = "{{ 'a b'.replace(' ', '_') ~ ', '.join(['x', 1]) ~ '{:>5}'.format('y') }}";
         assert_eq!(render(Some(source), &[]).unwrap(), "a_bx, 1    y");
+    }
+
+    #[test]
+    fn no_template_takes_all_memory() {
+        let doubling = "{% set ns = namespace(x=[1]) %}\
+                        {% for i in range(34) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
+        let template = template(Some(doubling));
+        for _ in 0..2 {
+            let error = template.render(&[]).unwrap_err().to_string();
+            assert!(error.contains("takes more than 96 MB of memory"), "{error}");
+        }
+        // What fuel pays for goes through.
+        let long = "{{ ('a' * 1000000) | length }}";
+        assert_eq!(render(Some(long), &[]).unwrap(), "1000000");
     }
 
     #[test]

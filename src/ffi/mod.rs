@@ -1,10 +1,12 @@
-//! The only room that knows C: handles that own what they point to, and the calls on them.
+//! The only room that knows C: handles that own what they point to, and the calls on them. What else
+//! is unsafe lives here, too: memory maps and an allocator.
 //!
 //! Three layers, each thin: the declarations ([`sys`] for the tap, `llama_cpp_sys_2` for the host),
 //! the handles with `Drop` ([`tap::Tap`], [`context::Context`]), and, outside this room, the safe
 //! API (`Model`, `Session`). No Rust code runs inside a C callback except the log sink and
 //! [`means`], which cannot panic.
 
+pub(crate) mod bounded;
 pub(crate) mod context;
 pub(crate) mod dequantize;
 pub(crate) mod device;

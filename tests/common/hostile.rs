@@ -131,7 +131,7 @@ pub fn all() -> Vec<Hostile> {
 }
 
 /// Small, and grow.
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 10] = [
     (
         "loops in loops",
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}",
@@ -143,6 +143,14 @@ const TEMPLATES: [(&str, &str); 8] = [
     (
         "lists in lists",
         "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+    ),
+    (
+        "a list that doubles",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(34) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    ),
+    (
+        "a list that doubles, looked through",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(31) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ {ns.x: 1, (ns.x + [1]): 2} }}",
     ),
     (
         "objects in objects",

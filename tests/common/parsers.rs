@@ -18,7 +18,7 @@ use candor::ledger::Ledger;
 use candor::session::TextStream;
 use candor::steer::Sidecar;
 use candor::study::Record;
-use candor::{Geometry, Site, check_host_limits, fingerprint};
+use candor::{Geometry, Result, Site, check_host_limits, fingerprint};
 
 /// A parser by the name of its fuzz target and of its folder of inputs.
 pub type Parser = (&'static str, fn(&[u8]) -> bool);
@@ -252,7 +252,12 @@ pub fn ledger(bytes: &[u8]) -> bool {
 
 /// The chat template of a model, at work on a conversation.
 pub fn chat_template(bytes: &[u8]) -> bool {
-    let Ok(source) = std::str::from_utf8(bytes) else { return false };
+    rendered(bytes).is_some_and(|rendered| rendered.is_ok())
+}
+
+/// What a template makes of a conversation; none where it is no text.
+pub fn rendered(bytes: &[u8]) -> Option<Result<String>> {
+    let source = std::str::from_utf8(bytes).ok()?;
     let template = ChatTemplate::new(Some(source.to_owned()), "<s>".to_owned(), "</s>".to_owned());
     let messages = [
         Message::new(Role::System, "Be brief."),
@@ -261,7 +266,7 @@ pub fn chat_template(bytes: &[u8]) -> bool {
         Message::new(Role::User, "Why?"),
     ];
     let _ = template.form();
-    template.render(&messages).is_ok()
+    Some(template.render(&messages))
 }
 
 /// The pieces of a text, as a vocabulary cuts it: all before the stop string is shown once.
