@@ -9,7 +9,7 @@ use super::args::{direction, finite};
 use super::heads::amount;
 use super::output::{BOLD, Output};
 use super::parts::Part;
-use super::table::printable_line;
+use super::table::{printable_line, short};
 use super::{embedded, interrupt};
 use crate::capture::Store;
 use crate::data::sha256;
@@ -150,6 +150,7 @@ impl ImportArgs {
             return Ok(());
         }
         let (what, name) = (amount(&imported.vector), printable_line(name));
+        let alpha = short(alpha);
         output.line(format_args!(
             "{BOLD}{name}{BOLD:#}: {what}, alpha {alpha}, tokens steered: {positions}"
         ));

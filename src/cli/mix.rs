@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::heads::amount;
 use super::output::{BOLD, DIM, Output};
 use super::parts::Part;
-use super::table::printable_line;
+use super::table::{printable_line, short};
 use crate::Result;
 use crate::file::{check_target, stem};
 use crate::steer::{Positions, Sidecar};
@@ -93,7 +93,7 @@ impl MixArgs {
             output.json(&document);
             return Ok(());
         }
-        let (what, alpha) = (amount(&mixed.vector), document.alpha);
+        let (what, alpha) = (amount(&mixed.vector), short(document.alpha));
         output.line(format_args!("{BOLD}{}{BOLD:#}: {what}, alpha {alpha}", printable_line(name)));
         let description = mixed.about.description.as_deref().unwrap_or_default();
         output.line(format_args!("{DIM}{}{DIM:#}", printable_line(description)));

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::{ModelArgs, SamplingArgs, SteerArgs, positive};
 use super::output::{DIM, Output, printable, stdout_is_terminal, stream};
+use super::table::short;
 use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
 use crate::session::{Session, Steering};
 use crate::steer::Positions;
@@ -78,7 +79,8 @@ impl RunArgs {
         if let Some((path, sidecar)) = &sidecar {
             let strength = self.steer.alpha(sidecar);
             if self.steer.is_auto() {
-                output.aside(format_args!("steered by {}, alpha {strength}", path.display()));
+                let alpha = short(strength);
+                output.aside(format_args!("steered by {}, alpha {alpha}", path.display()));
             }
             session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
             steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));

@@ -20,6 +20,7 @@ use super::interrupt;
 use super::output::{BOLD, DIM, Output, printable, stdout_is_terminal, stream};
 use super::parts::Part;
 use super::run::{ROW, steering_at};
+use super::table::short;
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
@@ -165,13 +166,13 @@ impl<'a> Chat<'a> {
                 let steer = loaded(&mut self.steer)?;
                 self.session.set_vector(ROW, Some((&steer.sidecar.vector, alpha)))?;
                 (steer.alpha, steer.on) = (alpha, true);
-                self.say(format!("alpha {alpha}"));
+                self.say(format!("alpha {}", short(alpha)));
             }
             Command::On => {
                 let steer = loaded(&mut self.steer)?;
                 steer.on = true;
                 let alpha = steer.alpha;
-                self.say(format!("steering on, alpha {alpha}"));
+                self.say(format!("steering on, alpha {}", short(alpha)));
             }
             Command::Off => {
                 if let Some(steer) = &mut self.steer {
@@ -266,7 +267,7 @@ impl<'a> Chat<'a> {
             if before.ending == Ending::Caller {
                 return Ok(());
             }
-            self.heading(&format!("alpha {alpha}"));
+            self.heading(&format!("alpha {}", short(alpha)));
             self.answer_aloud(&mut conversation, &question, alpha)?
         };
         self.keep(conversation, question, answer, alpha);
@@ -289,7 +290,7 @@ impl<'a> Chat<'a> {
             self.output.text("\n");
         }
         let steering =
-            if alpha == 0.0 { "not steered".to_owned() } else { format!("alpha {alpha}") };
+            if alpha == 0.0 { "not steered".to_owned() } else { format!("alpha {}", short(alpha)) };
         let speed = format!("{:.0} tokens/s", answer.n_token_per_second());
         let ending = match answer.ending {
             Ending::Model => None,
@@ -365,7 +366,7 @@ fn loaded(steer: &mut Option<Steer>) -> Result<&mut Steer> {
 impl std::fmt::Display for Steer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let what = amount(&self.sidecar.vector);
-        write!(f, "{}, {what}, alpha {}", self.path.display(), self.alpha)
+        write!(f, "{}, {what}, alpha {}", self.path.display(), short(self.alpha))
     }
 }
 
@@ -393,7 +394,7 @@ fn print_columns(answers: [&Completion; 2], alpha: f32, width: usize, output: Ou
     let note = answers.map(|answer| {
         truth(answer).into_iter().chain([n_token(answer)]).collect::<Vec<_>>().join(" · ")
     });
-    print(BOLD, ["not steered", &format!("alpha {alpha}")]);
+    print(BOLD, ["not steered", &format!("alpha {}", short(alpha))]);
     print(Style::new(), [&text[0], &text[1]]);
     print(DIM, [&note[0], &note[1]]);
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::sidecar::Layer;
 use crate::Result;
-use crate::cli::table::{facts, table};
+use crate::cli::table::{facts, short, table};
 use crate::export::ControlVector;
 use crate::gguf::{Gguf, Value};
 
@@ -67,7 +67,7 @@ impl ControlFacts {
             rows.extend([
                 ("exported from", export.vector.clone()),
                 ("model fingerprint", or_unknown(export.model_fingerprint.clone())),
-                ("alpha", or_unknown(export.alpha.map(|alpha| alpha.to_string()))),
+                ("alpha", or_unknown(export.alpha.map(short))),
                 ("made by", or_unknown(export.method.clone())),
             ]);
             if let (Some(kl), Some(top1)) = (export.neutral_kl, export.neutral_top1) {

@@ -8,7 +8,7 @@ use super::verify::Verified;
 use crate::cli::heads::{self, Head};
 use crate::cli::heat::Maps;
 use crate::cli::output;
-use crate::cli::table::{counted, facts, form_line};
+use crate::cli::table::{counted, facts, form_line, short};
 use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
@@ -167,7 +167,7 @@ impl SidecarFacts {
                 ),
             ),
             ("direction", self.direction.to_owned()),
-            ("alpha", self.alpha.to_string()),
+            ("alpha", short(self.alpha)),
             ("positions", self.positions.clone()),
             ("seed", self.seed.to_string()),
             ("data", self.data.name.clone()),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::args::ModelArgs;
 use crate::cli::embedded;
 use crate::cli::output::{DIM, printable};
-use crate::cli::table::{facts, printable_line};
+use crate::cli::table::{facts, printable_line, short};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Policy};
 use crate::export::text_tokens;
@@ -190,7 +190,7 @@ impl Verified {
                 "neutral text, alpha",
                 format!(
                     "{}: KL {:.4} nats per token, another likeliest token after {:.1} % of {}",
-                    self.alpha,
+                    short(self.alpha),
                     self.kl,
                     100.0 * self.top1_changed,
                     self.n_token
