@@ -237,15 +237,16 @@ fn an_added_vector_gives_way_to_each_tokens_row_and_comes_back() {
 
 #[test]
 fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
-    let mut graph = Graph::new();
-    let attention = graph.leaf("attention", WIDTH, 3);
-    graph.reshape("kqv_out-0", attention, WIDTH, 3);
-    let result = graph.leaf("result", WIDTH, N_TOKEN);
-    let vector = graph.leaf("vector", WIDTH, 1);
-    let node = graph.add("l_out-1", result, vector);
-    graph.allocate();
-    set(vector, &[-0.0; WIDTH]);
     for in_graph in [true, false] {
+        // Of its own: a graph that was steered points to what its tap holds.
+        let mut graph = Graph::new();
+        let attention = graph.leaf("attention", WIDTH, 3);
+        graph.reshape("kqv_out-0", attention, WIDTH, 3);
+        let result = graph.leaf("result", WIDTH, N_TOKEN);
+        let vector = graph.leaf("vector", WIDTH, 1);
+        let node = graph.add("l_out-1", result, vector);
+        graph.allocate();
+        set(vector, &[-0.0; WIDTH]);
         let mut tap = Tap::new(&[WIDTH; 2], WIDTH, 3, 8, in_graph).unwrap();
         let callback = tap.callback();
         let rows = [2, 1, 0];
