@@ -32,7 +32,8 @@ pub(super) enum Overrun {
 /// Does some work on a thread of its own.
 ///
 /// What overruns is left behind: its thread sleeps with what it holds, and one that is out of time goes
-/// on until it takes memory next.
+/// on until it takes memory next. So it must not be what others wait for: no lock, and nothing that is
+/// made once for all.
 ///
 /// # Errors
 /// [`Overrun`].
@@ -101,7 +102,7 @@ mod tests {
     fn work_that_takes_too_long_is_left() {
         let limits = Limits { time: Duration::from_millis(50), ..LIMITS };
         let start = Instant::now();
-        // It is asleep before it would be done.
+        // It sleeps from the next piece of memory on.
         let slow = confine(limits, || {
             loop {
                 thread::sleep(Duration::from_millis(1));

@@ -18,22 +18,25 @@ use crate::error::shown;
 use crate::{Error, Model, Result, SpecialToken};
 
 /// What a template may cost in minijinja's fuel, which pays for one step or 64 bytes: far more than a
-/// conversation that fits into a context, far less than a loop that never ends, and 96 MB in all.
-const FUEL: u64 = 1_500_000;
+/// conversation that fits into a context, far less than a loop that never ends, and 26 MB in all.
+const FUEL: u64 = 400_000;
 
 /// The longest template, in bytes: three times the longest that models come with. What minijinja does
 /// before the first step, the fuel does not pay for.
 const SOURCE_MAX: usize = 1 << 16;
 
-/// What a template may take besides. The memory is what its fuel pays for: lists that are added are not
-/// counted by minijinja before they are there. The stack is about a thousand bytes for each list in a
-/// list that the fuel pays for. Templates that models come with take milliseconds.
+/// What a template may take besides. The memory is twice what its fuel pays for: lists that are added are
+/// not counted by minijinja before they are there. The stack is a thousand bytes for each list in a list
+/// that the fuel pays for. Templates that models come with take milliseconds.
 const LIMITS: Limits =
-    Limits { memory: 96_000_000, stack: 256 << 20, time: Duration::from_secs(3) };
+    Limits { memory: 50_000_000, stack: 256 << 20, time: Duration::from_secs(5) };
 
 /// The longest text that a template's Python methods take or give, in bytes: minijinja counts what they
 /// made only once it is there.
 const TEXT_MAX: usize = 2 << 20;
+
+/// The longest text, in bytes, that is looked for in every character of a text or in every item of a list.
+const PATTERN_MAX: usize = 1000;
 
 /// Turns a conversation into the text that the model is to continue.
 ///
@@ -45,7 +48,7 @@ pub struct ChatTemplate {
     source: Option<String>,
     bos: String,
     eos: String,
-    /// What it took too much of. What was left behind is not to come again with every turn.
+    /// What it took too much of: it is not tried again, nor is what it left behind made again.
     overrun: Arc<OnceLock<Overrun>>,
 }
 
@@ -83,7 +86,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] with what the template says: it may break Jinja's syntax, or refuse the
     /// conversation, as some refuse a system prompt. Or with what it took too much of: steps, time,
-    /// or memory, which is counted where the program's allocator is [`crate::Bounded`].
+    /// or memory, which is counted where the program's allocator is [`crate::Bounded`]. A template that
+    /// took too much time or memory is not tried again, by this value or its clones.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         match &self.source {
             Some(source) => self.render_as(source, messages, Local::now().naive_local(), true),
@@ -100,9 +104,12 @@ impl ChatTemplate {
         now: NaiveDateTime,
         thinks: bool,
     ) -> Result<String> {
+        let fail = |problem| Err(Error::Template { problem });
+        if let Some(overrun) = self.overrun.get() {
+            return fail(overrun.to_string());
+        }
         if source.len() > SOURCE_MAX {
-            let problem = format!("it has {} bytes, at most {SOURCE_MAX} are taken", source.len());
-            return Err(Error::Template { problem });
+            return fail(format!("it has {} bytes, at most {SOURCE_MAX} are taken", source.len()));
         }
         let messages: Vec<Value> = messages
             .iter()
@@ -118,24 +125,13 @@ impl ChatTemplate {
             documents => (),
             enable_thinking => thinks,
         };
-        let rendered = match self.overrun.get() {
-            Some(overrun) => Err(overrun.clone()),
-            None => {
-                let source = source.to_owned();
-                confine(LIMITS, move || {
-                    environment(now)?.render_named_str("template", &source, context)
-                })
-            }
-        };
-        let problem = match rendered {
-            Ok(Ok(text)) => return Ok(text),
-            Ok(Err(error)) => shown(&error.to_string()),
+        match confine(LIMITS, rendering(source, now, context)) {
+            Ok(rendered) => rendered.or_else(fail),
             Err(overrun @ (Overrun::Memory(_) | Overrun::Time(_))) => {
-                self.overrun.get_or_init(|| overrun).to_string()
+                fail(self.overrun.get_or_init(|| overrun).to_string())
             }
-            Err(overrun) => overrun.to_string(),
-        };
-        Err(Error::Template { problem })
+            Err(overrun) => fail(overrun.to_string()),
+        }
     }
 
     /// The template as a form for questions and answers: the question is the user's only message, the
@@ -202,12 +198,33 @@ fn plain(messages: &[Message]) -> String {
     text
 }
 
+/// What renders a template, or says what is wrong with it.
+fn rendering(
+    source: &str,
+    now: NaiveDateTime,
+    context: Value,
+) -> impl FnOnce() -> Result<String, String> + Send + 'static {
+    // What minijinja makes once for all is made here.
+    let environment = environment(now);
+    let source = source.to_owned();
+    move || {
+        let rendered = environment.and_then(|it| it.render_named_str("template", &source, context));
+        // An error may hold what the template made, and is freed here.
+        rendered.map_err(|error| shown(&error.to_string()))
+    }
+}
+
 /// Jinja as transformers sets it up: its whitespace rules, its two functions, Python's methods.
 fn environment(now: NaiveDateTime) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(|state, value, method, args| {
+        let is_search = matches!(method, "strip" | "lstrip" | "rstrip" | "count");
+        if is_search && !args.iter().all(|arg| n_byte(arg).is_some_and(|n| n <= PATTERN_MAX)) {
+            let problem = format!("{method} looks for a text of more than {PATTERN_MAX} bytes");
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+        }
         if result_max(value, method, args).is_none_or(|n_byte| n_byte > TEXT_MAX) {
             let problem =
                 format!("{method} is given or gives a text of more than {TEXT_MAX} bytes");
@@ -290,6 +307,8 @@ fn n_byte(value: &Value) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     const CHATML: &str = "\
@@ -449,6 +468,10 @@ mod tests {
             let message = refusal(hostile);
             assert!(message.contains("a text of more than 2097152 bytes"), "{hostile}: {message}");
         }
+        for slow in ["{{ 'a'.strip('b' * 1001) }}", "{{ ['a'].count('b' * 1001) }}"] {
+            let message = refusal(slow);
+            assert!(message.contains("a text of more than 1000 bytes"), "{slow}: {message}");
+        }
         assert!(refusal("{{ strftime_now('%c' * 900) }}").contains("at most 1000 characters"));
         // What chats do with them still works.
         let source = "{{ 'a b'.replace(' ', '_') ~ ', '.join(['x', 1]) ~ '{:>5}'.format('y') }}";
@@ -459,15 +482,27 @@ mod tests {
     fn no_template_takes_all_memory() {
         let doubling = "{% set ns = namespace(x=[1]) %}\
                         {% for i in range(34) %}{% set ns.x = ns.x + ns.x %}{% endfor %}";
+        let limits = Limits { time: Duration::from_secs(3600), ..LIMITS };
+        let work = rendering(doubling, NaiveDateTime::default(), context! {});
+        assert_eq!(confine(limits, work), Err(Overrun::Memory(50_000_000)));
+        // Memory, or time where a tool watches this test.
         let template = template(Some(doubling));
-        for _ in 0..2 {
-            let error = template.render(&[]).unwrap_err().to_string();
-            // Memory, or time where this machine is slow.
-            assert!(error.contains("it takes more than"), "{error}");
+        let error = template.render(&[]).unwrap_err().to_string();
+        assert!(error.contains("it takes more than"), "{error}");
+        // It is not tried again.
+        let start = Instant::now();
+        assert_eq!(template.clone().render(&[]).unwrap_err().to_string(), error);
+        assert!(start.elapsed() < Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_long_conversation_is_no_hostile_one() {
+        // A megabyte: more than contexts hold.
+        let text = "a".repeat(500);
+        let turns = [(Role::User, text.as_str()), (Role::Assistant, &text)].repeat(1000);
+        for source in [CHATML, SYSTEM_IN_FIRST_USER, NO_SYSTEM] {
+            assert!(render(Some(source), &turns).unwrap().len() > 1_000_000);
         }
-        // What fuel pays for goes through.
-        let long = "{{ ('a' * 1000000) | length }}";
-        assert_eq!(render(Some(long), &[]).unwrap(), "1000000");
     }
 
     #[test]

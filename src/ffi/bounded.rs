@@ -11,8 +11,9 @@ use std::thread::{self, Thread};
 /// template.
 ///
 /// Fuel ends a template that runs on and on, but a list that doubles 33 times takes few steps and all
-/// memory. Under this allocator the template is refused as an error; under any other one, fuel and time
-/// alone are counted. The `candor` program has it. A program around the library declares it:
+/// memory. Under this allocator the template is refused as an error, and what it was doing is stopped.
+/// Under any other one nothing stops it: after some seconds there is an error, and it goes on. The
+/// `candor` program has it. A program around the library declares it:
 ///
 /// ```
 /// #[global_allocator]
@@ -20,7 +21,8 @@ use std::thread::{self, Thread};
 /// ```
 ///
 /// Memory is counted for threads that render a template and for no others; what the rest pays is the
-/// question which thread it is, about a nanosecond for each call.
+/// question which thread it is, at each call. What was stopped keeps what it holds until the program
+/// ends: an allocator may not unwind.
 #[derive(Debug)]
 pub struct Bounded<A = System>(A);
 
@@ -42,7 +44,7 @@ impl<A> Bounded<A> {
 
 thread_local! {
     /// The account of this thread; null where nothing is counted. What it points to lives as long as
-    /// [`Account::spend`] does on this thread.
+    /// the call of [`Account::spend`] that set it.
     static ACCOUNT: Cell<*const Account> = const { Cell::new(ptr::null()) };
 }
 
@@ -68,18 +70,21 @@ impl Account {
     /// Does some work on this account. Where that takes more than there is, this never returns: an
     /// allocator may not unwind, so the thread sleeps, with what it holds, until the program ends.
     pub(crate) fn spend<T>(self: Arc<Self>, work: impl FnOnce() -> T) -> T {
-        struct Spending(Arc<Account>);
+        struct Spending {
+            account: Arc<Account>,
+            before: *const Account,
+        }
 
         impl Drop for Spending {
             fn drop(&mut self) {
-                ACCOUNT.set(ptr::null());
-                self.0.is_done.store(true, Ordering::Release);
-                self.0.waiter.unpark();
+                ACCOUNT.set(self.before);
+                self.account.is_done.store(true, Ordering::Release);
+                self.account.waiter.unpark();
             }
         }
 
-        let spending = Spending(self);
-        ACCOUNT.set(Arc::as_ptr(&spending.0));
+        let before = ACCOUNT.replace(Arc::as_ptr(&self));
+        let _spending = Spending { account: self, before };
         work()
     }
 
@@ -123,21 +128,22 @@ impl Account {
     }
 }
 
-fn account<'a>() -> Option<&'a Account> {
+/// Has this thread's account changed, where it has one.
+fn with_account(change: impl FnOnce(&Account)) {
     // A thread that is ending may have no account any more, and spends nothing.
     let account = ACCOUNT.try_with(Cell::get).unwrap_or(ptr::null());
     // SAFETY: it is null, or `spend` is at work further up this thread's stack and holds the account
-    // until it has set the pointer back. No caller keeps the reference beyond one call of the allocator.
-    unsafe { account.as_ref() }
+    // until it has set the pointer back.
+    if let Some(account) = unsafe { account.as_ref() } {
+        change(account);
+    }
 }
 
 // SAFETY: every call is handed to the allocator within unchanged, which keeps the contract. What comes
 // before and after neither allocates nor unwinds: it reads and writes atomics, or never returns.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Bounded<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let Some(account) = account() {
-            account.take(layout.size());
-        }
+        with_account(|account| account.take(layout.size()));
         // SAFETY: the caller's promise about the layout is the one that the allocator within needs.
         unsafe { self.0.alloc(layout) }
     }
@@ -145,29 +151,21 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Bounded<A> {
     unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
         // SAFETY: the piece came from the allocator within, through this one, with this layout.
         unsafe { self.0.dealloc(piece, layout) };
-        if let Some(account) = account() {
-            account.give(layout.size());
-        }
+        with_account(|account| account.give(layout.size()));
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if let Some(account) = account() {
-            account.take(layout.size());
-        }
+        with_account(|account| account.take(layout.size()));
         // SAFETY: as for `alloc`.
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, piece: *mut u8, layout: Layout, n_byte: usize) -> *mut u8 {
         // While it moves, both pieces may be there.
-        if let Some(account) = account() {
-            account.take(n_byte);
-        }
+        with_account(|account| account.take(n_byte));
         // SAFETY: as for `dealloc`, and the caller's promise about the new size is the one needed.
         let moved = unsafe { self.0.realloc(piece, layout, n_byte) };
-        if let Some(account) = account() {
-            account.give(layout.size());
-        }
+        with_account(|account| account.give(if moved.is_null() { n_byte } else { layout.size() }));
         moved
     }
 }

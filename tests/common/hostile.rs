@@ -116,6 +116,19 @@ pub fn all() -> Vec<Hostile> {
     for (what, source) in TEMPLATES {
         add("chat_template", what, source.as_bytes().to_vec());
     }
+    for (what, end) in [
+        ("deep lists, printed", "{{ ns.x }}"),
+        ("deep lists, compared", "{{ {ns.x: 1, 2: 3, [ns.x]: 4} }}"),
+        ("deep lists, freed", ""),
+    ] {
+        let nested = format!("{}ns.x{}", "[".repeat(70), "]".repeat(70));
+        let source = format!(
+            "{{% set ns = namespace(x=[]) %}}{{% for i in range(99999) %}}{{% set ns.x = {nested} %}}\
+             {{% if i == N %}}{end}{{{{ stop() }}}}{{% endif %}}{{% endfor %}}"
+        );
+        // As many as the fuel pays for, about.
+        add("chat_template", what, source.replace('N', "3200").into_bytes());
+    }
     for (what, part) in [
         ("60,000 brackets", "{{ (".to_owned() + &"(".repeat(60_000)),
         ("6,000 blocks", "{% if a %}".repeat(6_000)),
