@@ -53,6 +53,8 @@ miri() {
     # No foreign functions, hence no llama.cpp: parsers, planner, vectors. Files are read, not mapped.
     # Tree borrows, since crossbeam breaks the stacked ones; rayon's threads live on at the end. Few
     # cases of each property, and no public data: Miri is some hundred times slower.
+    # A snapshot's folder is told, since Miri starts no cargo to ask.
+    export INSTA_WORKSPACE_ROOT=$PWD
     export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-ignore-leaks" PROPTEST_CASES=4
     cargo +nightly miri test --locked --target-dir target/miri --lib "$@" -- \
         gguf:: data:: capture::plan import:: steer:: site:: chat::confine \

@@ -48,7 +48,7 @@ pub struct ChatTemplate {
     source: Option<String>,
     bos: String,
     eos: String,
-    /// What it took too much of: it is not tried again, nor is what it left behind made again.
+    /// What it once took too much of: it is not tried again, so that no more is left behind.
     overrun: Arc<OnceLock<Overrun>>,
 }
 

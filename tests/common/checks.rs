@@ -94,7 +94,8 @@ impl Case<'_> {
     /// Four sequences in one batch, each with a vector of its own, against each alone.
     pub fn every_sequence_gets_its_own_row(&self) {
         let name = self.name;
-        let tokens = |seq: usize| &PROMPT[..6 + 2 * seq];
+        // 32 in all: for more, Vulkan takes shaders that a software driver compiles for hours.
+        let tokens = |seq: usize| &PROMPT[..5 + 2 * seq];
         let vectors = [10, 11, 12, 13].map(|seed| self.vector(seed));
         let mut session = self.session(SessionParams { n_row: 5, ..self.params.clone() });
         let mut alone = Vec::new();
@@ -116,7 +117,7 @@ impl Case<'_> {
         let mixed = together.steered(|_, token| if token.seqs == [2] { 0 } else { token.row });
         let plain = together.steered(|_, _| 0);
         let [mixed, plain] = [mixed, plain].map(|s| s.play(&mut session).unwrap().remove(0));
-        let of_2 = 6 + 8..6 + 8 + 10;
+        let of_2 = 5 + 7..5 + 7 + 9;
         let [mixed_2, plain_2] =
             [&mixed, &plain].map(|logits| bits(&[logits[of_2.clone()].to_vec()]));
         assert!(mixed_2 == plain_2, "{name}: row 0 is touched");
