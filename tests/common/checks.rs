@@ -98,11 +98,12 @@ impl Case<'_> {
         let tokens = |seq: usize| &PROMPT[..5 + 2 * seq];
         let vectors = [10, 11, 12, 13].map(|seed| self.vector(seed));
         let mut session = self.session(SessionParams { n_row: 5, ..self.params.clone() });
-        let mut alone = Vec::new();
+        let (mut alone, mut alone_plain) = (Vec::new(), Vec::new());
         for (seq, vector) in vectors.iter().enumerate() {
             session.set_vector(1, Some((vector, ALPHA + seq as f32))).unwrap();
             let script = Script::new().sequence(0, tokens(seq), 1);
             alone.extend(script.play(&mut session).unwrap().remove(0));
+            alone_plain.extend(script.steered(|_, _| 0).play(&mut session).unwrap().remove(0));
         }
         for (seq, vector) in vectors.iter().enumerate() {
             session.set_vector(seq + 1, Some((vector, ALPHA + seq as f32))).unwrap();
@@ -110,12 +111,16 @@ impl Case<'_> {
         let together =
             (0..4).fold(Script::new(), |script, seq| script.sequence(seq, tokens(seq), seq + 1));
         let steered = together.play(&mut session).unwrap();
+        let plain = together.steered(|_, _| 0);
+        // Where batches of other sizes differ without steering, they may differ as much again with it.
+        let unsteered = distance_of(&[alone_plain], &plain.play(&mut session).unwrap());
         let distance = distance_of(&[alone], &steered);
-        assert!(distance < self.tolerance, "{name}: {distance:e}");
+        println!("{name}: plain {unsteered:.1e}, steered {distance:.1e}");
+        let tolerance = self.tolerance.max(2.0 * unsteered);
+        assert!(distance < tolerance, "{name}: {distance:e}, {unsteered:e} without steering");
 
         // One of them on row 0 is not touched by the others.
         let mixed = together.steered(|_, token| if token.seqs == [2] { 0 } else { token.row });
-        let plain = together.steered(|_, _| 0);
         let [mixed, plain] = [mixed, plain].map(|s| s.play(&mut session).unwrap().remove(0));
         let of_2 = 5 + 7..5 + 7 + 9;
         let [mixed_2, plain_2] =
