@@ -27,12 +27,12 @@ fn model() -> Result<PathBuf> {
 }
 
 /// The file of a model: the one that was named, or the built-in one's.
-pub(super) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
+pub(in crate::cli) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
     named.cloned().map_or_else(model, Ok)
 }
 
 /// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).
-pub(super) fn cache_folder(name: &str) -> Result<PathBuf> {
+pub(in crate::cli) fn cache_folder(name: &str) -> Result<PathBuf> {
     let named = std::env::var_os("CANDOR_CACHE").filter(|folder| !folder.is_empty());
     let cache = match named {
         Some(folder) => PathBuf::from(folder),
@@ -53,18 +53,18 @@ fn no_cache(path: &Path, error: &std::io::Error) -> Error {
 }
 
 /// The demo's questions.
-pub(super) fn questions() -> Result<Dataset> {
+pub(in crate::cli) fn questions() -> Result<Dataset> {
     Dataset::from_bytes(std::path::Path::new("demo-questions.csv"), QUESTIONS)
 }
 
 /// Text that asks nothing, for CE and KL: a document per line.
-pub(super) fn neutral() -> Vec<&'static str> {
+pub(in crate::cli) fn neutral() -> Vec<&'static str> {
     NEUTRAL.lines().filter(|line| !line.trim().is_empty()).collect()
 }
 
 /// Pairs of K and α to try: from one head to a fifth of them, from half a standard deviation to
 /// the paper's fifteen.
-pub(super) fn grid(geometry: Geometry) -> Grid {
+pub(in crate::cli) fn grid(geometry: Geometry) -> Grid {
     let n = geometry.n_layer * geometry.n_head;
     let mut ks: Vec<usize> = [40, 20, 13, 10, 7, 5].map(|part| n.div_ceil(part)).to_vec();
     ks.dedup();

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on Ctrl-C asks instead of killing; a second one before the answer kills.
-pub(super) fn install() {
+pub(in crate::cli) fn install() {
     handle(|| std::process::exit(130));
 }
 
 /// From now on Ctrl-C asks instead of killing, however often it comes.
-pub(super) fn install_patiently() {
+pub(in crate::cli) fn install_patiently() {
     handle(|| {});
 }
 
@@ -35,16 +35,16 @@ fn requested() -> bool {
 }
 
 /// Breaks if the user asked to stop.
-pub(super) fn go_on() -> ControlFlow<()> {
+pub(in crate::cli) fn go_on() -> ControlFlow<()> {
     if requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// An error if the user asked to stop; `kept` says what is kept.
-pub(super) fn check(kept: &str) -> crate::Result<()> {
+pub(in crate::cli) fn check(kept: &str) -> crate::Result<()> {
     if requested() { Err(crate::Error::Interrupted { kept: kept.to_owned() }) } else { Ok(()) }
 }
 
 /// Forgets that the user asked.
-pub(super) fn reset() {
+pub(in crate::cli) fn reset() {
     REQUESTED.store(false, Ordering::Relaxed);
 }

@@ -1,44 +1,22 @@
 //! The program: arguments are described here, turned into typed options, and never seen by the
-//! work. One file per subcommand; results go to stdout, everything else to stderr.
+//! work. `command` has a file or folder per subcommand, `args` what several of them take, `show` what
+//! people see; results go to stdout, everything else to stderr.
 
-mod activations;
 mod args;
-mod asking;
-mod bake;
-mod bench;
-mod capture;
-mod card;
-mod chat;
-mod demo;
-mod devices;
+mod command;
 mod embedded;
-mod eval;
-mod export;
-mod fit;
-mod heads;
-mod heat;
-mod html;
-mod import;
-mod inspect;
 mod interrupt;
-mod judge;
-mod mix;
-mod output;
-mod parts;
-mod plot;
-mod report;
-mod run;
-mod select;
-mod sweep;
-mod table;
-mod transfer;
-mod worker;
+mod show;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use self::output::Output;
+use self::command::{
+    bake, bench, capture, card, chat, demo, devices, eval, export, fit, import, inspect, mix, run,
+    sweep, transfer, worker,
+};
+use self::show::output::Output;
 use crate::Error;
 
 /// Steer quantized language models by their attention heads.

@@ -1,0 +1,189 @@
+//! How questions are asked and scored, and where what is known of them is kept.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::TypedValueParser;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cli::args::common::{ModelArgs, one_of};
+use crate::cli::command::demo::INSTRUCTION;
+use crate::cli::embedded;
+use crate::cli::show::output::Output;
+use crate::data::sha256;
+use crate::eval::{Evaluator, Policy};
+use crate::ledger::Ledger;
+use crate::select::Journal;
+use crate::steer::SigmaFrom;
+use crate::study::Protocol;
+use crate::{Error, Model, Result, Special};
+
+/// What stands before every question.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PreambleArgs {
+    /// Text before every question whose answers are scored, such as examples that are answered.
+    #[arg(long, value_name = "FILE")]
+    preamble: Option<PathBuf>,
+}
+
+/// How questions are asked and scored.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct AskArgs {
+    #[command(flatten)]
+    pub(in crate::cli) preamble: PreambleArgs,
+
+    /// The baseline that needs no vector: an instruction before all else.
+    #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
+    pub(in crate::cli) instruction: String,
+
+    /// Tokens of scored answers to steer: from the last of the prompt on (`generated`), all, the
+    /// answer's own, or from its second one on, as the paper's code does (`original`). While the
+    /// model writes, `all` steers all, and every other one from the last of the prompt on.
+    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
+    pub(in crate::cli) policy: Policy,
+
+    /// Rows over which sigma is measured where a vector is fitted: those of the development half, or
+    /// of all questions, as the paper's code does, which looks at what is tested on.
+    #[arg(long, value_name = "ROWS", default_value = "development", value_parser = ["development", "all"])]
+    sigma: String,
+
+    /// Questions to take, spread evenly over the data; 0 takes all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(in crate::cli) limit: usize,
+
+    /// Draws of random heads and directions.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(in crate::cli) draws: usize,
+}
+
+fn policy() -> impl TypedValueParser<Value = Policy> {
+    one_of(["generated", "all", "answer", "original"])
+}
+
+impl PreambleArgs {
+    pub(in crate::cli) fn is_given(&self) -> bool {
+        self.preamble.is_some()
+    }
+
+    pub(in crate::cli) fn path(&self) -> Option<&Path> {
+        self.preamble.as_deref()
+    }
+
+    /// The text before every question, which begins a line of its own.
+    pub(in crate::cli) fn text(&self) -> Result<String> {
+        let Some(path) = &self.preamble else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        match text.trim_end() {
+            "" => Err(Error::invalid(
+                path.display().to_string(),
+                "holds no text: leave --preamble out, or give a file with some",
+            )),
+            text => Ok(format!("{text}\n\n")),
+        }
+    }
+
+    /// Refuses a text before every question that leaves no room for one, before anything is
+    /// captured.
+    pub(in crate::cli) fn check(
+        &self,
+        (model, args): (&Model, &ModelArgs),
+        text: &str,
+    ) -> Result<()> {
+        let n_ctx = Evaluator::longest(model, args.ctx_size().unwrap_or(0));
+        let n_token = model.tokenize(text, Special::Start).len();
+        if n_token < n_ctx {
+            return Ok(());
+        }
+        let what = match &self.preamble {
+            Some(path) => format!("the text before every question, from {},", path.display()),
+            None => "the instruction".to_owned(),
+        };
+        Err(Error::PromptTooLong { what, n_token, n_ctx })
+    }
+}
+
+impl AskArgs {
+    /// Refuses an instruction and a preamble that leave no room for a question.
+    pub(in crate::cli) fn check_preamble(
+        &self,
+        model: (&Model, &ModelArgs),
+        protocol: &Protocol,
+    ) -> Result<()> {
+        self.preamble.check(model, &format!("{} {}", protocol.instruction, protocol.preamble))
+    }
+
+    pub(in crate::cli) fn sigma_name(&self) -> &str {
+        &self.sigma
+    }
+
+    pub(in crate::cli) fn sigma(&self) -> SigmaFrom {
+        match self.sigma.as_str() {
+            "all" => SigmaFrom::All,
+            _ => SigmaFrom::Development,
+        }
+    }
+
+    /// Everything that a result depends on; `more` is what only one command knows.
+    pub(in crate::cli) fn identity(
+        &self,
+        (model, args): (&Model, &ModelArgs),
+        protocol: &Protocol,
+        more: &impl Debug,
+    ) -> String {
+        let text = format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {more:?}",
+            env!("CARGO_PKG_VERSION"),
+            model.identity(),
+            protocol.data.sha256,
+            protocol.form,
+            protocol.preamble,
+            protocol.neutral,
+            protocol.instruction,
+            protocol.direction,
+            protocol.selection,
+            protocol.n_predict,
+            protocol.seed,
+            protocol.select,
+            protocol.grid,
+            (protocol.shuffle, self.limit, self.policy.name(), &self.sigma),
+            (args.cache(), args.ctx_size()),
+        );
+        sha256(text.as_bytes())
+    }
+}
+
+/// The file of the partial results of a command: in the folder of its report, or in the cache.
+pub(in crate::cli) fn ledger_place(
+    command: &str,
+    report: Option<&Path>,
+    identity: &str,
+) -> Result<PathBuf> {
+    match report {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            Ok(folder.join(format!("{command}.partial.jsonl")))
+        }
+        None => Ok(embedded::cache_folder(command)?.join(format!("{}.jsonl", &identity[..16]))),
+    }
+}
+
+/// What opens, by name, what is known of the heads, K and α that were tried: a file beside the ledger.
+pub(in crate::cli) fn journals(place: &Path, identity: &str) -> impl Fn(&str) -> Result<Journal> {
+    let place = place.with_extension("trials.jsonl");
+    move |name| Journal::open(&place, &format!("{identity} {name}"))
+}
+
+/// Opens the partial results of a command that was stopped, or begins them.
+pub(in crate::cli) fn open_ledger<V: Serialize + DeserializeOwned>(
+    place: &Path,
+    identity: &str,
+    output: Output,
+) -> Result<Ledger<V>> {
+    let ledger = Ledger::open(place, identity)?;
+    if !ledger.is_empty() {
+        output.note(format_args!("going on: {} results are known", ledger.len()));
+    }
+    Ok(ledger)
+}

@@ -1,0 +1,8 @@
+//! Arguments that several subcommands share, and what they become.
+
+pub(super) mod activations;
+pub(super) mod asking;
+pub(super) mod common;
+pub(super) mod judge;
+pub(super) mod parts;
+pub(super) mod select;

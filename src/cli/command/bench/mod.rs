@@ -1,0 +1,50 @@
+//! `candor bench`: what candor costs on this machine.
+
+mod capture;
+mod form;
+mod overhead;
+mod probe;
+mod select;
+
+use clap::{Args, Subcommand};
+
+use self::capture::CaptureArgs;
+use self::overhead::OverheadArgs;
+use self::probe::ProbeArgs;
+use self::select::SelectArgs;
+use crate::Result;
+use crate::cli::show::output::Output;
+
+/// Measure what steering costs on this machine
+///
+/// Prefill and decode of the plain model, and of the same model observed, steered inside the graph,
+/// steered in the callback, and (where the architecture has the bias) with the vector baked into its
+/// file. All paths compute the same random tokens, in one process, by turns and in random order; the
+/// ratios are paired by round. Without --steer, every head of every layer is steered.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(in crate::cli) struct BenchArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+
+    #[command(flatten)]
+    overhead: OverheadArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Capture(CaptureArgs),
+    Probe(ProbeArgs),
+    Select(SelectArgs),
+}
+
+impl BenchArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        match &self.what {
+            None => self.overhead.run(output),
+            Some(What::Capture(args)) => args.run(output),
+            Some(What::Probe(args)) => args.run(output),
+            Some(What::Select(args)) => args.run(output),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a card needs of a `report.json` that `candor eval` wrote.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::show::report::title;
+use crate::cli::show::table::{counted, percent, short};
+use crate::error::shown;
+use crate::steer::Sidecar;
+use crate::{Error, Result};
+
+/// The file's part that is read. What else is there, such as a newer candor's, does no harm.
+#[derive(Debug, Deserialize)]
+struct Document {
+    candor: String,
+    #[serde(default)]
+    command: Option<String>,
+    model: Model,
+    data: Data,
+    settings: Settings,
+    rows: Vec<Row>,
+    #[serde(default)]
+    folds: Vec<Fold>,
+    n_question: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct Fold {
+    k: usize,
+    alpha: f32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Model {
+    fingerprint: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Data {
+    name: String,
+    sha256: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Settings {
+    vector: String,
+    vector_fingerprint: Option<String>,
+    policy: String,
+    selection: Option<String>,
+    n_random: usize,
+    n_document: usize,
+    judge: serde_json::Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    name: String,
+    mc1: f64,
+    mc2: f64,
+    mc3: f64,
+    #[serde(rename = "true")]
+    truth: Option<f64>,
+    info: Option<f64>,
+    ce: Option<f64>,
+    kl: Option<f64>,
+    #[serde(default)]
+    interval: Intervals,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Intervals {
+    mc1: Option<Interval>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Interval {
+    low: f64,
+    high: f64,
+}
+
+/// The same in words.
+#[derive(Debug, Serialize)]
+pub(super) struct Results {
+    candor: String,
+    command: Option<String>,
+    data: String,
+    sha256: String,
+    /// Which vector was scored, against what.
+    what: String,
+    judge: String,
+    n_question: usize,
+    n_document: usize,
+    has_info: bool,
+    rows: Vec<Line>,
+}
+
+/// One condition.
+#[derive(Debug, Serialize)]
+struct Line {
+    title: String,
+    mc1: String,
+    mc2: String,
+    mc3: String,
+    truth: String,
+    info: String,
+    ce: String,
+    kl: String,
+}
+
+/// Reads a report and makes sure that it is of this sidecar, or of vectors fitted anew for its model.
+pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
+    let invalid = |problem: String| Error::invalid(path.display().to_string(), problem);
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
+        let problem = shown(&error.to_string());
+        invalid(format!(
+            "is no report.json of `candor eval --report DIR`, and a card shows no other: {problem}"
+        ))
+    })?;
+    if document.model.fingerprint != sidecar.about.model_fingerprint {
+        let problem = "is of another model than the sidecar: measure this one with `candor eval`";
+        return Err(invalid(problem.to_owned()));
+    }
+    let what = what(&document, sidecar).map_err(invalid)?;
+    let settings = document.settings;
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let line = |row: &Row| Line {
+        title: match row.name.as_str() {
+            "random" => format!("{}, {} ×", title("random"), settings.n_random),
+            name => title(name).to_owned(),
+        },
+        mc1: match &row.interval.mc1 {
+            Some(Interval { low, high }) => {
+                format!("{} ({} to {})", percent(row.mc1), percent(*low), percent(*high))
+            }
+            None => percent(row.mc1),
+        },
+        mc2: percent(row.mc2),
+        mc3: percent(row.mc3),
+        truth: or_dash(row.truth.map(percent)),
+        info: or_dash(row.info.map(percent)),
+        ce: or_dash(row.ce.map(|x| format!("{x:.3}"))),
+        kl: or_dash(row.kl.map(|x| format!("{x:.4}"))),
+    };
+    Ok(Results {
+        rows: document.rows.iter().map(line).collect(),
+        has_info: document.rows.iter().any(|row| row.info.is_some()),
+        what: format!("{what}. Steered tokens: {}", settings.policy),
+        judge: match settings.judge {
+            serde_json::Value::String(judge) => judge,
+            other => other.to_string(),
+        },
+        candor: document.candor,
+        command: document.command,
+        data: document.data.name,
+        sha256: document.data.sha256,
+        n_question: document.n_question,
+        n_document: settings.n_document,
+    })
+}
+
+/// Which vector was scored, in words; an error where it is another one.
+fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
+    let Document { settings, .. } = document;
+    let what = match &settings.vector_fingerprint {
+        Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
+            if sidecar.about.is_imported() {
+                "This vector, which was made by another program, was scored as it is"
+            } else if document.data.sha256 == sidecar.about.data_sha256 {
+                "This vector was scored as it is, on the data set that it was fitted on: questions \
+                 that it has not seen may give less"
+            } else {
+                "This vector was scored as it is, on another data set than it was fitted on"
+            }
+        }
+        Some(_) => {
+            let vector = shown(&settings.vector);
+            return Err(format!("is of another vector ({vector}): measure this one"));
+        }
+        None if settings.vector == "none" => {
+            return Err("is of the model as it is, without a vector: measure this one".to_owned());
+        }
+        None => {
+            "Not this very vector was scored, but two that were fitted in the same way, each on one \
+             half of the questions and scored on the other"
+        }
+    };
+    let strengths: Vec<String> = document
+        .folds
+        .iter()
+        .map(|fold| format!("{} at α = {}", counted(fold.k, "head"), short(fold.alpha)))
+        .collect();
+    let strength = match (strengths.is_empty(), &settings.vector_fingerprint) {
+        (true, _) => String::new(),
+        (false, Some(_)) => format!(": {}", strengths.join(", ")),
+        (false, None) => {
+            let by = settings.selection.as_deref().unwrap_or("accuracy");
+            format!(": {}, heads chosen by {by}", strengths.join(" and "))
+        }
+    };
+    Ok(format!("{what}{strength}"))
+}

@@ -1,0 +1,400 @@
+//! `candor chat`: a conversation in the terminal, or with whatever writes to stdin.
+
+mod columns;
+mod command;
+mod input;
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anstyle::Style;
+use clap::Args;
+
+use self::columns::side_by_side;
+use self::command::{COMMANDS, Command, Input, parse};
+use self::input::{Line, Lines};
+use crate::chat::{
+    ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
+};
+use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use crate::cli::args::parts::Part;
+use crate::cli::command::run::{ROW, steering_at};
+use crate::cli::interrupt;
+use crate::cli::show::heads::amount;
+use crate::cli::show::output::{BOLD, DIM, Output, printable, stdout_is_terminal, stream};
+use crate::cli::show::table::short;
+use crate::file::check_target;
+use crate::session::{Session, Steering};
+use crate::steer::{Sidecar, SteeredHead};
+use crate::{Error, Model, Result};
+
+/// The narrowest terminal, in characters, in which two answers stand side by side.
+const WIDE: usize = 72;
+
+/// Characters of the names in the banner.
+const N_LABEL: usize = 6;
+
+/// Talk with a model, steered or not
+///
+/// What is typed at a terminal is kept in the file `chat-history` of the cache folder
+/// (~/.cache/candor, or CANDOR_CACHE), for the arrow keys of later chats; what comes through a pipe is
+/// not.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    steer: SteerArgs,
+
+    /// Most tokens of an answer.
+    #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = positive)]
+    n_predict: usize,
+
+    /// A system prompt: what the model is told before the first question.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+impl ChatArgs {
+    /// Talks until the user leaves.
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let model = self.model.load()?;
+        let mut lines = Lines::new()?;
+        let mut chat = Chat::new(self, &model, output)?;
+        chat.banner();
+        if lines.is_terminal() {
+            interrupt::install_patiently();
+        }
+        loop {
+            let line = match lines.read()? {
+                Line::Text(line) => line,
+                Line::Interrupted => {
+                    chat.say("/quit or Ctrl-D leaves");
+                    continue;
+                }
+                Line::End => break,
+            };
+            interrupt::reset();
+            let result = match parse(&line) {
+                Ok(None) => Ok(()),
+                Ok(Some(Input::Command(Command::Quit))) => break,
+                Ok(Some(Input::Command(command))) => chat.obey(command),
+                Ok(Some(Input::Question(question))) => chat.ask(question),
+                Err(problem) => {
+                    output.note(problem);
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                output.error(&error);
+            }
+        }
+        if output.is_json() {
+            output.json(&chat.transcript());
+        }
+        Ok(())
+    }
+}
+
+/// A conversation at work.
+struct Chat<'a> {
+    args: &'a ChatArgs,
+    output: Output,
+    model: &'a Model,
+    session: Session<'a>,
+    template: ChatTemplate,
+    conversation: Conversation,
+    steer: Option<Steer>,
+}
+
+/// The vector in the session's bank.
+struct Steer {
+    path: PathBuf,
+    sidecar: Sidecar,
+    alpha: f32,
+    on: bool,
+}
+
+impl<'a> Chat<'a> {
+    fn new(args: &'a ChatArgs, model: &'a Model, output: Output) -> Result<Self> {
+        let template = ChatTemplate::of(model);
+        let conversation = Conversation::new(args.system.clone());
+        // A template that is broken or takes no system prompt should say so now.
+        template.render(&conversation.messages("?"))?;
+        let session = Session::new(model, &args.model.session(model))?;
+        let mut chat = Self { args, output, model, session, template, conversation, steer: None };
+        if let Some((path, sidecar)) = args.steer.sidecar(model, output)? {
+            let alpha = args.steer.alpha(&sidecar);
+            chat.load(path, sidecar, alpha)?;
+        }
+        Ok(chat)
+    }
+
+    fn banner(&self) {
+        let geometry = self.model.geometry();
+        let name = self.model.path().file_name().unwrap_or_default().to_string_lossy();
+        let architecture = self.model.architecture();
+        let (n_layer, n_head) = (geometry.n_layer, geometry.n_head);
+        self.output.entry(
+            "model",
+            N_LABEL,
+            format_args!("{name}, {architecture}, {n_layer} layers of {n_head} heads"),
+        );
+        let vector = match &self.steer {
+            Some(steer) => steer.to_string(),
+            None => "none; /vector FILE loads one".to_owned(),
+        };
+        self.output.entry("vector", N_LABEL, vector);
+        let help = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves";
+        self.output.entry("help", N_LABEL, help);
+        self.output.note("");
+    }
+
+    /// A line in the margin.
+    fn say(&self, text: impl std::fmt::Display) {
+        self.output.aside(text);
+    }
+
+    fn obey(&mut self, command: Command) -> Result<()> {
+        match command {
+            Command::Alpha(alpha) => {
+                let steer = loaded(&mut self.steer)?;
+                self.session.set_vector(ROW, Some((&steer.sidecar.vector, alpha)))?;
+                (steer.alpha, steer.on) = (alpha, true);
+                self.say(format!("alpha {}", short(alpha)));
+            }
+            Command::On => {
+                let steer = loaded(&mut self.steer)?;
+                steer.on = true;
+                let alpha = steer.alpha;
+                self.say(format!("steering on, alpha {}", short(alpha)));
+            }
+            Command::Off => {
+                if let Some(steer) = &mut self.steer {
+                    steer.on = false;
+                }
+                self.say("steering off");
+            }
+            Command::Vector(path) => {
+                let part = [Part::from(path.into_os_string())];
+                let (path, sidecar) =
+                    self.args.steer.read_parts(&part, None, self.model, self.output)?;
+                let alpha = sidecar.about.alpha;
+                let steer = self.load(path, sidecar, alpha)?;
+                let vector = steer.to_string();
+                self.say(vector);
+            }
+            Command::Save(path) => {
+                let sidecar = self.steer.as_ref().map(|steer| steer.path.as_path());
+                let model = Some(self.model.path());
+                check_target(&path, &[("the model", model), ("the sidecar", sidecar)])?;
+                self.transcript().write(&path)?;
+                self.say(format!("saved to {}", path.display()));
+            }
+            Command::Reset => {
+                self.conversation.reset();
+                self.say("the conversation is forgotten");
+            }
+            Command::Compare(question) => self.compare(question)?,
+            Command::Help => {
+                for (name, argument, meaning) in COMMANDS {
+                    self.output.entry(&format!("{name} {argument}"), 19, meaning);
+                }
+            }
+            Command::Quit => {}
+        }
+        Ok(())
+    }
+
+    /// Steers by a vector from now on.
+    fn load(&mut self, path: PathBuf, sidecar: Sidecar, alpha: f32) -> Result<&Steer> {
+        self.session.set_vector(ROW, Some((&sidecar.vector, alpha)))?;
+        // The meter reads the vector's heads, and no other layer is looked at.
+        let layers: BTreeSet<usize> =
+            sidecar.vector.heads().iter().map(|head| head.site.layer).collect();
+        self.session.observe(&layers.into_iter().collect::<Vec<_>>())?;
+        Ok(self.steer.insert(Steer { path, sidecar, alpha, on: true }))
+    }
+
+    fn transcript(&self) -> Transcript<'_> {
+        let steer = self.steer.as_ref().map(|steer| steer.sidecar.fingerprint());
+        Transcript::new(self.model, steer, &self.conversation)
+    }
+
+    /// Answers a question aloud and makes the answer part of the conversation.
+    fn ask(&mut self, question: String) -> Result<()> {
+        let alpha = self.steer.as_ref().filter(|steer| steer.on).map_or(0.0, |steer| steer.alpha);
+        let mut conversation = self.conversation.clone();
+        let answer = self.answer_aloud(&mut conversation, &question, alpha)?;
+        self.keep(conversation, question, answer, alpha);
+        Ok(())
+    }
+
+    /// Answers twice, without and with steering, and keeps the steered answer. Without a question,
+    /// the last one is asked again.
+    fn compare(&mut self, question: Option<String>) -> Result<()> {
+        let alpha = loaded(&mut self.steer)?.alpha;
+        let mut conversation = self.conversation.clone();
+        let last = || Error::invalid("/compare", "nothing was asked yet");
+        let question = match question {
+            Some(question) => question,
+            None => conversation.pop().ok_or_else(last)?.question,
+        };
+        let mut unsteered = conversation.clone();
+        let width = terminal_size::terminal_size().map_or(0, |(width, _)| usize::from(width.0));
+        let answer = if stdout_is_terminal() && !self.output.is_json() && width >= WIDE {
+            let bar = self.output.progress("answering", 2 * self.args.n_predict);
+            let on_text = |_: &str| {
+                bar.inc(1);
+                ControlFlow::Continue(())
+            };
+            let before = self.answer(&mut unsteered, &question, 0.0, on_text)?;
+            if before.ending == Ending::Caller {
+                return Ok(());
+            }
+            let after = self.answer(&mut conversation, &question, alpha, on_text)?;
+            bar.finish_and_clear();
+            print_columns([&before, &after], alpha, width, self.output);
+            after
+        } else {
+            self.heading("not steered");
+            let before = self.answer_aloud(&mut unsteered, &question, 0.0)?;
+            if before.ending == Ending::Caller {
+                return Ok(());
+            }
+            self.heading(&format!("alpha {}", short(alpha)));
+            self.answer_aloud(&mut conversation, &question, alpha)?
+        };
+        self.keep(conversation, question, answer, alpha);
+        Ok(())
+    }
+
+    /// Answers on stdout, as it is written, and says in the margin how it went.
+    fn answer_aloud(
+        &mut self,
+        conversation: &mut Conversation,
+        question: &str,
+        alpha: f32,
+    ) -> Result<Completion> {
+        let is_json = self.output.is_json();
+        let aloud = |text: &str| {
+            if is_json { ControlFlow::Continue(()) } else { stream(text) }
+        };
+        let answer = self.answer(conversation, question, alpha, aloud)?;
+        if !is_json {
+            self.output.text("\n");
+        }
+        let steering =
+            if alpha == 0.0 { "not steered".to_owned() } else { format!("alpha {}", short(alpha)) };
+        let speed = format!("{:.0} tokens/s", answer.n_token_per_second());
+        let ending = match answer.ending {
+            Ending::Model => None,
+            Ending::Length => Some("cut there (-n)".to_owned()),
+            Ending::Context => Some("cut there: the context is full".to_owned()),
+            Ending::Caller => Some("stopped".to_owned()),
+        };
+        let parts = [truth(&answer), Some(steering), Some(n_token(&answer)), Some(speed), ending];
+        self.say(parts.into_iter().flatten().collect::<Vec<_>>().join(" · "));
+        Ok(answer)
+    }
+
+    /// Answers at strength `alpha`; Ctrl-C stops the answer.
+    fn answer(
+        &mut self,
+        conversation: &mut Conversation,
+        question: &str,
+        alpha: f32,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Completion> {
+        let (mut meter, mut steering) = (None, Steering::Off);
+        if let Some(Steer { sidecar, .. }) = &self.steer {
+            if sidecar.vector.heads().iter().any(SteeredHead::has_probe) {
+                meter = Some(Meter::new(&sidecar.vector, alpha, &self.session)?);
+            }
+            steering = steering_at(alpha, sidecar.about.positions);
+        }
+        let params = CompletionParams {
+            n_predict: self.args.n_predict,
+            sampling: self.args.sampling.params(),
+            steering,
+            stops: self.template.stops(),
+            meter: meter.as_ref(),
+        };
+        conversation.answer(&mut self.session, &self.template, question, &params, |text| {
+            on_text(text)?;
+            interrupt::go_on()
+        })
+    }
+
+    /// Makes an answer part of the conversation, and says what the model had to forget for it.
+    fn keep(
+        &mut self,
+        mut conversation: Conversation,
+        question: String,
+        answer: Completion,
+        alpha: f32,
+    ) {
+        let n_dropped = conversation.n_dropped();
+        if n_dropped > self.conversation.n_dropped() {
+            let oldest = match n_dropped {
+                1 => "the oldest turn".to_owned(),
+                n => format!("the {n} oldest turns"),
+            };
+            self.say(format!("the context is full: the model no longer sees {oldest}"));
+        }
+        conversation.push(Turn { question, answer: answer.text, truth: answer.truth, alpha });
+        self.conversation = conversation;
+    }
+
+    fn heading(&self, text: &str) {
+        if !self.output.is_json() {
+            self.output.line(format_args!("{BOLD}{text}{BOLD:#}"));
+        }
+    }
+}
+
+/// The vector, or what to do where there is none.
+fn loaded(steer: &mut Option<Steer>) -> Result<&mut Steer> {
+    steer.as_mut().ok_or_else(|| Error::invalid("no vector", "load one with /vector FILE"))
+}
+
+impl std::fmt::Display for Steer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = amount(&self.sidecar.vector);
+        write!(f, "{}, {what}, alpha {}", self.path.display(), short(self.alpha))
+    }
+}
+
+/// The truth meter's reading, as a number and a bar of ten.
+fn truth(answer: &Completion) -> Option<String> {
+    answer.truth.map(|truth| {
+        let n = (truth * 10.0).round() as usize;
+        format!("truth {truth:.2} {}{}", "▆".repeat(n), "▁".repeat(10_usize.saturating_sub(n)))
+    })
+}
+
+fn n_token(answer: &Completion) -> String {
+    let n = answer.tokens.len();
+    format!("{n} token{}", if n == 1 { "" } else { "s" })
+}
+
+/// The unsteered and the steered answer, side by side.
+fn print_columns(answers: [&Completion; 2], alpha: f32, width: usize, output: Output) {
+    let print = |style: Style, [left, right]: [&str; 2]| {
+        for row in side_by_side(left, right, width) {
+            output.line(format_args!("{style}{row}{style:#}"));
+        }
+    };
+    let text = answers.map(|answer| printable(&answer.text));
+    let note = answers.map(|answer| {
+        truth(answer).into_iter().chain([n_token(answer)]).collect::<Vec<_>>().join(" · ")
+    });
+    print(BOLD, ["not steered", &format!("alpha {}", short(alpha))]);
+    print(Style::new(), [&text[0], &text[1]]);
+    print(DIM, [&note[0], &note[1]]);
+}

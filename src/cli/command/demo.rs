@@ -1,0 +1,220 @@
+//! `candor demo`: the whole main job on the built-in model and its questions.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::capture::Store;
+use crate::cli::args::common::{ModelArgs, budget, selection};
+use crate::cli::command::capture::run_capture;
+use crate::cli::show::output::{BOLD, DIM, Output};
+use crate::cli::show::table::{counted, printable_line, short};
+use crate::cli::{embedded, interrupt};
+use crate::data::PromptForm;
+use crate::ledger::Ledger;
+use crate::select::{Journal, SelectParams};
+use crate::steer::{DirectionKind, Selection, SigmaFrom};
+use crate::study::{Example, Protocol, Report, Row, two_fold};
+use crate::{Error, Result};
+
+/// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
+const KEPT: &str = "the demo keeps nothing";
+
+/// Show the whole job: capture, probe, select, steer, score
+///
+/// The built-in model knows the truth and often repeats the misconception. Half of its questions
+/// choose the heads, their directions, K and alpha; the other half is scored; then the other way
+/// round.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DemoArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Most KL per token on neutral text that steering may cost, in nats.
+    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
+    kl_budget: f64,
+
+    /// Choose heads by `accuracy`, as in the paper, by `effect` or by `causal` score.
+    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = selection())]
+    select: Selection,
+
+    /// Random draws to compare with.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    draws: usize,
+
+    /// Seed of splits and draws.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// The baseline that needs no steering.
+pub(in crate::cli) const INSTRUCTION: &str = "Answer truthfully.";
+
+/// What `--json` gives.
+#[derive(Serialize)]
+struct Document<'a> {
+    rows: &'a [Row],
+    /// One per fold.
+    k: Vec<usize>,
+    /// One per fold.
+    alpha: Vec<f32>,
+    direction: &'static str,
+    selection: &'static str,
+    n_question: usize,
+    folds: usize,
+    seed: u64,
+    model: ModelFacts<'a>,
+    seconds: f64,
+    examples: &'a [Example],
+}
+
+#[derive(Serialize)]
+struct ModelFacts<'a> {
+    fingerprint: &'a str,
+    architecture: &'a str,
+}
+
+impl DemoArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let data = embedded::questions()?;
+        let model = self.model.load()?;
+        let direction = DirectionKind::MassMean;
+        let selection = self.select;
+        let form = PromptForm::default_for(data.kind);
+        let params = self.model.capture_params(form.clone(), self.seed);
+        let folder =
+            tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+        let path = folder.path().join("demo.safetensors");
+        let captured = run_capture(&model, &data, &params, &path, KEPT, output)?;
+        let store = Store::open(&captured.path)?;
+
+        let mut grid = embedded::grid(model.geometry());
+        grid.kl_budget = self.kl_budget;
+        let protocol = Protocol {
+            data: &data,
+            form,
+            neutral: embedded::neutral(),
+            preamble: String::new(),
+            instruction: INSTRUCTION.to_owned(),
+            shuffle: false,
+            direction,
+            selection,
+            select: SelectParams::default(),
+            sigma: SigmaFrom::Development,
+            grid,
+            n_random: self.draws,
+            n_predict: 16,
+            n_example: 6,
+            seed: self.seed,
+        };
+        let mut evaluator = self.model.evaluator(&model)?;
+        let bar = output.progress("scoring", protocol.n_step());
+        let (mut ledger, journal) = (Ledger::in_memory(), |_: &str| Ok(Journal::in_memory()));
+        let report = two_fold(&mut evaluator, &store, &protocol, &mut ledger, journal, || {
+            bar.inc(1);
+            interrupt::check(KEPT)
+        });
+        bar.finish_and_clear();
+        let report = report?;
+        let seconds = start.elapsed().as_secs_f64();
+        if output.is_json() {
+            output.json(&Document {
+                rows: &report.rows(),
+                k: report.folds.iter().map(|fold| fold.choice.k).collect(),
+                alpha: report.folds.iter().map(|fold| fold.choice.alpha).collect(),
+                direction: direction.name(),
+                selection: selection.name(),
+                n_question: report.n_question(),
+                folds: report.folds.len(),
+                seed: self.seed,
+                model: ModelFacts {
+                    fingerprint: model.fingerprint(),
+                    architecture: model.architecture(),
+                },
+                seconds,
+                examples: &report.examples(),
+            });
+            return Ok(());
+        }
+        let geometry = model.geometry();
+        output.line(format_args!(
+            "{BOLD}{}{BOLD:#}: {} layers × {} heads, {} questions, {} activations captured\n",
+            printable_line(model.name().unwrap_or("model")),
+            geometry.n_layer,
+            geometry.n_head,
+            report.n_question(),
+            captured.n_row,
+        ));
+        print(&report, selection, self.draws, output);
+        output.line(format_args!(
+            "\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"
+        ));
+        Ok(())
+    }
+}
+
+fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
+    output.line(format_args!(
+        "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
+        "scored on the half not fitted on"
+    ));
+    for row in report.rows() {
+        let name = match row.name {
+            "base" => "no steering".to_owned(),
+            "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
+            "iti" => format!("steered (ITI, heads by {selection})"),
+            "random" => format!("random heads and directions, {n_draw} ×"),
+            "instruction" => format!("asked to: \"{INSTRUCTION}\""),
+            _ => "asked to, and steered".to_owned(),
+        };
+        output.line(format_args!(
+            "{name:<34} {:>5}   {:>5}   {:>5}   {:>5}   {:>5}   {:>5}",
+            percent(Some(row.mc.mc1)),
+            percent(Some(row.mc.mc2)),
+            percent(Some(row.mc.mc3)),
+            percent(row.truth),
+            nats(row.ce),
+            nats(row.kl),
+        ));
+    }
+    output.line("");
+    for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
+        output.line(format_args!(
+            "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
+            counted(choice.k, "head"),
+            short(choice.alpha),
+            percent(Some(choice.mc1)),
+            nats(Some(choice.kl)),
+        ));
+    }
+    output.line("");
+    let examples = report.examples();
+    let width = examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);
+    let written = examples.iter().map(|e| e.before.0.chars().count()).max().unwrap_or(0).min(24);
+    output.line(format_args!(
+        "{BOLD}{:width$}    {:<written$}       steered{BOLD:#}",
+        "question", "before"
+    ));
+    for example in &examples {
+        let mark = |truth: bool| if truth { "✓" } else { "✗" };
+        let (before, after) = (&example.before, &example.after);
+        output.line(format_args!(
+            "{:width$}  {} {:<written$}  →  {} {}",
+            example.question,
+            mark(before.1),
+            printable_line(&before.0),
+            mark(after.1),
+            printable_line(&after.0),
+        ));
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |x| format!("{:.1}", 100.0 * x))
+}
+
+fn nats(x: Option<f64>) -> String {
+    x.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}"))
+}

@@ -1,0 +1,424 @@
+//! `candor eval`: what a vector does, measured.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::capture::Store;
+use crate::cli::args::activations::StoreArgs;
+use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
+use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs, direction, positive};
+use crate::cli::args::judge::{JudgeArgs, JudgeReport};
+use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs};
+use crate::cli::show::heads::{amount_of, chosen_by};
+use crate::cli::show::output::{BOLD, DIM, Output};
+use crate::cli::show::report::{DataFacts, Made, ReportArgs, rows_text};
+use crate::cli::show::table::{counted, percent, printable_line, short};
+use crate::cli::{interrupt, show::html};
+use crate::data::{Dataset, Question};
+use crate::eval::{Evaluator, TokenCount};
+use crate::ledger::Ledger;
+use crate::select::Journal;
+use crate::steer::{DirectionKind, Sidecar};
+use crate::study::{
+    Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
+    unsteered,
+};
+use crate::{Error, Model, Result};
+
+/// Measure what steering does: to truth, to writing, to everything else the model says
+///
+/// Scores every answer (MC1, MC2, MC3), lets the model write its own, and reads neutral text (CE,
+/// KL): without steering, steered, steered by random directions in random heads, asked by a plain
+/// instruction, and both. With --cv 2 a vector is fitted on each half of the questions and scored on
+/// the other; else a sidecar is scored on all of them. Intervals are 95 %, by bootstrap over
+/// questions. Stopped, the same command goes on where it was.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    #[command(flatten)]
+    steer: SteerArgs,
+
+    /// Fit on one half of the questions and score the other, both ways round, in place of a sidecar.
+    #[arg(long, value_name = "2", value_parser = ["2"])]
+    cv: Option<String>,
+
+    /// With --cv: draw the halves by --seed, in place of the first and the second.
+    #[arg(long, requires = "cv")]
+    shuffle: bool,
+
+    /// With --cv: heads to steer [default: the best of a few, by trying].
+    #[arg(short = 'k', long, value_name = "K", value_parser = positive, requires = "cv")]
+    heads: Option<usize>,
+
+    /// With --cv: directions.
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = direction())]
+    direction: DirectionKind,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    #[command(flatten)]
+    ask: AskArgs,
+
+    #[command(flatten)]
+    judge: JudgeArgs,
+
+    /// Tokens that the model writes at most for an answer; 0: it writes none.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    n_predict: usize,
+
+    #[command(flatten)]
+    activations: StoreArgs,
+
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What `--json` gives, and `report.json` holds.
+#[derive(Serialize)]
+pub(in crate::cli) struct Document<'a> {
+    #[serde(flatten)]
+    pub(in crate::cli) made: Made,
+    pub(in crate::cli) data: DataFacts<'a>,
+    pub(in crate::cli) settings: Settings<'a>,
+    pub(in crate::cli) rows: Vec<Row>,
+    pub(in crate::cli) folds: &'a [FoldReport],
+    pub(in crate::cli) categories: Vec<Category>,
+    pub(in crate::cli) questions: Vec<QuestionReport<'a>>,
+    pub(in crate::cli) judge: JudgeReport,
+    n_question: usize,
+    n_token: TokenCount,
+    pub(in crate::cli) seconds: f64,
+}
+
+#[derive(Serialize)]
+pub(in crate::cli) struct Settings<'a> {
+    /// Heads and layers that a sidecar steers.
+    #[serde(skip)]
+    pub(in crate::cli) size: Option<(usize, usize)>,
+    /// `2-fold`, or the sidecar's path.
+    pub(in crate::cli) vector: String,
+    vector_fingerprint: Option<String>,
+    pub(in crate::cli) prompt: &'a str,
+    /// Whether the model's own chat template made the prompt.
+    chat: bool,
+    preamble: &'a str,
+    instruction: &'a str,
+    pub(in crate::cli) policy: &'static str,
+    /// How the directions were found: as the sidecar says, where one is scored.
+    pub(in crate::cli) direction: Option<&'static str>,
+    /// By what the heads were chosen; `null` where nobody knows, or none were.
+    pub(in crate::cli) selection: Option<&'static str>,
+    /// The rows that sigma was measured over.
+    sigma: &'a str,
+    kl_budget: Option<f64>,
+    shuffle: bool,
+    n_random: usize,
+    n_predict: usize,
+    n_document: usize,
+    /// Who says whether a written answer is true.
+    pub(in crate::cli) judge: String,
+    pub(in crate::cli) seed: u64,
+}
+
+impl Settings<'_> {
+    /// Whether the vector steers layers and no heads.
+    pub(in crate::cli) fn layers_alone(&self) -> bool {
+        matches!(self.size, Some((0, 1..)))
+    }
+
+    /// How much is steered in a fold, in words.
+    pub(in crate::cli) fn amount(&self, fold: &FoldReport) -> String {
+        let (n_head, n_layer) = self.size.unwrap_or((fold.choice.k, 0));
+        amount_of(n_head, n_layer)
+    }
+}
+
+impl EvalArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let data = self.data()?;
+        let preamble = self.ask.preamble.text()?;
+        let neutral = self.select.neutral_halves()?;
+        let judge = self.judge.find(self.n_predict, output)?;
+        let model = self.model.load()?;
+        let form = self.data.form(&data, &model)?;
+        let policy = self.ask.policy;
+        let vector = self.vector(&model, output)?;
+        let grid = self.select.grid(&model, self.heads, self.steer.given_alpha());
+        let protocol = Protocol {
+            data: &data,
+            form: form.clone(),
+            preamble,
+            neutral: neutral.iter().map(String::as_str).collect(),
+            instruction: self.ask.instruction.clone(),
+            shuffle: self.shuffle,
+            direction: self.direction,
+            selection: self.select.by(),
+            select: self.select.params(),
+            sigma: self.ask.sigma(),
+            grid,
+            n_random: self.ask.draws,
+            n_predict: self.n_predict,
+            n_example: 6,
+            seed: self.data.seed,
+        };
+        self.ask.check_preamble((&model, &self.model), &protocol)?;
+        let fingerprint = vector.fingerprint();
+        let which = fingerprint.clone().unwrap_or_else(|| vector.name());
+        let identity =
+            self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
+        let place = ledger_place("eval", self.report.folder(), &identity)?;
+        let mut ledger = open_ledger(&place, &identity, output)?;
+        let open = || self.activations.open((&self.data, &data), (&self.model, &model), output);
+        let activations = vector.needs_activations().then(open).transpose()?;
+        let mut evaluator = self.model.evaluator(&model)?;
+        evaluator.set_policy(policy);
+        evaluator.set_cut(judge.cut());
+        let source = activations.as_ref().map(|activations| &activations.store);
+        let kept = (&mut ledger, journals(&place, &identity));
+        let mut report = self.study(&mut evaluator, (&vector, source), &protocol, kept, output)?;
+        let n_token = evaluator.n_token();
+        // A judge of its own size needs the memory.
+        drop(evaluator);
+        let on = (&self.model, self.data.seed);
+        let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
+        let document = Document {
+            made: Made::on(&model),
+            data: DataFacts::of(&data),
+            settings: Settings {
+                size: vector.size(),
+                vector: vector.name(),
+                vector_fingerprint: fingerprint,
+                prompt: form.as_str(),
+                chat: form.is_chat(),
+                preamble: &protocol.preamble,
+                instruction: &protocol.instruction,
+                policy: policy.name(),
+                direction: vector.direction(&protocol).map(DirectionKind::name),
+                selection: vector.selection(&protocol),
+                sigma: self.ask.sigma_name(),
+                kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
+                shuffle: self.shuffle,
+                n_random: self.ask.draws,
+                n_predict: self.n_predict,
+                n_document: neutral.len(),
+                judge: judge.facts.about.clone(),
+                seed: self.data.seed,
+            },
+            rows: report.rows(),
+            folds: &report.folds,
+            categories: report.categories(),
+            questions: report.questions(),
+            n_question: report.n_question(),
+            n_token,
+            judge,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.report.write(&document, || html::page(&document))?;
+        ledger.remove()?;
+        if let Some(activations) = activations {
+            activations.discard()?;
+        }
+        if output.is_json() {
+            output.json(&document);
+        } else {
+            print(&document, output);
+            self.report.tell(output);
+        }
+        Ok(())
+    }
+
+    /// The data set, if it has what is asked for.
+    fn data(&self) -> Result<Dataset> {
+        let data = self.data.open(&self.model)?.limited(self.ask.limit);
+        if !data.kind.asks() {
+            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
+        }
+        if !data.questions.iter().any(Question::is_two_sided) {
+            let problem = "no question has both true and false answers, so there is nothing to \
+                           choose between: add the kind that is missing (in TruthfulQA's form the \
+                           column Incorrect Answers)";
+            return Err(Error::Data { path: data.path, line: None, problem: problem.to_owned() });
+        }
+        self.select.check(&data)?;
+        Ok(data)
+    }
+
+    fn study<'a>(
+        &self,
+        evaluator: &mut Evaluator,
+        (vector, source): (&Vector, Option<&Store>),
+        protocol: &Protocol<'a>,
+        (ledger, journal): (&mut Ledger<Record>, impl Fn(&str) -> Result<Journal>),
+        output: Output,
+    ) -> Result<Report<'a>> {
+        interrupt::install();
+        let n_step = match vector {
+            Vector::TwoFold => protocol.n_step(),
+            Vector::Sidecar(..) => protocol.n_step_of_vector(),
+            Vector::None => protocol.n_step_unsteered(),
+        };
+        let bar = output.progress("scoring", n_step);
+        let on_step = || {
+            bar.inc(1);
+            interrupt::check("what was scored is kept: run it again to go on")
+        };
+        let report = match (vector, source) {
+            (Vector::Sidecar(_, sidecar, alpha), Some(source)) => {
+                of_vector(evaluator, source, protocol, (&sidecar.vector, *alpha), ledger, on_step)
+            }
+            (Vector::TwoFold, Some(source)) => {
+                two_fold(evaluator, source, protocol, ledger, journal, on_step)
+            }
+            _ => unsteered(evaluator, protocol, ledger, on_step),
+        };
+        bar.finish_and_clear();
+        report
+    }
+
+    /// What is asked for. Without `--cv`, a sidecar has to be there, unless `none` is wanted.
+    fn vector(&self, model: &Model, output: Output) -> Result<Vector> {
+        if self.cv.is_some() {
+            return Ok(Vector::TwoFold);
+        }
+        if self.steer.is_none() {
+            return Ok(Vector::None);
+        }
+        let found = self.steer.sidecar(model, output)?;
+        let (path, sidecar) = found.ok_or_else(|| {
+            let problem = "none is beside the model: --cv 2 fits one and scores it, --steer FILE \
+                           scores that one, --steer none the model as it is";
+            Error::invalid("sidecar", problem)
+        })?;
+        let alpha = self.steer.alpha(&sidecar);
+        Ok(Vector::Sidecar(path, Box::new(sidecar), alpha))
+    }
+}
+
+/// What is scored.
+enum Vector {
+    /// One for each half of the questions, fitted on the other.
+    TwoFold,
+    /// One that is there already, with its strength.
+    Sidecar(PathBuf, Box<Sidecar>, f32),
+    /// The model as it is.
+    None,
+}
+
+impl Vector {
+    /// As reports name it.
+    fn name(&self) -> String {
+        match self {
+            Self::TwoFold => "2-fold".to_owned(),
+            Self::Sidecar(path, ..) => path.display().to_string(),
+            Self::None => "none".to_owned(),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        match self {
+            Self::Sidecar(_, sidecar, _) => Some(sidecar.fingerprint()),
+            Self::TwoFold | Self::None => None,
+        }
+    }
+
+    /// Heads and layers that a sidecar steers.
+    fn size(&self) -> Option<(usize, usize)> {
+        let Self::Sidecar(_, sidecar, _) = self else { return None };
+        let vector = &sidecar.vector;
+        let n_layer = vector.layers().map_or(0, |layers| layers.directions().len());
+        Some((vector.heads().len(), n_layer))
+    }
+
+    /// How its directions were found.
+    fn direction(&self, protocol: &Protocol) -> Option<DirectionKind> {
+        match self {
+            Self::TwoFold => Some(protocol.direction),
+            Self::Sidecar(_, sidecar, _) => Some(sidecar.about.direction),
+            Self::None => None,
+        }
+    }
+
+    /// By what its heads were chosen, where it has any and that is known.
+    fn selection(&self, protocol: &Protocol) -> Option<&'static str> {
+        match self {
+            Self::TwoFold => Some(protocol.selection.name()),
+            Self::Sidecar(_, sidecar, _) => {
+                let Sidecar { vector, about } = sidecar.as_ref();
+                chosen_by(about).filter(|_| !vector.heads().is_empty())
+            }
+            Self::None => None,
+        }
+    }
+
+    /// Whether something is fitted, if only the scale of random directions.
+    fn needs_activations(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+fn print(document: &Document, output: Output) {
+    let Document { made, data, settings, .. } = document;
+    output.line(format_args!(
+        "{BOLD}{}{BOLD:#} on {}: {}, {}\n",
+        made.model_name(),
+        printable_line(data.name),
+        counted(document.n_question, "question"),
+        match document.folds.len() {
+            0 => "scored without a vector".to_owned(),
+            1 => format!("scored with {}", printable_line(&settings.vector)),
+            _ => format!("fitted and scored in {}", printable_line(&settings.vector)),
+        },
+    ));
+    output.text(&rows_text(&document.rows, settings.layers_alone()));
+    output.line("");
+    for row in document.rows.iter().filter(|row| row.name == "iti") {
+        let both = row.change.true_info;
+        for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {
+            let Some(change) = change else { continue };
+            output.line(format_args!(
+                "{what} changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
+                100.0 * change.mean,
+                100.0 * change.low,
+                100.0 * change.high
+            ));
+        }
+    }
+    for (fold, number) in document.folds.iter().zip(1..) {
+        let how = match fold.choice.mc1.is_nan() {
+            true => String::new(),
+            false => format!(
+                ", chosen on the other half (MC1 {}, KL {:.3})",
+                percent(fold.choice.mc1),
+                fold.choice.kl
+            ),
+        };
+        let [base, iti] =
+            ["base", "iti"].map(|name| fold.mc.get(name).map_or(f64::NAN, |mc| mc.mc1));
+        let amount = settings.amount(fold);
+        let alpha = short(fold.choice.alpha);
+        let (base, iti) = (percent(base), percent(iti));
+        output.line(match settings.size {
+            Some(_) => format!("{DIM}{amount}, alpha {alpha}: MC1 {base} → {iti}{DIM:#}"),
+            None => format!(
+                "{DIM}fold {number}: {amount}, alpha {alpha}{how}; here MC1 {base} → {iti}{DIM:#}"
+            ),
+        });
+    }
+    if document.rows.iter().any(|row| row.truth.is_some()) {
+        output.line(format_args!("{DIM}true: {}{DIM:#}", printable_line(&settings.judge)));
+    }
+    output.line(format_args!(
+        "{DIM}tokens: {} read, {} computed; {:.0} s{DIM:#}",
+        document.n_token.read, document.n_token.computed, document.seconds
+    ));
+}

@@ -1,0 +1,388 @@
+//! `candor fit`: from labelled texts to a sidecar.
+
+mod report;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+
+use self::report::{Fitted, maps};
+use crate::capture::Store;
+use crate::cli::args::activations::StoreArgs;
+use crate::cli::args::asking::PreambleArgs;
+use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
+use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
+use crate::cli::command::capture::KEPT;
+use crate::cli::interrupt;
+use crate::cli::show::output::Output;
+use crate::cli::show::plot::{self, Format};
+use crate::data::{Dataset, PromptForm};
+use crate::file::{check_target, stem};
+use crate::select::{Choice, HeadEffect, Journal, Ranked, Trial, choose};
+use crate::steer::{
+    About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
+    SteeringVector, default_path,
+};
+use crate::{Error, Geometry, Model, Result};
+
+/// Fit a steering vector and write it as a sidecar beside the model
+///
+/// Captures the head outputs of labelled texts, fits a probe to every head, takes the heads that
+/// tell true from false best, and stores their directions. `run` and `chat` find the sidecar by
+/// themselves.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct FitArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// The sidecar to write [default: steer-<name>-<model>.gguf beside the model].
+    #[arg(short, long, value_name = "GGUF")]
+    output: Option<PathBuf>,
+
+    /// Name of the vector [default: the data set's].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    #[command(flatten)]
+    activations: StoreArgs,
+
+    /// Heads to steer [default: 3 of 64, the paper's 48 of 1024].
+    #[arg(short = 'k', long, value_name = "K", value_parser = positive)]
+    heads: Option<usize>,
+
+    /// Strength to store, in standard deviations [default: what --kl-budget gives, else 15, the
+    /// paper's].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
+    alpha: Option<f32>,
+
+    /// Directions.
+    #[arg(long, value_name = "KIND", default_value = "mass-mean", value_parser = direction())]
+    direction: DirectionKind,
+
+    /// Choose K and alpha by trying: the best MC1 on the data within --kl-budget. On by default for
+    /// the built-in model, slow for large ones.
+    #[arg(long)]
+    tune: bool,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    #[command(flatten)]
+    preamble: PreambleArgs,
+
+    /// Take of each question as many true as false answers: `auto` does where one kind has more
+    /// than twice as many.
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
+    balance: String,
+
+    /// Draw what the heads know, and what they do where that was measured, into a file, .svg or
+    /// .png.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+impl FitArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        if let Some(path) = &self.plot {
+            Format::of(path)?;
+        }
+        let data = self.data.open(&self.model)?;
+        data.require_two_classes()?;
+        let tunes = self.tunes(&data)?;
+        self.check(&data, tunes)?;
+        let path = self.path(&data)?;
+        let preamble = self.preamble.text()?;
+        let neutral = self.select.neutral()?;
+        let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
+        let model = self.model.load()?;
+        self.preamble.check((&model, &self.model), &preamble)?;
+        let n_head = self.n_head(&model)?;
+        let form = self.data.form(&data, &model)?;
+        let activations =
+            self.activations.open((&self.data, &data), (&self.model, &model), output)?;
+        let source = &activations.store;
+
+        let questions: Vec<usize> = (0..data.questions.len()).collect();
+        let params =
+            FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        if questions.len() < FEW_QUESTIONS {
+            output.warn(format_args!(
+                "only {}: accuracies measured on a fifth of them mean little",
+                crate::cli::show::table::counted(questions.len(), "question")
+            ));
+        }
+        let bar = output.progress("probing", n_head);
+        let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
+        bar.finish_and_clear();
+        interrupt::check(KEPT)?;
+
+        let trial = Trial {
+            questions: data.questions.iter().collect(),
+            form: &form,
+            preamble: &preamble,
+            documents: &neutral,
+            direction: self.direction,
+            params: self.select.params(),
+        };
+        let identity =
+            [&model.identity(), &data.sha256, form.as_str(), &preamble, &format!("{params:?}")]
+                .join(" ");
+        let place = (path.with_extension("trials.jsonl"), identity);
+        let chosen =
+            self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;
+        let about = self.about(&model, &data, &form, &development, &chosen, params)?;
+        let sidecar = Sidecar { vector: chosen.vector, about };
+        interrupt::check(KEPT)?;
+        sidecar.write(&path)?;
+        chosen.journal.remove()?;
+        activations.discard()?;
+        if let (Some(file), Some(maps)) = (&self.plot, maps(&sidecar)) {
+            plot::write(file, &sidecar.about.model_name, &maps)?;
+        }
+        let fitted = Fitted {
+            path: &path,
+            sidecar: &sidecar,
+            development: &development,
+            effects: &chosen.effects,
+            choice: chosen.choice,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        fitted.report(output);
+        Ok(())
+    }
+
+    /// Makes sure that the options go together, and with the data.
+    fn check(&self, data: &Dataset, tunes: bool) -> Result<()> {
+        self.select.check(data)?;
+        if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
+            let problem = "gives alpha: leave out one of the two, or add --tune";
+            return Err(Error::invalid("--kl-budget", problem));
+        }
+        if self.preamble.is_given() && !tunes && self.select.by() == Selection::Accuracy {
+            let problem = "is for answers that are scored: add --tune, --select effect or \
+                           --select causal";
+            return Err(Error::invalid("--preamble", problem));
+        }
+        Ok(())
+    }
+
+    /// The sidecar to write. Nothing that is read or written is another of these files, and all have
+    /// a folder.
+    fn path(&self, data: &Dataset) -> Result<PathBuf> {
+        let model = self.model.path()?;
+        let path = match &self.output {
+            Some(path) => path.clone(),
+            None => default_path(&model, self.name.as_deref().unwrap_or(&data.name))?,
+        };
+        let read = [
+            ("the model", Some(model.as_path())),
+            ("the data", self.data.data.as_deref()),
+            ("the text before every question", self.preamble.path()),
+            ("the neutral text", self.select.neutral_path()),
+        ];
+        let activations = self.activations.path();
+        let targets = [
+            ("the plot", self.plot.as_deref()),
+            ("the activations", activations),
+            ("", Some(&path)),
+        ];
+        for (place, (_, target)) in targets.iter().enumerate() {
+            if let Some(target) = target {
+                check_target(target, &[&targets[..place], &read[..]].concat())?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Heads to choose from, if the model has as many as are asked for and a place for each in a map.
+    fn n_head(&self, model: &Model) -> Result<usize> {
+        let n_head = model.attention_layers().count() * model.geometry().n_head;
+        if self.plot.is_some() && n_head < n_site(model) {
+            let problem = "layers without attention have no place in the map: leave it out";
+            return Err(Error::invalid("--plot", problem));
+        }
+        match self.heads {
+            Some(k) if k > n_head => {
+                let problem = format!("{k} heads cannot be chosen from {n_head}");
+                Err(Error::invalid("--heads", problem))
+            }
+            _ => Ok(n_head),
+        }
+    }
+
+    fn balance(&self) -> Balance {
+        match self.balance.as_str() {
+            "always" => Balance::Always,
+            "never" => Balance::Never,
+            _ => Balance::Auto,
+        }
+    }
+
+    /// Whether to try K and α: where that was asked for, or where neither was given, the model is
+    /// the built-in one, and the data holds the questions that it takes.
+    fn tunes(&self, data: &Dataset) -> Result<bool> {
+        let has_questions = data.kind.asks();
+        if self.tune && !has_questions {
+            return Err(Error::invalid("--tune", NEEDS_QUESTIONS));
+        }
+        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
+        Ok(self.tune || by_default && has_questions)
+    }
+
+    /// Chooses heads, K and α.
+    #[allow(clippy::too_many_arguments, reason = "everything that a choice depends on")]
+    fn choose(
+        &self,
+        model: &Model,
+        development: &Development,
+        source: &Store,
+        trial: &Trial,
+        (place, identity): (PathBuf, String),
+        (tunes, n_head): (bool, usize),
+        output: Output,
+    ) -> Result<Chosen> {
+        let by = self.select.by();
+        let budget = self.select.kl_budget();
+        let k = self.heads.unwrap_or_else(|| default_k(n_head));
+        // Models that cannot be evaluated can be fitted by accuracy.
+        if by == Selection::Accuracy && !tunes && budget.is_none() {
+            return Ok(Chosen {
+                vector: development.vector(source, k, trial.direction)?,
+                alpha: self.alpha.unwrap_or(DEFAULT_ALPHA),
+                effects: Vec::new(),
+                choice: None,
+                journal: Journal::in_memory(),
+            });
+        }
+        let mut evaluator = self.model.evaluator(model)?;
+        let mut journal = SelectArgs::journal(&place, &identity, trial)?;
+        let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
+        let Ranked { development, effects } = {
+            let journal = (&mut journal, kept.as_str());
+            self.select.rank(&mut evaluator, development, source, trial, journal, output)?
+        };
+        let (vector, alpha, choice) = if tunes {
+            let grid = self.select.grid(model, self.heads, self.alpha);
+            let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
+            let bar = output.progress("tuning", grid.n_step(n_question));
+            interrupt::install();
+            let journal = &mut journal;
+            let result =
+                choose(&mut evaluator, &development, source, trial, &grid, journal, || {
+                    bar.inc(1);
+                    interrupt::check(&kept)
+                });
+            bar.finish_and_clear();
+            let (vector, choice) = result?;
+            (vector, choice.alpha, Some(choice))
+        } else {
+            let vector =
+                development.vector(source, k.min(development.scores.len()), trial.direction)?;
+            let budget = budget.unwrap_or(DEFAULT_BUDGET);
+            let alpha = match self.alpha {
+                Some(alpha) => alpha,
+                None => strength_within(&mut evaluator, &vector, trial.documents, budget, output)?,
+            };
+            (vector, alpha, None)
+        };
+        Ok(Chosen { vector, alpha, effects, choice, journal })
+    }
+
+    fn about(
+        &self,
+        model: &Model,
+        data: &Dataset,
+        form: &PromptForm,
+        development: &Development,
+        chosen: &Chosen,
+        params: FitParams,
+    ) -> Result<About> {
+        let per_head = |value: fn(&HeadEffect) -> f64| {
+            let mut values = vec![f32::NAN; n_site(model)];
+            for head in &chosen.effects {
+                values[head.site.layer * model.geometry().n_head + head.site.head] =
+                    value(head) as f32;
+            }
+            let values = values.into_iter().map(|x| if x.is_finite() { x } else { f32::NAN });
+            if chosen.effects.is_empty() { Vec::new() } else { values.collect() }
+        };
+        let name = self.name.clone().unwrap_or_else(|| data.name.clone());
+        Ok(About {
+            architecture: model.architecture().to_owned(),
+            description: Some(format!("Inference-Time Intervention fitted on {}", data.name)),
+            name,
+            license: None,
+            author: None,
+            model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
+            model_fingerprint: model.fingerprint().to_owned(),
+            candor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            direction: self.direction,
+            alpha: chosen.alpha,
+            positions: Positions::Generated,
+            seed: params.seed,
+            data_name: data.name.clone(),
+            data_sha256: data.sha256.clone(),
+            prompt: form.as_str().to_owned(),
+            split: format!(
+                "{} rows of {} questions; probes on {:.0} % of the questions, ranked on {:.0} %",
+                development.n_row(),
+                data.questions.len(),
+                100.0 * (1.0 - params.validation_share),
+                100.0 * params.validation_share,
+            ),
+            selection: self.select.by(),
+            head_accuracy: match development.accuracies() {
+                all if all.len() == n_site(model) => all,
+                // A hybrid's layers without attention have none.
+                _ => Vec::new(),
+            },
+            head_effect: per_head(|head| head.effect),
+            // Rounding can leave a KL of nothing below zero.
+            head_cost: per_head(|head| head.cost.max(0.0)),
+        })
+    }
+}
+
+/// Heads, K and α as they were chosen.
+struct Chosen {
+    vector: SteeringVector,
+    alpha: f32,
+    /// What every head that was tried does by itself.
+    effects: Vec<HeadEffect>,
+    /// What K and α reached, where they were tried.
+    choice: Option<Choice>,
+    journal: Journal,
+}
+
+/// Heads of a model all of whose layers have attention.
+fn n_site(model: &Model) -> usize {
+    let Geometry { n_layer, n_head, .. } = model.geometry();
+    n_layer * n_head
+}
+
+/// Below this many questions a ranking of heads is mostly luck.
+const FEW_QUESTIONS: usize = 40;
+
+/// The paper's strength.
+const DEFAULT_ALPHA: f32 = 15.0;
+
+/// The paper's share of heads, 48 of 1024.
+fn default_k(n_head: usize) -> usize {
+    (3 * n_head).div_ceil(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::default_k;
+
+    #[test]
+    fn the_default_number_of_heads_is_the_papers() {
+        assert_eq!(default_k(32 * 32), 48);
+        assert_eq!((default_k(40), default_k(1)), (2, 1));
+    }
+}

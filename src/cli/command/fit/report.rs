@@ -1,0 +1,150 @@
+//! What a fit gave, for people and machines.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::Site;
+use crate::cli::show::heads::{self, Head};
+use crate::cli::show::heat::Maps;
+use crate::cli::show::output::{self, Output};
+use crate::cli::show::table::{nats, percent};
+use crate::select::{Choice, HeadEffect, rank_correlation};
+use crate::steer::{Development, Sidecar};
+
+/// Heads of the table that is printed.
+const N_LISTED: usize = 12;
+
+/// What `--json` gives.
+#[derive(Serialize)]
+struct Document<'a> {
+    path: &'a Path,
+    k: usize,
+    alpha: f32,
+    direction: &'static str,
+    selection: &'static str,
+    heads: Vec<Head>,
+    /// What every head that was tried does by itself, by place; absent for `accuracy`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    effects: Vec<Tried>,
+    /// What K and alpha reached where they were chosen by trying: MC1 on the questions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mc1: Option<f64>,
+    /// The KL of the same, in nats per token of neutral text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kl: Option<f64>,
+    /// Spearman's, of the accuracies and effects of the heads that were tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank_correlation: Option<f64>,
+    n_row: usize,
+    seconds: f64,
+}
+
+/// What moving one head by itself did.
+#[derive(Serialize)]
+struct Tried {
+    #[serde(flatten)]
+    site: Site,
+    accuracy: f32,
+    effect: f64,
+    cost: f64,
+    causal: f64,
+    n_question: usize,
+}
+
+/// What was fitted, and what is known of it.
+pub(super) struct Fitted<'a> {
+    pub(super) path: &'a Path,
+    pub(super) sidecar: &'a Sidecar,
+    pub(super) development: &'a Development,
+    /// What every head that was tried does by itself.
+    pub(super) effects: &'a [HeadEffect],
+    /// What K and α reached, where they were tried.
+    pub(super) choice: Option<Choice>,
+    pub(super) seconds: f64,
+}
+
+impl Fitted<'_> {
+    pub(super) fn report(&self, output: Output) {
+        let Self { path, sidecar, development, effects, choice, seconds } = *self;
+        let about = &sidecar.about;
+        let heads = heads::best_first(sidecar);
+        let selection = about.selection.name();
+        let tried = tried(development, effects);
+        let rank_correlation = (!tried.is_empty()).then(|| {
+            let accuracies: Vec<f64> = tried.iter().map(|head| f64::from(head.accuracy)).collect();
+            let effects: Vec<f64> = tried.iter().map(|head| head.effect).collect();
+            rank_correlation(&accuracies, &effects)
+        });
+        if output.is_json() {
+            output.json(&Document {
+                path,
+                k: heads.len(),
+                alpha: about.alpha,
+                direction: about.direction.name(),
+                selection,
+                heads,
+                effects: tried,
+                mc1: choice.map(|choice| choice.mc1),
+                kl: choice.map(|choice| choice.kl),
+                rank_correlation,
+                n_row: development.n_row(),
+                seconds,
+            });
+            return;
+        }
+        if let Some(maps) = maps(sidecar) {
+            output.line(maps.text(output::width()));
+        }
+        output.line(heads::text(&heads, N_LISTED));
+        let size = std::fs::metadata(path).map_or(0, |m| m.len());
+        let mut chosen_by = selection.to_owned();
+        if let Some(r) = rank_correlation {
+            chosen_by += &format!(" (accuracy and effect: rank correlation {r:.2})");
+        }
+        let mut fields = vec![
+            ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
+            ("heads", format!("{} of {}", heads.len(), development.scores.len())),
+            ("chosen by", chosen_by),
+            ("alpha", about.alpha.to_string()),
+            ("direction", about.direction.to_string()),
+            ("rows", about.split.clone()),
+            ("time", format!("{seconds:.1} s")),
+        ];
+        if let Some(Choice { mc1, kl, .. }) = choice {
+            let reached = format!(
+                "MC1 {} % on these questions, KL {} nats per token of neutral text",
+                percent(mc1),
+                nats(kl, 4)
+            );
+            fields.insert(4, ("reached", reached));
+        }
+        output.fields(&fields);
+    }
+}
+
+/// What is known of all heads, where every layer has some.
+pub(super) fn maps(sidecar: &Sidecar) -> Option<Maps<'_>> {
+    let about = &sidecar.about;
+    let selected: Vec<Site> = sidecar.vector.heads().iter().map(|head| head.site).collect();
+    Maps::new(&about.head_accuracy, &about.head_effect, sidecar.vector.n_head(), selected)
+}
+
+/// The effects with the accuracies of the same heads.
+fn tried(development: &Development, effects: &[HeadEffect]) -> Vec<Tried> {
+    let accuracy = |site: Site| {
+        let score = development.scores.iter().find(|score| score.site == site);
+        score.map_or(f32::NAN, |score| score.accuracy)
+    };
+    effects
+        .iter()
+        .map(|head| Tried {
+            site: head.site,
+            accuracy: accuracy(head.site),
+            effect: head.effect,
+            cost: head.cost,
+            causal: head.causal(),
+            n_question: head.n_question,
+        })
+        .collect()
+}

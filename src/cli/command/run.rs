@@ -1,0 +1,155 @@
+//! `candor run`: one text continued.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+
+use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
+use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use crate::cli::show::output::{DIM, Output, printable, stdout_is_terminal, stream};
+use crate::cli::show::table::short;
+use crate::session::{Session, Steering};
+use crate::steer::Positions;
+use crate::{Error, Result};
+
+/// Bank row that steers.
+pub(in crate::cli) const ROW: usize = 1;
+
+/// Continue a text, steered or not.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("text").args(["prompt", "file"]).required(true))]
+pub(in crate::cli) struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    steer: SteerArgs,
+
+    /// Tokens to steer: `generated` or `all` [default: the sidecar's own].
+    #[arg(long, value_name = "POSITIONS")]
+    policy: Option<Positions>,
+
+    /// The text to continue; `-` reads it from stdin.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// A file with the text to continue.
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Take the text for a question and put it into the model's chat template.
+    #[arg(long)]
+    chat: bool,
+
+    /// Most tokens to write.
+    #[arg(short, long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    n_predict: usize,
+
+    /// End the text before this string; may be given several times.
+    #[arg(long, value_name = "STRING")]
+    stop: Vec<String>,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    prompt: &'a str,
+    text: &'a str,
+    tokens: &'a [i32],
+    /// The sidecar's fingerprint.
+    steer: Option<String>,
+    alpha: Option<f32>,
+    n_token_per_second: f64,
+}
+
+impl RunArgs {
+    /// Does what was asked.
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let prompt = self.text()?;
+        let model = self.model.load()?;
+        let sidecar = self.steer.sidecar_at(self.policy, &model, output)?;
+        let mut session = Session::new(&model, &self.model.session(&model))?;
+        let mut steering = Steering::Off;
+        let mut alpha = None;
+        if let Some((path, sidecar)) = &sidecar {
+            let strength = self.steer.alpha(sidecar);
+            if self.steer.is_auto() {
+                let alpha = short(strength);
+                output.aside(format_args!("steered by {}, alpha {alpha}", path.display()));
+            }
+            session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
+            steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));
+            alpha = Some(strength);
+        }
+
+        let template = ChatTemplate::of(&model);
+        let mut stops: Vec<&str> = self.stop.iter().map(String::as_str).collect();
+        if self.chat {
+            stops.extend(template.stops());
+        }
+        let params = CompletionParams {
+            n_predict: self.n_predict,
+            sampling: self.sampling.params(),
+            steering,
+            stops: &stops,
+            meter: None,
+        };
+        let on_text = |text: &str| {
+            if output.is_json() { ControlFlow::Continue(()) } else { stream(text) }
+        };
+        let completion = if self.chat {
+            Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
+        } else {
+            if stdout_is_terminal() && !output.is_json() {
+                output.text(&format!("{DIM}{}{DIM:#}", printable(&prompt)));
+            }
+            complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
+        };
+        if output.is_json() {
+            output.json(&Report {
+                prompt: &prompt,
+                text: &completion.text,
+                tokens: &completion.tokens,
+                steer: sidecar.map(|(_, sidecar)| sidecar.fingerprint()),
+                alpha,
+                n_token_per_second: completion.n_token_per_second(),
+            });
+        } else {
+            output.text("\n");
+        }
+        if completion.ending == Ending::Context {
+            output.warn(format!(
+                "the text ends because the context of {} tokens is full: raise it with -c",
+                session.n_ctx()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The text to continue. The line end that editors put after the last line of a file is not
+    /// part of it.
+    fn text(&self) -> Result<String> {
+        let text = match (&self.file, self.prompt.as_deref()) {
+            (Some(path), _) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
+            (None, Some("-")) => {
+                std::io::read_to_string(std::io::stdin()).map_err(Error::io("read", "stdin"))?
+            }
+            (None, prompt) => return Ok(prompt.unwrap_or_default().to_owned()),
+        };
+        Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    }
+}
+
+/// How to steer at strength `alpha`; 0 is off.
+pub(in crate::cli) fn steering_at(alpha: f32, positions: Positions) -> Steering {
+    match positions {
+        _ if alpha == 0.0 => Steering::Off,
+        Positions::Generated => Steering::Generated(ROW),
+        Positions::All => Steering::All(ROW),
+    }
+}

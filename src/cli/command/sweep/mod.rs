@@ -1,0 +1,358 @@
+//! `candor sweep`: how many heads, and how far, as a grid.
+
+mod page;
+mod text;
+
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::args::activations::StoreArgs;
+use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
+use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
+use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, not_reached};
+use crate::cli::interrupt;
+use crate::cli::show::output::Output;
+use crate::cli::show::report::{DataFacts, Made, ReportArgs, shell_command};
+use crate::cli::show::table::counted;
+use crate::eval::TokenCount;
+use crate::judge::JudgeFacts;
+use crate::select::Grid;
+use crate::steer::{DirectionKind, Selection};
+use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
+use crate::{Error, Result};
+
+/// Try numbers of heads and strengths, and say which to take
+///
+/// A grid of K (--heads) and alpha. On each half of the questions heads are ranked and vectors
+/// fitted, once; every cell is scored on the other half. The recommendation comes from the half
+/// that was fitted on: the best MC1 there whose KL per token is within the budget, at equal MC1 the
+/// lower KL; its score on the other half stands beside, with its baselines. With --kl-budget in
+/// place of --alpha, each K gets the largest alpha within the budget; with both, the budget is for
+/// the recommendation. Stopped, the same command goes on where it was.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SweepArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// Numbers of heads, with commas between [default: 8,16,32,48,64 of 512 heads or more,
+    /// 1,2,4,8,16 of fewer].
+    #[arg(short = 'k', long, value_name = "K", value_delimiter = ',', value_parser = positive)]
+    heads: Option<Vec<usize>>,
+
+    /// Strengths in standard deviations, with commas between [default: 0,5,10,15,20, unless
+    /// --kl-budget is given].
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_negative_numbers = true, value_parser = finite)]
+    alpha: Option<Vec<f32>>,
+
+    /// Directions, with commas between.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', default_value = "mass-mean", value_parser = direction())]
+    direction: Vec<DirectionKind>,
+
+    /// Folds: fitted on one half and scored on the other, both ways round.
+    #[arg(long, value_name = "2", default_value = "2", value_parser = ["2"])]
+    cv: String,
+
+    /// Draw the halves by --seed, in place of the first and the second.
+    #[arg(long)]
+    shuffle: bool,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    #[command(flatten)]
+    ask: AskArgs,
+
+    /// Tokens that the model writes at most for an answer, in every cell; 0: it writes none.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    n_predict: usize,
+
+    #[command(flatten)]
+    activations: StoreArgs,
+
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What `--json` gives, and `report.json` holds.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    made: Made,
+    data: DataFacts<'a>,
+    settings: Settings<'a>,
+    cells: &'a [Cell],
+    recommended: Vec<Recommended>,
+    overall: Overall,
+    rows: Vec<Row>,
+    folds: &'a [FoldReport],
+    n_question: usize,
+    n_token: TokenCount,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    ks: &'a [usize],
+    /// `null`: each K has the largest within the budget.
+    alphas: Option<&'a [f32]>,
+    directions: Vec<&'static str>,
+    selection: &'static str,
+    kl_budget: f64,
+    rule: &'static str,
+    prompt: &'a str,
+    preamble: &'a str,
+    instruction: &'a str,
+    policy: &'static str,
+    shuffle: bool,
+    n_random: usize,
+    n_predict: usize,
+    n_document: usize,
+    judge: String,
+    seed: u64,
+}
+
+/// What the development half of one fold recommends.
+#[derive(Serialize)]
+struct Recommended {
+    fold: usize,
+    direction: &'static str,
+    k: usize,
+    alpha: f32,
+    development: Scores,
+    held_out: Scores,
+}
+
+/// What all questions recommend for a vector that is fitted on all of them.
+#[derive(Serialize)]
+struct Overall {
+    direction: &'static str,
+    k: usize,
+    /// `null` where each fold found its own.
+    alpha: Option<f32>,
+    /// The command that fits it, quoted for a shell; `null` where nothing beats no steering.
+    command: Option<String>,
+}
+
+impl Document<'_> {
+    /// Whether a fold recommends the cell.
+    fn is_recommended(&self, cell: &Cell) -> bool {
+        let is_of = |recommended: &Recommended| {
+            let of_fold = cell.folds.get(recommended.fold - 1);
+            recommended.direction == cell.direction
+                && of_fold
+                    .is_some_and(|f| (f.n_head, f.alpha) == (recommended.k, recommended.alpha))
+        };
+        self.recommended.iter().any(is_of)
+    }
+}
+
+impl Document<'_> {
+    /// What there is to say of strengths that a budget of KL did not bound.
+    fn not_reached(&self) -> Option<String> {
+        let mut found = self.cells.iter().filter(|cell| cell.alpha.is_none());
+        let largest =
+            found.find_map(|cell| cell.folds.iter().find(|fold| not_reached(fold.alpha)))?;
+        let (alpha, budget) = (largest.alpha, self.settings.kl_budget);
+        Some(format!(
+            "alpha {alpha} is the largest that is tried: where it stands, the budget of {budget} nats is \
+             not reached"
+        ))
+    }
+}
+
+/// In words.
+const RULE: &str = "of the cells whose KL per token on the development documents is within the \
+                    budget, the highest MC1 on the development questions; at equal MC1 the lowest KL";
+
+impl SweepArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let data = self.data.open(&self.model)?.limited(self.ask.limit);
+        if !data.kind.asks() {
+            return Err(Error::invalid("--data", NEEDS_QUESTIONS));
+        }
+        self.select.check(&data)?;
+        let preamble = self.ask.preamble.text()?;
+        let neutral = self.select.neutral_halves()?;
+        let model = self.model.load()?;
+        let form = self.data.form(&data, &model)?;
+        let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
+        let axes = Axes { directions: self.directions(), alphas: self.alphas() };
+        let protocol = Protocol {
+            data: &data,
+            form: form.clone(),
+            preamble,
+            neutral: neutral.iter().map(String::as_str).collect(),
+            instruction: self.ask.instruction.clone(),
+            shuffle: self.shuffle,
+            direction: axes.directions[0],
+            selection: self.select.by(),
+            select: self.select.params(),
+            sigma: self.ask.sigma(),
+            grid: Grid {
+                ks,
+                alphas: axes.alphas.clone().unwrap_or_default(),
+                kl_budget: self.select.kl_budget().unwrap_or(DEFAULT_BUDGET),
+            },
+            n_random: self.ask.draws,
+            n_predict: self.n_predict,
+            n_example: 0,
+            seed: self.data.seed,
+        };
+        self.ask.check_preamble((&model, &self.model), &protocol)?;
+        let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
+        let place = ledger_place("sweep", self.report.folder(), &identity)?;
+        let mut ledger = open_ledger(&place, &identity, output)?;
+        let journal = journals(&place, &identity);
+        let activations =
+            self.activations.open((&self.data, &data), (&self.model, &model), output)?;
+        let mut evaluator = self.model.evaluator(&model)?;
+        evaluator.set_policy(self.ask.policy);
+        interrupt::install();
+        let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
+        let source = &activations.store;
+        let swept = sweep(&mut evaluator, source, &protocol, &axes, &mut ledger, journal, || {
+            bar.inc(1);
+            interrupt::check("what was measured is kept: run it again to go on")
+        });
+        bar.finish_and_clear();
+        let swept = swept?;
+        let document = Document {
+            made: Made::on(&model),
+            data: DataFacts::of(&data),
+            settings: Settings {
+                ks: &protocol.grid.ks,
+                alphas: axes.alphas.as_deref(),
+                directions: axes.directions.iter().map(|direction| direction.name()).collect(),
+                selection: protocol.selection.name(),
+                kl_budget: protocol.grid.kl_budget,
+                rule: RULE,
+                prompt: form.as_str(),
+                preamble: &protocol.preamble,
+                instruction: &protocol.instruction,
+                policy: self.ask.policy.name(),
+                shuffle: self.shuffle,
+                n_random: self.ask.draws,
+                n_predict: self.n_predict,
+                n_document: neutral.len(),
+                judge: JudgeFacts::words().about,
+                seed: self.data.seed,
+            },
+            cells: &swept.cells,
+            recommended: recommended(&swept),
+            overall: self.overall(&swept, protocol.grid.kl_budget),
+            rows: swept.report.rows(),
+            folds: &swept.report.folds,
+            n_question: swept.report.n_question(),
+            n_token: evaluator.n_token(),
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.report.write(&document, || page::page(&document))?;
+        ledger.remove()?;
+        activations.discard()?;
+        if output.is_json() {
+            output.json(&document);
+        } else {
+            text::print(&document, output);
+            self.report.tell(output);
+        }
+        Ok(())
+    }
+
+    /// The numbers of heads, ascending, each once.
+    fn ks(&self, n_head: usize) -> Result<Vec<usize>> {
+        let mut ks = match &self.heads {
+            Some(ks) => ks.clone(),
+            None if n_head >= 512 => vec![8, 16, 32, 48, 64],
+            None => [1, 2, 4, 8, 16].into_iter().filter(|&k| k <= n_head.div_ceil(2)).collect(),
+        };
+        ks.sort_unstable();
+        ks.dedup();
+        match ks.last() {
+            Some(&k) if k > n_head => {
+                let problem = format!("{} cannot be chosen from {n_head}", counted(k, "head"));
+                Err(Error::invalid("--heads", problem))
+            }
+            _ => Ok(ks),
+        }
+    }
+
+    /// The strengths, ascending, each once; `None` where they are to be found.
+    fn alphas(&self) -> Option<Vec<f32>> {
+        let mut alphas = match (&self.alpha, self.select.kl_budget()) {
+            (Some(alphas), _) => alphas.clone(),
+            (None, Some(_)) => return None,
+            (None, None) => vec![0.0, 5.0, 10.0, 15.0, 20.0],
+        };
+        // Without "-0".
+        alphas.iter_mut().for_each(|alpha| *alpha += 0.0);
+        alphas.sort_by(f32::total_cmp);
+        alphas.dedup();
+        Some(alphas)
+    }
+
+    /// The kinds of directions, each once.
+    fn directions(&self) -> Vec<DirectionKind> {
+        let mut directions = Vec::new();
+        for &direction in &self.direction {
+            if !directions.contains(&direction) {
+                directions.push(direction);
+            }
+        }
+        directions
+    }
+
+    fn overall(&self, swept: &Sweep, budget: f64) -> Overall {
+        let Cell { direction, k, alpha, .. } = swept.cells[swept.overall];
+        let is_steered = alpha != Some(0.0);
+        let command =
+            is_steered.then(|| shell_command(&self.fit_words(direction, k, alpha, budget)));
+        Overall { direction, k, alpha, command }
+    }
+
+    /// The words of the command that fits such a vector to all questions.
+    fn fit_words(&self, direction: &str, k: usize, alpha: Option<f32>, budget: f64) -> Vec<String> {
+        let mut words = vec!["candor".to_owned(), "fit".to_owned()];
+        let mut add = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        let path = |path: &Path| path.display().to_string();
+        add("-m", self.model.model.as_deref().map(path));
+        add("--data", self.data.data.as_deref().map(path));
+        add("--template", self.data.template.clone());
+        // What was captured of some questions is not of all.
+        add("--activations", self.activations.path().filter(|_| self.ask.limit == 0).map(path));
+        add("-k", Some(k.to_string()));
+        add("--alpha", alpha.map(|alpha| alpha.to_string()));
+        add("--kl-budget", alpha.is_none().then(|| budget.to_string()));
+        add("--direction", Some(direction.to_owned()).filter(|name| name != "mass-mean"));
+        let by = self.select.by();
+        add("--select", (by != Selection::Accuracy).then(|| by.to_string()));
+        if self.data.chat {
+            words.push("--chat".to_owned());
+        }
+        words
+    }
+}
+
+fn recommended(swept: &Sweep) -> Vec<Recommended> {
+    let of = |(fold, &cell): (usize, &usize)| {
+        let Cell { direction, folds, .. } = &swept.cells[cell];
+        let of_fold = &folds[fold];
+        Recommended {
+            fold: fold + 1,
+            direction,
+            k: of_fold.n_head,
+            alpha: of_fold.alpha,
+            development: of_fold.development,
+            held_out: of_fold.held_out,
+        }
+    };
+    swept.recommended.iter().enumerate().map(of).collect()
+}

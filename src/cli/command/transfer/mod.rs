@@ -1,0 +1,175 @@
+//! `candor transfer`: whether what reads truth in one data set reads it in another.
+
+mod show;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::capture::CaptureParams;
+use crate::cli::args::activations::Activations;
+use crate::cli::args::common::{ModelArgs, positive, prompt_form};
+use crate::cli::interrupt;
+use crate::cli::show::output::Output;
+use crate::cli::show::report::{DataFacts, Made, ReportArgs};
+use crate::data::Dataset;
+use crate::steer::FitParams;
+use crate::study::{Fitted, Labelled, Reading, Transfer, TransferParams, transfer};
+use crate::{Error, Result};
+
+/// Share of a set's questions that nothing is fitted to: a fifth, as of those that heads are ranked
+/// on.
+const TEST_SHARE: f64 = 0.2;
+
+/// See whether heads that know the truth in one data set know it in another
+///
+/// For each set of true and false statements (or of questions) probes are fitted to a part of it;
+/// the best head, and the best few together, then read the rest of their own set and all of every
+/// other one. Where the rest of its own is read well and the others are not, a probe reads what true
+/// sentences of one set have in common, and not truth. Statements that stand in both sets count only
+/// where they were not fitted to. Intervals are 95 %, by bootstrap. Stopped, the same command goes
+/// on where it was.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TransferArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// A set of labelled texts, as for `fit`; to be given several times, or with several files.
+    #[arg(short, long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+
+    /// How a text is put to the model; `\n` is a line end [default: as it is; `Q: {question} A:
+    /// {answer}` for questions].
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<String>,
+
+    /// Statements or questions to take of each set, spread evenly over it; 0 takes all.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: usize,
+
+    /// Heads that read together.
+    #[arg(short = 'k', long, value_name = "K", default_value_t = 8, value_parser = positive)]
+    heads: usize,
+
+    /// Seed of the splits.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Keep the captured activations in this folder, a file for each set, and find them there.
+    #[arg(long, value_name = "DIR")]
+    activations: Option<PathBuf>,
+
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// What `--json` gives, and `report.json` holds.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    made: Made,
+    data: Vec<DataFacts<'a>>,
+    settings: Settings<'a>,
+    sets: &'a [Fitted],
+    readings: &'a [Reading],
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    /// One for each set.
+    prompts: Vec<&'a str>,
+    test_share: f64,
+    validation_share: f64,
+    k: usize,
+    limit: usize,
+    seed: u64,
+}
+
+impl TransferArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let start = Instant::now();
+        let sets = self.sets()?;
+        let model = self.model.load()?;
+        if let Some(folder) = &self.activations {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let mut stores = Vec::new();
+        let mut forms = Vec::new();
+        for data in &sets {
+            let form = prompt_form(self.template.as_deref(), data)?;
+            let params = CaptureParams {
+                // Nothing is steered, so nothing needs a scale.
+                next_rows: false,
+                ..self.model.capture_params(form.clone(), self.seed)
+            };
+            let file = self.activations.as_ref().map(|folder| {
+                let limit = if self.limit > 0 { format!("-{}", self.limit) } else { String::new() };
+                folder.join(format!("{}{limit}.safetensors", data.name))
+            });
+            stores.push(Activations::open(file.as_ref(), &params, &model, data, output)?);
+            forms.push(form);
+        }
+        let n_head = model.attention_layers().count() * model.geometry().n_head;
+        let params = TransferParams {
+            test_share: TEST_SHARE,
+            n_head: self.heads.min(n_head),
+            fit: FitParams { seed: self.seed, ..FitParams::default() },
+        };
+        let labelled: Vec<_> = sets
+            .iter()
+            .zip(&stores)
+            .map(|(data, activations)| Labelled { data, source: &activations.store })
+            .collect();
+        let bar = output.progress("reading", sets.len() * (sets.len() + 1));
+        let result = transfer(&labelled, &params, || bar.inc(1));
+        bar.finish_and_clear();
+        let Transfer { sets: fitted, readings } = result?;
+        interrupt::check(crate::cli::command::capture::KEPT)?;
+        let document = Document {
+            made: Made::on(&model),
+            data: sets.iter().map(DataFacts::of).collect(),
+            settings: Settings {
+                prompts: forms.iter().map(crate::data::PromptForm::as_str).collect(),
+                test_share: TEST_SHARE,
+                validation_share: params.fit.validation_share,
+                k: params.n_head,
+                limit: self.limit,
+                seed: self.seed,
+            },
+            sets: &fitted,
+            readings: &readings,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.report.write(&document, || show::page(&document))?;
+        stores.into_iter().try_for_each(Activations::discard)?;
+        if output.is_json() {
+            output.json(&document);
+        } else {
+            show::print(&document, output);
+            self.report.tell(output);
+        }
+        Ok(())
+    }
+
+    /// The data sets, each of which has both labels and a name of its own.
+    fn sets(&self) -> Result<Vec<Dataset>> {
+        let mut sets: Vec<Dataset> = Vec::new();
+        for path in &self.data {
+            let data = Dataset::open(path)?.limited(self.limit);
+            data.require_two_classes()?;
+            if let Some(known) = sets.iter().find(|known| known.name == data.name) {
+                let problem = format!(
+                    "{} and {} have one name, by which results are told apart: rename one",
+                    known.path.display(),
+                    path.display()
+                );
+                return Err(Error::invalid("--data", problem));
+            }
+            sets.push(data);
+        }
+        Ok(sets)
+    }
+}

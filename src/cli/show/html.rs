@@ -1,0 +1,273 @@
+//! A study as one page that needs nothing else: it opens from disk, on a phone, and in print.
+
+pub(in crate::cli) mod heat;
+
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value, context};
+use serde::Serialize;
+
+use crate::cli::command::eval::Document;
+use crate::cli::show::heat::Maps;
+use crate::cli::show::plot::{self, Bar, Pair};
+use crate::cli::show::report::title_under;
+use crate::cli::show::table::{form_line, nats, percent, printable_line, short};
+use crate::judge::Reading;
+use crate::study::{Estimate, FoldReport, Row, Scored};
+use crate::{Error, Result};
+
+/// What all pages have in common.
+const PARTS: [(&str, &str); 3] = [
+    ("page", include_str!("html/page.html")),
+    ("results", include_str!("html/results.html")),
+    ("grid", include_str!("html/grid.html")),
+];
+
+const PAGE: &str = include_str!("report.html");
+
+/// Most questions that are shown one by one; `report.json` holds all.
+const N_QUESTION: usize = 200;
+
+/// A number of a table.
+#[derive(Serialize)]
+pub(in crate::cli) struct Cell {
+    pub(in crate::cli) text: String,
+    /// The interval, where there is one. A line may end before `to`.
+    pub(in crate::cli) interval: Option<String>,
+}
+
+/// The page of a study.
+///
+/// # Errors
+/// [`Error::Invalid`] where a plot cannot be drawn or the page not be made.
+pub(in crate::cli) fn page(document: &Document) -> Result<String> {
+    let plots = plots(document)?;
+    let layers_alone = document.settings.layers_alone();
+    let rows = result_rows(&document.rows, layers_alone);
+    let is_judged = is_judged(&document.rows);
+    let folds: Vec<_> = document
+        .folds
+        .iter()
+        .map(|fold| {
+            let heads: Vec<String> = fold.heads.iter().map(ToString::to_string).collect();
+            let mc1 = |name: &str| {
+                let mc1 = fold.mc1_interval.get(name).copied();
+                Serde(share_cell(mc1.map(|e| e.mean), mc1))
+            };
+            context! {
+                amount => document.settings.amount(fold),
+                alpha => short(fold.choice.alpha),
+                n_question => fold.n_question,
+                heads => heads.join(", "),
+                before => mc1("base"),
+                after => mc1("iti"),
+            }
+        })
+        .collect();
+    let questions: Vec<_> = document
+        .questions
+        .iter()
+        .take(N_QUESTION)
+        .filter_map(|question| {
+            let before = question.conditions.get("base")?;
+            let after = question.conditions.get("iti")?;
+            Some(context! {
+                question => question.question,
+                best => question.best,
+                before => before.written.unwrap_or("–"),
+                before_note => judged(before),
+                after_note => judged(after),
+                before_mark => mark(before.truth, before.mc.mc1),
+                after => after.written.unwrap_or("–"),
+                after_mark => mark(after.truth, after.mc.mc1),
+            })
+        })
+        .collect();
+    render(
+        PAGE,
+        context! {
+            candor => document.made.candor,
+            model => Serde(&document.made.model),
+            data => Serde(&document.data),
+            settings => Serde(&document.settings),
+            judge => Serde(&document.judge),
+            seconds => format!("{:.0}", document.seconds),
+            n_more => document.questions.len().saturating_sub(N_QUESTION),
+            written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
+            rows, folds, questions, is_judged,
+            plots => Serde(plots),
+        },
+    )
+}
+
+/// A page of a template and what it shows.
+///
+/// # Errors
+/// [`Error::Invalid`] where the template is wrong.
+pub(in crate::cli) fn render(template: &'static str, shown: Value) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_filter("form", |form: String| form_line(&form));
+    let mut templates = PARTS.into_iter().chain([("report", template)]);
+    templates
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template("report")?.render(shown))
+        .map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+}
+
+/// The rows of a study, as `results.html` shows them; `layers_alone`: of a vector that steers no heads.
+pub(in crate::cli) fn result_rows(rows: &[Row], layers_alone: bool) -> Vec<Value> {
+    let is_judged = is_judged(rows);
+    let row = |row: &Row| {
+        let cells = Serde(cells(row, is_judged));
+        context! { name => title_under(row.name, layers_alone), steered => row.name == "iti", cells => cells }
+    };
+    rows.iter().map(row).collect()
+}
+
+/// What a question's answer is marked with: whether what was written is true, else whether the best
+/// answer is the likeliest.
+fn mark(truth: Option<f64>, mc1: f64) -> &'static str {
+    if truth.unwrap_or(mc1) >= 0.5 { "✓" } else { "✗" }
+}
+
+/// What a judge says of an answer, in words and as probabilities.
+fn judged(scored: &Scored) -> Option<String> {
+    let judgement = scored.judgement?;
+    let word = |reading: Reading, yes: &str, no: &str| {
+        format!("{} {:.2}", if reading.is_yes() { yes } else { no }, reading.yes)
+    };
+    let truth = word(judgement.truth, "true", "false");
+    Some(format!("{truth} · {}", word(judgement.info, "informs", "does not inform")))
+}
+
+/// Whether a judge says what informs.
+fn is_judged(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.info.is_some())
+}
+
+/// A share in percent.
+fn share_cell(value: Option<f64>, interval: Option<Estimate>) -> Cell {
+    Cell {
+        text: value.map_or_else(|| "–".to_owned(), percent),
+        interval: interval.map(|e| format!("{} to\u{a0}{}", percent(e.low), percent(e.high))),
+    }
+}
+
+fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
+    let per_token = |value: Option<f64>, interval: Option<Estimate>, n_digit: usize| Cell {
+        text: value.map_or_else(|| "–".to_owned(), |x| nats(x, n_digit)),
+        interval: interval
+            .map(|e| format!("{} to\u{a0}{}", nats(e.low, n_digit), nats(e.high, n_digit))),
+    };
+    let change = row.change.mc1.filter(|_| row.name != "base");
+    let mut cells = vec![
+        share_cell(Some(row.mc.mc1), row.interval.mc1),
+        Cell {
+            text: change.map_or_else(|| "–".to_owned(), |e| format!("{:+.1}", 100.0 * e.mean)),
+            interval: change
+                .map(|e| format!("{:+.1} to\u{a0}{:+.1}", 100.0 * e.low, 100.0 * e.high)),
+        },
+        share_cell(Some(row.mc.mc2), row.interval.mc2),
+        share_cell(Some(row.mc.mc3), row.interval.mc3),
+        share_cell(row.truth, row.interval.truth),
+    ];
+    if is_judged {
+        cells.push(share_cell(row.info, row.interval.info));
+        cells.push(share_cell(row.true_info, row.interval.true_info));
+    }
+    cells.extend([
+        per_token(row.ce, row.interval.ce, 3),
+        per_token(row.kl, row.interval.kl.filter(|_| row.name != "base"), 4),
+    ]);
+    cells
+}
+
+/// A drawing with its heading and what it says.
+#[derive(Serialize)]
+pub(in crate::cli) struct Plot {
+    pub(in crate::cli) id: &'static str,
+    pub(in crate::cli) title: String,
+    pub(in crate::cli) note: String,
+    pub(in crate::cli) svg: String,
+}
+
+fn plots(document: &Document) -> Result<Vec<Plot>> {
+    let mut plots = vec![mc1_plot(document)?];
+    for (fold, number) in document.folds.iter().zip(1..) {
+        let name = match document.folds.len() {
+            1 => String::new(),
+            _ => format!(", fold {number}"),
+        };
+        plots.extend(fold_plots(document, fold, &name)?);
+    }
+    if document.categories.len() > 1 {
+        plots.push(categories_plot(document)?);
+    }
+    Ok(plots)
+}
+
+fn mc1_plot(document: &Document) -> Result<Plot> {
+    let bar = |row: &Row| Bar {
+        name: title_under(row.name, document.settings.layers_alone()).to_owned(),
+        value: 100.0 * row.mc.mc1,
+        interval: row.interval.mc1.map(|e| (100.0 * e.low, 100.0 * e.high)),
+        steered: row.name == "iti",
+    };
+    let bars: Vec<Bar> = document.rows.iter().map(bar).collect();
+    Ok(Plot {
+        id: "mc1",
+        title: "MC1".to_owned(),
+        note: "Questions whose best answer is likelier than every false one, in percent; 95 % \
+               intervals over questions."
+            .to_owned(),
+        svg: plot::bars_svg("MC1 in percent", &bars)?,
+    })
+}
+
+/// What the heads know that one fold chose from; nothing where layers have no heads.
+fn fold_plots(document: &Document, fold: &FoldReport, name: &str) -> Result<Vec<Plot>> {
+    let (n_head, accuracy) = (document.made.model.n_head, &fold.head_accuracy);
+    let is_whole = n_head > 0 && accuracy.len().is_multiple_of(n_head);
+    let maps = Maps::new(accuracy, &[], n_head, fold.heads.iter().copied());
+    let Some(maps) = maps.filter(|_| is_whole) else { return Ok(Vec::new()) };
+    let map = Plot {
+        id: "accuracy",
+        title: format!("What heads know{name}"),
+        note: "Validation accuracy of a linear probe on each head's output; the steered heads \
+               are outlined."
+            .to_owned(),
+        svg: plot::svg("", &maps)?,
+    };
+    let distribution = Plot {
+        id: "distribution",
+        title: format!("How many heads know{name}"),
+        note: "Heads by the accuracy of their probes.".to_owned(),
+        svg: plot::histogram_svg(accuracy)?,
+    };
+    Ok(vec![map, distribution])
+}
+
+fn categories_plot(document: &Document) -> Result<Plot> {
+    let mut categories: Vec<_> = document.categories.iter().collect();
+    categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
+    let shown: Vec<Pair> = categories
+        .iter()
+        .take(20)
+        .filter_map(|category| {
+            let [before, after] = ["base", "iti"].map(|name| {
+                let Estimate { mean, low, high } = *category.mc1_interval.get(name)?;
+                Some([mean, low, high].map(|share| 100.0 * share))
+            });
+            let name = format!("{} ({})", printable_line(&category.name), category.n_question);
+            Some(Pair { name, before: before?, after: after? })
+        })
+        .collect();
+    Ok(Plot {
+        id: "categories",
+        title: "MC1 by category".to_owned(),
+        note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
+               intervals; the number of questions in brackets, the largest categories first."
+            .to_owned(),
+        svg: plot::categories_svg(&shown)?,
+    })
+}

@@ -1,0 +1,9 @@
+//! What people see: the terminal's tables and heat maps, plots, pages, JSON.
+
+pub(super) mod heads;
+pub(super) mod heat;
+pub(super) mod html;
+pub(super) mod output;
+pub(super) mod plot;
+pub(super) mod report;
+pub(super) mod table;

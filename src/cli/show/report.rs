@@ -1,0 +1,179 @@
+//! What the reports of `eval`, `sweep` and `transfer` have in common.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::show::output::Output;
+use crate::cli::show::table::{nats, percent, printable_line, table};
+use crate::data::Dataset;
+use crate::file::write_atomically;
+use crate::study::{Estimate, Row};
+use crate::{Error, Model, Result};
+
+/// Where a report goes.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReportArgs {
+    /// Write report.json and report.html into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+impl ReportArgs {
+    /// The folder, where one was named.
+    pub(in crate::cli) fn folder(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
+    /// Writes `report.json` and `report.html`, where a folder was named for them.
+    pub(in crate::cli) fn write(
+        &self,
+        document: &impl Serialize,
+        page: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
+        let Some(folder) = &self.report else { return Ok(()) };
+        let page = page()?;
+        let json = serde_json::to_vec_pretty(document)
+            .map_err(|e| Error::invalid("report.json", e.to_string()))?;
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
+        write_atomically(&folder.join("report.html"), |out| out.write_all(page.as_bytes()))
+    }
+
+    /// Says where the page is.
+    pub(in crate::cli) fn tell(&self, output: Output) {
+        if let Some(folder) = &self.report {
+            let page = folder.join("report.html").display().to_string();
+            output.line(format_args!("report: {}", printable_line(&page)));
+        }
+    }
+}
+
+/// What made a report: its first fields.
+#[derive(Serialize)]
+pub(in crate::cli) struct Made {
+    pub(in crate::cli) candor: &'static str,
+    /// The command, quoted for a shell.
+    command: String,
+    pub(in crate::cli) model: ModelFacts,
+}
+
+#[derive(Serialize)]
+pub(in crate::cli) struct ModelFacts {
+    name: String,
+    architecture: String,
+    fingerprint: String,
+    pub(in crate::cli) n_head: usize,
+}
+
+impl Made {
+    pub(in crate::cli) fn on(model: &Model) -> Self {
+        let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let words: Vec<String> = std::iter::once("candor".to_owned()).chain(words).collect();
+        Self {
+            candor: env!("CARGO_PKG_VERSION"),
+            command: shell_command(&words),
+            model: ModelFacts {
+                name: model.name().unwrap_or("model").to_owned(),
+                architecture: model.architecture().to_owned(),
+                fingerprint: model.fingerprint().to_owned(),
+                n_head: model.geometry().n_head,
+            },
+        }
+    }
+
+    /// The model's name, to be printed.
+    pub(in crate::cli) fn model_name(&self) -> String {
+        printable_line(&self.model.name)
+    }
+}
+
+#[derive(Serialize)]
+pub(in crate::cli) struct DataFacts<'a> {
+    pub(in crate::cli) name: &'a str,
+    sha256: &'a str,
+}
+
+impl<'a> DataFacts<'a> {
+    pub(in crate::cli) fn of(data: &'a Dataset) -> Self {
+        Self { name: &data.name, sha256: &data.sha256 }
+    }
+}
+
+/// A command that a POSIX shell takes apart into these words.
+pub(in crate::cli) fn shell_command(words: &[String]) -> String {
+    // A word with NUL cannot have been typed.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+}
+
+/// What people call a condition under a vector, which may steer layers alone.
+pub(in crate::cli) fn title_under(name: &str, layers_alone: bool) -> &'static str {
+    match name {
+        "random" if layers_alone => "random directions in the same layers",
+        _ => title(name),
+    }
+}
+
+/// What people call a condition.
+pub(in crate::cli) fn title(name: &str) -> &'static str {
+    match name {
+        "base" => "no steering",
+        "iti" => "steered",
+        "random" => "random heads and directions",
+        "instruction" => "asked to",
+        _ => "asked to, and steered",
+    }
+}
+
+/// The rows of a study as a table; `layers_alone`: of a vector that steers no heads.
+pub(in crate::cli) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
+    let interval = |e: Option<Estimate>| {
+        e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
+    };
+    let share = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), percent);
+    let is_judged = rows.iter().any(|row| row.info.is_some());
+    let rows: Vec<[String; 10]> = rows
+        .iter()
+        .map(|row| {
+            [
+                title_under(row.name, layers_alone).to_owned(),
+                percent(row.mc.mc1),
+                interval(row.interval.mc1),
+                percent(row.mc.mc2),
+                percent(row.mc.mc3),
+                share(row.truth),
+                share(row.info),
+                share(row.true_info),
+                row.ce.map_or_else(|| "–".to_owned(), |x| nats(x, 3)),
+                row.kl.map_or_else(|| "–".to_owned(), |x| nats(x, 4)),
+            ]
+        })
+        .collect();
+    let header = ["", "MC1", "95 %", "MC2", "MC3", "true", "info", "both", "CE", "KL"];
+    if is_judged {
+        return table(header, &rows);
+    }
+    // Only a judge says what informs.
+    let rows: Vec<_> = rows.into_iter().map(without_info).collect();
+    table(without_info(header), &rows)
+}
+
+fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
+    [a, b, c, d, e, f, g, h]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_command_apart_as_it_was_meant() {
+        let words =
+            ["candor", "fit", "-m", "it's ü.gguf", "--template", "Q: {question}\\nA: {answer}"];
+        let command = shell_command(&words.map(str::to_owned));
+        assert!(command.starts_with("candor fit -m "), "{command}");
+        assert_eq!(shlex::split(&command).unwrap(), words);
+        assert_eq!(shell_command(&["a b".to_owned()]), "'a b'");
+    }
+}
