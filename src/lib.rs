@@ -7,6 +7,7 @@ pub mod capture;
 pub mod chat;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod content;
 pub mod data;
 pub mod device;
 mod error;
@@ -30,6 +31,7 @@ mod site;
 pub mod steer;
 pub mod study;
 
+pub use content::content;
 pub use error::{Error, Result};
 pub use ffi::bounded::Bounded;
 pub use ffi::host::set_verbose;

@@ -1,11 +1,13 @@
 //! A loaded GGUF model, and what candor has to know of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
+use crate::content::Files;
 use crate::data::PromptForm;
 use crate::device::Placement;
 use crate::error::shown;
@@ -29,6 +31,9 @@ pub struct ModelParams {
     pub devices: Option<Vec<String>>,
     /// Workers to connect to, `host:port`: see [`crate::device`].
     pub rpc: Vec<String>,
+    /// The folder in which the hashes of files are remembered, so that none is read twice; `None`:
+    /// nowhere. See [`Model::content`].
+    pub hashes: Option<PathBuf>,
 }
 
 /// What a user should know of how a model was loaded.
@@ -65,9 +70,13 @@ pub struct Model {
     widths: Vec<usize>,
     n_position: Option<usize>,
     fingerprint: String,
+    /// What [`Model::content`] reads, and where it remembers it.
+    files: (Files, Option<PathBuf>),
+    content: OnceLock<String>,
     chat_template: Option<String>,
     baked: Option<BakeRecord>,
     warnings: Vec<ModelWarning>,
+    place: String,
     /// Keeps workers connected; below `inner`, whose weights they hold and which is freed first.
     _placement: Placement,
 }
@@ -96,6 +105,7 @@ impl Model {
             .tensor("position_embd.weight")
             .and_then(|table| usize::try_from(*table.dims.get(1)?).ok());
         let fingerprint = fingerprint(&file)?;
+        let files = (Files::note(file.paths())?, params.hashes.clone());
 
         let backend = host::backend();
         let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
@@ -129,7 +139,10 @@ impl Model {
             widths,
             n_position,
             fingerprint,
+            files,
+            content: OnceLock::new(),
             warnings,
+            place: placement.words(params.n_gpu_layers),
             _placement: placement,
         })
     }
@@ -188,10 +201,50 @@ impl Model {
         self.baked.as_ref()
     }
 
-    /// What tells this file from others of the same model, whose fingerprint is the same: for results
-    /// that are kept.
-    pub(crate) fn identity(&self) -> String {
-        format!("{} {} {:?}", self.fingerprint, self.inner.size(), self.baked)
+    /// The hash of every byte of the model's files: 64 hexadecimal digits, BLAKE3. What is computed
+    /// from a model belongs to these bytes, while a sidecar, which serves all quantizations, is bound
+    /// by the [`fingerprint`](Self::fingerprint). Of one file it is what `b3sum` prints. The first
+    /// call reads the files, unless [`ModelParams::hashes`] remembers them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for one that was changed since
+    /// it was loaded.
+    pub fn content(&self) -> Result<&str> {
+        self.content_with(|_, _| ())
+    }
+
+    /// As [`content`](Self::content); `on_progress` is told how many of how many bytes are read,
+    /// where some have to be.
+    ///
+    /// # Errors
+    /// As [`content`](Self::content).
+    pub fn content_with(&self, mut on_progress: impl FnMut(u64, u64)) -> Result<&str> {
+        if let Some(content) = self.content.get() {
+            return Ok(content);
+        }
+        let (files, folder) = &self.files;
+        let content = files.hash(folder.as_deref(), &mut on_progress)?;
+        Ok(self.content.get_or_init(|| content))
+    }
+
+    /// Everything about the model that its results depend on, for results that are kept. What else
+    /// goes into them, such as a projector's bytes, joins here.
+    ///
+    /// # Errors
+    /// As [`content`](Self::content).
+    pub(crate) fn identity(&self) -> Result<String> {
+        Ok(format!("{} on {}", self.content()?, self.place))
+    }
+
+    /// What tells this model from others within a process, without reading its files: where they lie
+    /// and when they changed.
+    pub(crate) fn instance(&self) -> String {
+        format!("{:?} on {}", self.files.0, self.place)
+    }
+
+    /// What computes the layers, in words: what one device rounds up another rounds down.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// The context length that the model was trained with, in tokens.

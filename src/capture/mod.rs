@@ -1,6 +1,7 @@
 //! From labelled texts to activations: every text's tokens are computed once, shared beginnings
 //! included, and the head outputs of its last token go to a store on disk as they come.
 
+mod belongs;
 pub mod plan;
 mod run;
 pub mod store;

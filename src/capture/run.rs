@@ -260,6 +260,22 @@ impl Texts {
     }
 }
 
+/// The key of the hash of the model's bytes.
+pub(super) const CONTENT_KEY: &str = "model.content";
+
+/// What changes every row: key, name and value.
+pub(super) fn facts(params: &CaptureParams) -> [(&'static str, &'static str, String); 2] {
+    let flash_attention = match params.flash_attention {
+        None => "auto",
+        Some(true) => "on",
+        Some(false) => "off",
+    };
+    [
+        ("flash_attention", "flash attention", flash_attention.to_owned()),
+        ("cache", "the cache type", params.cache.to_string().to_uppercase()),
+    ]
+}
+
 /// What the store says of its making. A store is resumed only under the same words, so all that
 /// changes its bytes is here.
 fn metadata(
@@ -268,24 +284,16 @@ fn metadata(
     params: &CaptureParams,
     limits: Limits,
 ) -> Result<BTreeMap<String, String>> {
-    // The fingerprint is that of all quantizations; their files differ in size.
-    let file = std::fs::metadata(model.path()).map_err(Error::io("read", model.path()))?;
-    let flash_attention = match params.flash_attention {
-        None => "auto",
-        Some(true) => "on",
-        Some(false) => "off",
-    };
     let mut entries = vec![
         ("model.fingerprint", model.fingerprint().to_owned()),
-        ("model.size", file.len().to_string()),
+        (CONTENT_KEY, model.content()?.to_owned()),
         ("model.architecture", model.architecture().to_owned()),
         ("model.name", model.name().unwrap_or_default().to_owned()),
+        ("device", model.place().to_owned()),
         ("data.name", data.name.clone()),
         ("data.sha256", data.sha256.clone()),
         ("prompt_form", params.form.as_str().to_owned()),
         ("next.seed", params.seed.to_string()),
-        ("flash_attention", flash_attention.to_owned()),
-        ("cache", params.cache.to_string().to_uppercase()),
         (
             "batch",
             format!(
@@ -294,6 +302,7 @@ fn metadata(
             ),
         ),
     ];
+    entries.extend(facts(params).map(|(key, _, value)| (key, value)));
     if params.form.is_chat() {
         entries.push(("chat", "true".to_owned()));
     }

@@ -45,6 +45,21 @@ impl Placement {
         &self.devices
     }
 
+    /// The hardware that computes, in words; a worker's is not known by its address, which may change.
+    pub(crate) fn words(&self, n_gpu_layers: Option<u32>) -> String {
+        if self.is_cpu() || n_gpu_layers == Some(0) {
+            return "the processor".to_owned();
+        }
+        let name = |device: &RawDevice| match device.is_rpc() {
+            true => device.backend(),
+            false => format!("{} {}", device.backend(), device.description()),
+        };
+        let names: Vec<String> = self.devices.iter().map(name).collect();
+        let layers =
+            n_gpu_layers.map_or_else(|| "all layers".to_owned(), |n| format!("{n} layers"));
+        format!("{}, {layers}", names.join(", "))
+    }
+
     /// The devices' places in ggml's registry.
     pub(crate) fn indices(&self) -> Vec<usize> {
         self.devices.iter().map(|device| device.index).collect()

@@ -18,6 +18,7 @@ const NO: [&str; 4] = [" no", " No", "no", "No"];
 /// A model that judges.
 pub struct LogitJudge<'m> {
     evaluator: Evaluator<'m>,
+    identity: String,
 }
 
 impl<'m> LogitJudge<'m> {
@@ -28,7 +29,8 @@ impl<'m> LogitJudge<'m> {
     /// [`Error::Judge`] where the vocabulary writes yes and no alike; what [`Evaluator::with`]
     /// gives.
     pub fn new(model: &'m Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
-        let judge = Self { evaluator: Evaluator::with(model, n_ctx, params)? };
+        let identity = format!("logits {}, {} cache", model.identity()?, params.cache);
+        let judge = Self { evaluator: Evaluator::with(model, n_ctx, params)?, identity };
         let of_yes = judge.spellings("Q: ?\nA: .\nTrue:", &YES);
         let of_no = judge.spellings("Q: ?\nA: .\nTrue:", &NO);
         if of_yes.iter().any(|yes| of_no.contains(yes)) {
@@ -62,7 +64,7 @@ impl<'m> LogitJudge<'m> {
 
 impl Judge for LogitJudge<'_> {
     fn identity(&self) -> String {
-        format!("logits {}", self.evaluator.model().identity())
+        self.identity.clone()
     }
 
     fn facts(&self) -> JudgeFacts {

@@ -141,14 +141,13 @@ impl<'m> ProbeJudge<'m> {
     }
 }
 
-/// Everything that the probes depend on.
+/// Everything that the probes depend on but for the device, whose rounding a permanent judge need not
+/// be fitted anew for.
 fn identity(model: &Model, data: &[Dataset; 2], params: &ProbeParams) -> Result<String> {
-    let file = std::fs::metadata(model.path()).map_err(Error::io("read", model.path()))?;
     Ok(format!(
-        "probes {} {} {} {} {} {} {}",
+        "probes {} {} {} {} {} {}",
         env!("CARGO_PKG_VERSION"),
-        model.identity(),
-        file.len(),
+        model.content()?,
         data[0].sha256,
         data[1].sha256,
         params.limit,

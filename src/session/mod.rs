@@ -150,7 +150,7 @@ impl<'m> Session<'m> {
             n_seq_max,
             split: Split::of(model, params.kv_unified || n_seq_max == 1),
             kind: Kind {
-                model: model.identity(),
+                model: model.instance(),
                 cache: params.cache,
                 flash_attention: params.flash_attention,
             },

@@ -16,7 +16,7 @@ pub struct State {
 /// What two sessions must have in common to exchange states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// [`Model::identity`](crate::Model): another quantization computes other values.
+    /// The model's files: another quantization computes other values.
     pub(super) model: String,
     pub(super) cache: CacheType,
     /// Values lie in another order without it.

@@ -23,6 +23,7 @@ pub mod sequences;
 pub mod server;
 pub mod sidecar;
 pub mod steering;
+pub mod twins;
 #[cfg(feature = "cli")]
 pub mod worker;
 

@@ -11,10 +11,9 @@ use crate::cli::args::common::{DataArgs, ModelArgs};
 use crate::cli::command::capture::{KEPT, run_capture};
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
-use crate::data::{Dataset, PromptForm, sha256};
-use crate::error::shown;
+use crate::data::{Dataset, sha256};
 use crate::file::remove_if_there;
-use crate::{Error, Geometry, Model, Result};
+use crate::{Error, Model, Result};
 
 /// Where activations come from.
 #[derive(Debug, Args)]
@@ -61,7 +60,7 @@ impl Activations {
     ) -> Result<Self> {
         if let Some(path) = file.filter(|path| path.exists()) {
             let store = Store::open(path)?;
-            check_store(&store, model, data, &params.form)?;
+            store.check(model, data, params)?;
             return Ok(Self { store, lock: None });
         }
         let (path, lock) = match file {
@@ -69,7 +68,7 @@ impl Activations {
             None => {
                 let short = |text: &str| text.chars().take(16).collect::<String>();
                 // A capture of other settings has a file of its own.
-                let how = sha256(format!("{} {params:?}", model.identity()).as_bytes());
+                let how = sha256(format!("{} {params:?}", model.identity()?).as_bytes());
                 let name = format!(
                     "{}-{}-{}-{}",
                     short(model.fingerprint()),
@@ -132,56 +131,4 @@ impl Lock {
     fn remove(self) -> Result<()> {
         remove_if_there(&self.path)
     }
-}
-
-/// Refuses a store that was captured from another model, other data, or in another form.
-fn check_store(store: &Store, model: &Model, data: &Dataset, form: &PromptForm) -> Result<()> {
-    let made_for = |key: &str| store.metadata().get(key).map_or("", String::as_str);
-    let fingerprint = made_for("model.fingerprint");
-    if fingerprint != model.fingerprint() {
-        let problem = format!(
-            "was captured from another model: its fingerprint is {}, this model's is {}; name a \
-             file that is not there, and this model is captured into it",
-            shown(fingerprint),
-            model.fingerprint()
-        );
-        return Err(Error::Store { path: store.path().to_owned(), problem });
-    }
-    let fault = |problem| Err(Error::Store { path: store.path().to_owned(), problem });
-    let stored = (store.n_layer(), store.n_head(), store.d_head());
-    let Geometry { n_layer, n_head, d_head, .. } = model.geometry();
-    if stored != (n_layer, n_head, d_head) {
-        return fault(format!(
-            "holds {} layers × {} heads × {} values, and the model has {n_layer} × {n_head} × {d_head}",
-            stored.0, stored.1, stored.2
-        ));
-    }
-    if made_for("data.sha256") != data.sha256 {
-        return fault(format!("was captured from other data than {}", data.path.display()));
-    }
-    if store.n_row() != data.n_row() {
-        return fault(format!(
-            "holds {} answers, and here are {}: give the same --limit",
-            store.n_row(),
-            data.n_row()
-        ));
-    }
-    let stored = made_for("prompt_form");
-    if stored != form.as_str() {
-        return fault(format!(
-            "was captured in the form `{}`, and this is `{}`: give the same --template or --chat",
-            shown(stored),
-            shown(form.as_str())
-        ));
-    }
-    // The same words, and still other tokens: a template writes the special ones.
-    let is_chat = made_for("chat") == "true";
-    if is_chat != form.is_chat() {
-        let (stored, remedy) = match is_chat {
-            true => ("through the model's chat template", "add --chat"),
-            false => ("without the model's chat template", "leave --chat out"),
-        };
-        return fault(format!("was captured {stored}: {remedy}, or capture anew"));
-    }
-    Ok(())
 }

@@ -131,11 +131,10 @@ impl AskArgs {
         (model, args): (&Model, &ModelArgs),
         protocol: &Protocol,
         more: &impl Debug,
-    ) -> String {
+    ) -> Result<String> {
         let text = format!(
-            "{} {} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {:?} {more:?}",
-            env!("CARGO_PKG_VERSION"),
-            model.identity(),
+            "{} {} {:?} {:?} {:?} {:?} {:?} {} {} {} {:?} {:?} {:?} {more:?}",
+            args.identity(model)?,
             protocol.data.sha256,
             protocol.form,
             protocol.preamble,
@@ -148,9 +147,8 @@ impl AskArgs {
             protocol.select,
             protocol.grid,
             (protocol.shuffle, self.limit, self.policy.name(), &self.sigma),
-            (args.cache(), args.ctx_size()),
         );
-        sha256(text.as_bytes())
+        Ok(sha256(text.as_bytes()))
     }
 }
 

@@ -73,12 +73,22 @@ impl ModelArgs {
         Ok(model)
     }
 
+    /// Loads the model, and reads all of its bytes where their hash is not known yet: for a command that
+    /// keeps what it computes.
+    pub(in crate::cli) fn load_hashed(&self, output: Output) -> Result<Model> {
+        let model = self.load()?;
+        hash(&model, output)?;
+        Ok(model)
+    }
+
     /// How to load a model.
     pub(in crate::cli) fn params(&self) -> ModelParams {
         ModelParams {
             n_gpu_layers: self.n_gpu_layers,
             devices: self.devices.clone(),
             rpc: self.rpc.clone(),
+            // Without a place to remember them they are computed each time.
+            hashes: embedded::cache_folder("hashes").ok(),
         }
     }
 
@@ -103,9 +113,15 @@ impl ModelArgs {
         }
     }
 
-    /// Storage of the KV cache.
-    pub(in crate::cli) fn cache(&self) -> CacheType {
-        self.cache
+    /// Everything about the model and how it runs that results which are kept depend on.
+    pub(in crate::cli) fn identity(&self, model: &Model) -> Result<String> {
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(format!(
+            "{version} {}, {} cache, context {:?}",
+            model.identity()?,
+            self.cache,
+            self.ctx_size
+        ))
     }
 
     /// The context size, where the user gave one.
@@ -117,6 +133,22 @@ impl ModelArgs {
     pub(in crate::cli) fn threads(&self) -> Option<usize> {
         self.threads
     }
+}
+
+/// Hashes a model's bytes where that was not done yet, with progress for a large one.
+pub(in crate::cli) fn hash(model: &Model, output: Output) -> Result<()> {
+    let mut bar = None;
+    model.content_with(|n_done, n_all| {
+        if n_done < n_all {
+            let mib = |n: u64| n >> 20;
+            let bar = bar.get_or_insert_with(|| output.progress("hashing", mib(n_all) as usize));
+            bar.set_position(mib(n_done));
+        }
+    })?;
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(())
 }
 
 /// Which labelled texts, and how they are put to the model.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::common::{ModelArgs, positive};
+use crate::cli::args::common::{ModelArgs, hash, positive};
 use crate::cli::show::output::Output;
 use crate::cli::{embedded, interrupt};
 use crate::eval::Cut;
@@ -164,7 +164,11 @@ impl JudgeArgs {
         (model_args, seed): (&ModelArgs, u64),
         output: Output,
     ) -> Result<JudgeReport> {
-        let load = |path: &Path| Model::load(path, &model_args.params());
+        let load = |path: &Path| -> Result<Model> {
+            let model = Model::load(path, &model_args.params())?;
+            hash(&model, output)?;
+            Ok(model)
+        };
         let judged = match found {
             Found::Words => {
                 return Ok(JudgeReport { facts: JudgeFacts::words(), judging: None });

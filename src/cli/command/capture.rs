@@ -54,7 +54,7 @@ impl CaptureArgs {
             &self.output,
             &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
         )?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
         let geometry = model.geometry();

@@ -72,6 +72,7 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct ModelFacts<'a> {
     fingerprint: &'a str,
+    content: &'a str,
     architecture: &'a str,
 }
 
@@ -79,7 +80,7 @@ impl DemoArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let data = embedded::questions()?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         let direction = DirectionKind::MassMean;
         let selection = self.select;
         let form = PromptForm::default_for(data.kind);
@@ -131,6 +132,7 @@ impl DemoArgs {
                 seed: self.seed,
                 model: ModelFacts {
                     fingerprint: model.fingerprint(),
+                    content: model.content()?,
                     architecture: model.architecture(),
                 },
                 seconds,

@@ -149,7 +149,7 @@ impl EvalArgs {
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
         let judge = self.judge.find(self.n_predict, output)?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         let form = self.data.form(&data, &model)?;
         let policy = self.ask.policy;
         let vector = self.vector(&model, output)?;
@@ -174,8 +174,11 @@ impl EvalArgs {
         self.ask.check_preamble((&model, &self.model), &protocol)?;
         let fingerprint = vector.fingerprint();
         let which = fingerprint.clone().unwrap_or_else(|| vector.name());
-        let identity =
-            self.ask.identity((&model, &self.model), &protocol, &(which, self.steer.given_alpha()));
+        let identity = self.ask.identity(
+            (&model, &self.model),
+            &protocol,
+            &(which, self.steer.given_alpha()),
+        )?;
         let place = ledger_place("eval", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let open = || self.activations.open((&self.data, &data), (&self.model, &model), output);
@@ -192,7 +195,7 @@ impl EvalArgs {
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
         let document = Document {
-            made: Made::on(&model),
+            made: Made::on(&model)?,
             data: DataFacts::of(&data),
             settings: Settings {
                 size: vector.size(),

@@ -93,7 +93,7 @@ impl ExportArgs {
         let Format::ControlVector = self.format;
         let data = self.data()?;
         let neutral = neutral_documents(self.neutral.as_deref())?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         let (path, sidecar) = self.steer.required(&model, output)?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;
@@ -120,7 +120,7 @@ impl ExportArgs {
             n_ctx: self.model.ctx_size().unwrap_or(0),
             ..self.model.session(&model)
         };
-        let identity = identity(&model, &sidecar, &task, &session);
+        let identity = identity(&model, &sidecar, &task, &session)?;
         let mut ledger = open_ledger(&ledger_place("export", None, &identity)?, &identity, output)?;
         interrupt::install();
         let bar = output.progress("exporting", task.n_step());
@@ -249,12 +249,16 @@ fn task<'a>(
 }
 
 /// Everything that a result depends on.
-fn identity(model: &Model, sidecar: &Sidecar, task: &Task, session: &SessionParams) -> String {
+fn identity(
+    model: &Model,
+    sidecar: &Sidecar,
+    task: &Task,
+    session: &SessionParams,
+) -> Result<String> {
     let text = format!(
-        "{} {} {} {} {:?} {:?} {:?} {:?} {:?}",
+        "{} {} {} {:?} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
-        model.fingerprint(),
-        model.path().display(),
+        model.identity()?,
         sidecar.fingerprint(),
         task.alpha,
         (&task.neutral, &task.texts),
@@ -262,7 +266,7 @@ fn identity(model: &Model, sidecar: &Sidecar, task: &Task, session: &SessionPara
         task.form,
         session,
     );
-    sha256(text.as_bytes())
+    Ok(sha256(text.as_bytes()))
 }
 
 /// Where the file comes from and how near it is, for whoever finds it.

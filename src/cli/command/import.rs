@@ -13,12 +13,11 @@ use crate::cli::show::output::{BOLD, Output};
 use crate::cli::show::table::{printable_line, short};
 use crate::cli::{embedded, interrupt};
 use crate::data::sha256;
-use crate::error::shown;
 use crate::export::ControlVector;
 use crate::file::{check_target, stem};
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
-use crate::{Error, Result};
+use crate::{Error, Result, content};
 
 /// Make a sidecar of a vector that another program made
 ///
@@ -121,7 +120,7 @@ impl ImportArgs {
         check_target(&target, &read)?;
         let (vector, origin, kind, alpha, positions) = match (&self.heads, &self.directions) {
             (Some(heads), Some(directions)) => {
-                let vector = self.heads(&base, heads, directions, output)?;
+                let vector = self.heads((&model, &base), (heads, directions), output)?;
                 let origin = origin(&[Part { path: directions.clone(), factor: None }])?;
                 let kind = self.direction;
                 (vector, origin, kind, 15.0, Positions::Generated)
@@ -185,9 +184,8 @@ impl ImportArgs {
     /// The heads of the arrays.
     fn heads(
         &self,
-        base: &Base,
-        heads: &Path,
-        directions: &Path,
+        (model, base): (&Path, &Base),
+        (heads, directions): (&Path, &Path),
         output: Output,
     ) -> Result<SteeringVector> {
         let arrays = HeadArrays::read(base.geometry, heads, directions, self.sigma.as_deref())?;
@@ -200,19 +198,15 @@ impl ImportArgs {
             return arrays.vector();
         };
         let store = Store::open(path)?;
-        let made_for = store.metadata().get("model.fingerprint").map_or("", String::as_str);
-        if made_for != base.fingerprint {
-            let problem = format!(
-                "was captured from another model: its fingerprint is {}, this model's is {}",
-                shown(made_for),
-                base.fingerprint
-            );
-            let error = |problem| Error::Store { path: path.clone(), problem };
-            if !self.force {
-                let remedy = "capture this one, or pass --force if you know that they match";
-                return Err(error(format!("{problem}; {remedy}")));
+        let content = content(model, embedded::cache_folder("hashes").ok().as_deref())?;
+        match store.check_model(&base.fingerprint, &content) {
+            Err(Error::Store { path, problem }) if !self.force => {
+                let problem = format!("{problem}, or pass --force if you know that they match");
+                return Err(Error::Store { path, problem });
             }
-            output.warn(error(problem));
+            Err(error) if !self.force => return Err(error),
+            Err(error) => output.warn(error),
+            Ok(()) => {}
         }
         interrupt::install();
         let bar = output.progress("probing", base.geometry.n_layer * base.geometry.n_head);

@@ -64,23 +64,26 @@ pub(in crate::cli) struct ModelFacts {
     name: String,
     architecture: String,
     fingerprint: String,
+    /// Hash of the bytes of its file.
+    content: String,
     pub(in crate::cli) n_head: usize,
 }
 
 impl Made {
-    pub(in crate::cli) fn on(model: &Model) -> Self {
+    pub(in crate::cli) fn on(model: &Model) -> Result<Self> {
         let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
         let words: Vec<String> = std::iter::once("candor".to_owned()).chain(words).collect();
-        Self {
+        Ok(Self {
             candor: env!("CARGO_PKG_VERSION"),
             command: shell_command(&words),
             model: ModelFacts {
                 name: model.name().unwrap_or("model").to_owned(),
                 architecture: model.architecture().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
+                content: model.content()?.to_owned(),
                 n_head: model.geometry().n_head,
             },
-        }
+        })
     }
 
     /// The model's name, to be printed.

@@ -99,7 +99,7 @@ impl FitArgs {
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral()?;
         let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         self.preamble.check((&model, &self.model), &preamble)?;
         let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
@@ -129,9 +129,11 @@ impl FitArgs {
             direction: self.direction,
             params: self.select.params(),
         };
-        let identity =
-            [&model.identity(), &data.sha256, form.as_str(), &preamble, &format!("{params:?}")]
-                .join(" ");
+        let identity = format!(
+            "{} {} {form:?} {preamble:?} {params:?}",
+            self.model.identity(&model)?,
+            data.sha256
+        );
         let place = (path.with_extension("trials.jsonl"), identity);
         let chosen =
             self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;

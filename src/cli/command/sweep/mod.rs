@@ -180,7 +180,7 @@ impl SweepArgs {
         self.select.check(&data)?;
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves()?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
         let axes = Axes { directions: self.directions(), alphas: self.alphas() };
@@ -206,7 +206,7 @@ impl SweepArgs {
             seed: self.data.seed,
         };
         self.ask.check_preamble((&model, &self.model), &protocol)?;
-        let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes));
+        let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes))?;
         let place = ledger_place("sweep", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let journal = journals(&place, &identity);
@@ -224,7 +224,7 @@ impl SweepArgs {
         bar.finish_and_clear();
         let swept = swept?;
         let document = Document {
-            made: Made::on(&model),
+            made: Made::on(&model)?,
             data: DataFacts::of(&data),
             settings: Settings {
                 ks: &protocol.grid.ks,

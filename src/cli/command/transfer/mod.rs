@@ -92,7 +92,7 @@ impl TransferArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let sets = self.sets()?;
-        let model = self.model.load()?;
+        let model = self.model.load_hashed(output)?;
         if let Some(folder) = &self.activations {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
@@ -129,7 +129,7 @@ impl TransferArgs {
         let Transfer { sets: fitted, readings } = result?;
         interrupt::check(crate::cli::command::capture::KEPT)?;
         let document = Document {
-            made: Made::on(&model),
+            made: Made::on(&model)?,
             data: sets.iter().map(DataFacts::of).collect(),
             settings: Settings {
                 prompts: forms.iter().map(crate::data::PromptForm::as_str).collect(),
