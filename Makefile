@@ -5,7 +5,7 @@ CARGO  = env $$(scripts/setup.sh --env) cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint doc clean
+.PHONY: help setup demo test lint doc book clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ lint: setup ## check format and lints, as CI does
 
 doc: setup ## build the documentation, warnings refused
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked
+
+book: setup ## build the book into target/book (installs mdbook below target/tools if it is missing)
+	$(CARGO) build --release --locked
+	scripts/book.sh $(TARGET)
 
 clean: ## remove what was built, llama.cpp included
 	cargo clean

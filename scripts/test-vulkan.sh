@@ -8,7 +8,7 @@
 #
 # llama.cpp and its shaders are built anew, below target/vulkan: 18 minutes on one loaded core. On
 # lavapipe the tests take a quarter of an hour the first time, which goes into compiling shaders, and
-# one of them fails (README.md, Limits).
+# one of them fails (docs/src/limits.md).
 # On Debian and Ubuntu, as root, it installs what it needs. The headers of Debian 12 (1.3.239) are too
 # old for llama.cpp: there, set VULKAN_SDK to newer ones (1.4.309 will do). Its lavapipe (Mesa 22.3)
 # crashes under llama.cpp: take Mesa 25.0 from Debian's backports.

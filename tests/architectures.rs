@@ -1,7 +1,7 @@
 //! Every architecture of the table in `tests/common/fixture`, through the same checks: the tap
 //! fires where there is attention, off is off, both paths are one function, a head reaches the
 //! model through its own columns of the output projection and nowhere else, and every sequence of a
-//! batch gets its own row. The README's table is what these checks find.
+//! batch gets its own row. The table of the book's page is what these checks find.
 
 mod common;
 
@@ -331,7 +331,7 @@ fn refusal(arch: Arch) -> Option<Error> {
     Session::new(&model, &params(true)).err()
 }
 
-/// The README's row of an architecture.
+/// The page's row of an architecture.
 fn row(arch: Arch) -> String {
     if refusal(arch).is_some() {
         return format!("| {} | refused | refused | refused |", arch.label());
@@ -344,13 +344,15 @@ fn row(arch: Arch) -> String {
 }
 
 #[test]
-fn the_readme_says_what_works() {
-    let readme = include_str!("../README.md");
-    let (_, section) = readme.split_once("### Architectures\n").expect("it has the section");
-    let section = section.split("\n#").next().unwrap_or(section);
-    let stated: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+fn the_book_says_what_works() {
+    let page = include_str!("../docs/src/reference/architectures.md");
+    let stated: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     let found: Vec<String> = Arch::ALL.into_iter().chain(Arch::REFUSED).map(row).collect();
-    assert!(stated == found, "the README's table should be:\n{}", found.join("\n"));
+    assert!(
+        stated == found,
+        "the table of docs/src/reference/architectures.md should be:\n{}",
+        found.join("\n")
+    );
 }
 
 /// candor's list of places is what llama.cpp does: it refuses, or leaves out of the graph, what is not

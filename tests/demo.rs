@@ -1,4 +1,4 @@
-//! The main job on the built-in model: what the README claims of it.
+//! The main job on the built-in model: what the book claims of it.
 #![cfg(feature = "cli")]
 
 mod common;

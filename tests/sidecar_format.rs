@@ -1,4 +1,4 @@
-//! The sidecar's format as it is documented: the README's example, and the schema of its metadata.
+//! The sidecar's format as it is documented: the book's example, and the schema of its metadata.
 
 mod common;
 
@@ -100,21 +100,22 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_example_in_the_readme_is_what_is_written() {
+fn the_example_in_the_book_is_what_is_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("s.gguf");
     smallest().write(&path).expect("writable");
     let expected = dump(&std::fs::read(&path).expect("was written"));
-    let readme = include_str!("../README.md");
-    let start = readme.find("00000000: 4747 5546").expect("the README has the example");
-    let example = &readme[start..];
+    let page = include_str!("../docs/src/reference/sidecar.md");
+    let start = page.find("00000000: 4747 5546").expect("the page has the example");
+    let example = &page[start..];
     let example = &example[..example.find("```").expect("the example ends")];
-    assert!(example == expected, "the README's example has to be\n{expected}");
+    assert!(example == expected, "the book's example has to be\n{expected}");
 }
 
 fn schema() -> jsonschema::Validator {
     let schema: Value =
-        serde_json::from_str(include_str!("../docs/sidecar.schema.json")).expect("JSON");
+        serde_json::from_str(include_str!("../docs/src/schemas/sidecar.schema.json"))
+            .expect("JSON");
     jsonschema::draft202012::meta::validate(&schema).expect("a sound schema");
     jsonschema::draft202012::new(&schema).expect("a schema that can be compiled")
 }
@@ -143,7 +144,8 @@ fn the_schema_holds_for_what_is_written() {
         assert!(problems.is_empty(), "{problems:?}");
         // Every key that is written is described, and has its value.
         let described: Value =
-            serde_json::from_str(include_str!("../docs/sidecar.schema.json")).expect("JSON");
+            serde_json::from_str(include_str!("../docs/src/schemas/sidecar.schema.json"))
+                .expect("JSON");
         let file = Gguf::open(&path).expect("sound");
         for (key, _) in file.entries() {
             assert!(described["properties"].get(key).is_some(), "{key} is not in the schema");

@@ -5,6 +5,7 @@
 mod args;
 mod command;
 mod embedded;
+mod help;
 mod interrupt;
 mod show;
 
@@ -13,15 +14,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::command::{
-    bake, bench, capture, card, chat, demo, devices, eval, export, fit, import, inspect, mix, run,
-    sweep, transfer, worker,
+    bake, bench, capture, card, chat, demo, devices, eval, export, fit, import, inspect, manual,
+    mix, run, sweep, transfer, worker,
 };
 use self::show::output::Output;
 use crate::Error;
 
-/// Steer quantized language models by their attention heads.
-///
-/// Without -m, every command works on the small model that is built in.
+/// Steer quantized language models by their attention heads
 #[derive(Debug, Parser)]
 #[command(name = "candor", version, max_term_width = 100, propagate_version = true)]
 struct Cli {
@@ -56,6 +55,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
     Worker(worker::WorkerArgs),
+    Completions(manual::CompletionsArgs),
+    Manual(manual::ManualArgs),
 }
 
 /// The same command, where `-1` after an option is its value: whoever allows no such number says which
@@ -69,13 +70,16 @@ fn taking_negative_numbers(command: clap::Command) -> clap::Command {
         .mut_subcommands(taking_negative_numbers)
 }
 
+/// The whole command line, as it is parsed and as help shows it.
+pub(in crate::cli) fn command_line() -> clap::Command {
+    taking_negative_numbers(help::arranged(Cli::command()))
+}
+
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    // llama.cpp's users type -ngl, which to clap is -n, -g and -l.
-    let words =
-        std::env::args_os().map(|arg| if arg == "-ngl" { "--n-gpu-layers".into() } else { arg });
-    let matches = taking_negative_numbers(Cli::command()).get_matches_from(words);
+    let words = help::spelled(std::env::args_os());
+    let matches = command_line().get_matches_from(words);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     crate::set_verbose(cli.verbose);
     let output = Output::new(cli.json);
@@ -97,6 +101,8 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => args.run(output),
         Command::Devices(args) => args.run(output),
         Command::Worker(args) => args.run(output, cli.verbose),
+        Command::Completions(args) => args.run(output),
+        Command::Manual(args) => args.run(output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ pub(super) mod export;
 pub(super) mod fit;
 pub(super) mod import;
 pub(super) mod inspect;
+pub(super) mod manual;
 pub(super) mod mix;
 pub(super) mod run;
 pub(super) mod sweep;

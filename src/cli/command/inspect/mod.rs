@@ -50,7 +50,7 @@ pub(in crate::cli) struct InspectArgs {
     plot: Option<PathBuf>,
 
     /// Show nothing but a GGUF file's metadata, key by key, as one JSON object: what
-    /// docs/sidecar.schema.json describes of a sidecar.
+    /// docs/src/schemas/sidecar.schema.json describes of a sidecar.
     #[arg(long, conflicts_with_all = ["verify", "plot", "all"])]
     metadata: bool,
 

@@ -1,0 +1,181 @@
+//! What help shows beyond the descriptions of arguments: subcommands by what people want, examples,
+//! and the spellings of llama.cpp's programs.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+
+use clap::Command;
+use clap::builder::styling::Style;
+
+/// Subcommands, by what people want.
+pub(in crate::cli) const GROUPS: [(&str, &[&str]); 5] = [
+    ("Use", &["chat", "run", "inspect"]),
+    ("Make", &["fit", "sweep", "capture", "import", "mix"]),
+    ("Measure", &["demo", "eval", "transfer", "bench"]),
+    ("Share", &["bake", "export", "card"]),
+    ("Machines", &["devices", "worker", "completions", "manual"]),
+];
+
+/// What a person would type, at the end of a command's help.
+pub(in crate::cli) fn examples(command: &str) -> Option<&'static str> {
+    Some(match command {
+        "chat" => {
+            "\
+candor chat -m model.gguf                       with the vector beside the model
+candor chat -m model.gguf --steer none          without one
+candor chat -m model.gguf --steer calm.gguf --alpha 5"
+        }
+        "run" => {
+            "\
+candor run -m model.gguf -p \"Q: Can you sweat out toxins? A:\"
+candor run -m model.gguf --chat -p \"Can you sweat out toxins?\"
+echo \"Once upon a time\" | candor run -m model.gguf -p - --temp 0 -n 50"
+        }
+        "inspect" => {
+            "\
+candor inspect model.gguf
+candor inspect steer-TruthfulQA-model.gguf
+candor inspect steer-TruthfulQA-model.gguf --verify -m model.gguf"
+        }
+        "fit" => {
+            "\
+candor fit -m model.gguf --data TruthfulQA.csv                     the paper's K and alpha
+candor fit -m model.gguf --data TruthfulQA.csv --tune              K and alpha by trying
+candor fit -m model.gguf --data TruthfulQA.csv --select causal --kl-budget 0.2
+candor fit -m model.gguf --data facts.csv --plot heads.svg"
+        }
+        "sweep" => {
+            "\
+candor sweep -m model.gguf --data TruthfulQA.csv --report sweep
+candor sweep -m model.gguf --data TruthfulQA.csv --heads 16,32,48 --alpha 5,10,15
+candor sweep -m model.gguf --data TruthfulQA.csv --select causal --kl-budget 0.3"
+        }
+        "capture" => {
+            "\
+candor capture -m model.gguf --data TruthfulQA.csv -o heads.safetensors"
+        }
+        "import" => {
+            "\
+candor import mood.gguf -m model.gguf
+candor import 'mood.gguf*0.5' 'style.gguf*0.2' -m model.gguf --name both
+candor import -m model.gguf --heads top_heads.npy --directions com_directions.npy --sigma sigmas.npy"
+        }
+        "mix" => {
+            "\
+candor mix 'truth.gguf*0.7' 'style.gguf*-0.3' -o both.gguf"
+        }
+        "demo" => {
+            "\
+candor demo
+candor demo --select causal --json"
+        }
+        "eval" => {
+            "\
+candor eval -m model.gguf --data TruthfulQA.csv --cv 2 --report report
+candor eval -m model.gguf --data TruthfulQA.csv --steer none --limit 100
+candor eval -m model.gguf --data TruthfulQA.csv --cv 2 --judge gguf:judge.gguf --report report"
+        }
+        "transfer" => {
+            "\
+candor transfer -m model.gguf --data cities.csv --data facts.csv --report transfer"
+        }
+        "bench" => {
+            "\
+candor bench -m model.gguf
+candor bench -m model.gguf --sequences 32 --vectors 32
+candor bench select -m model.gguf"
+        }
+        "bake" => {
+            "\
+candor bake -m model.gguf -o model-truthful.gguf
+candor bake -m model.gguf --steer truth.gguf --alpha 5 -o model-truthful.gguf --check"
+        }
+        "export" => {
+            "\
+candor export --format control-vector -m model.gguf --data TruthfulQA.csv"
+        }
+        "card" => {
+            "\
+candor card -m model.gguf --steer steer-TruthfulQA-model.gguf --report report/report.json"
+        }
+        "devices" => "candor devices",
+        "worker" => {
+            "\
+candor worker --listen 192.168.1.7:50052        on one machine
+candor run --rpc 192.168.1.7:50052 -m model.gguf -p \"Hello\"     on another"
+        }
+        "completions" => {
+            "\
+candor completions bash > ~/.local/share/bash-completion/completions/candor
+candor completions zsh > ~/.zfunc/_candor"
+        }
+        "manual" => {
+            "\
+candor manual ~/.local/share/man/man1           then: man candor-fit"
+        }
+        _ => return None,
+    })
+}
+
+/// The same command line, with its help arranged.
+pub(in crate::cli) fn arranged(command: Command) -> Command {
+    let bold = Style::new().bold();
+    let mut groups = String::new();
+    for (group, names) in GROUPS {
+        let _ = writeln!(groups, "\n{bold}{group}{bold:#}");
+        for name in names {
+            let about = command.find_subcommand(name).and_then(Command::get_about);
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(groups, "  {name:<12} {about}");
+        }
+    }
+    let template = format!(
+        "{{about-with-newline}}\n{bold}Usage{bold:#}\n  {{usage}}\n{groups}\n{bold}Options{bold:#}\n\
+         {{options}}{{after-help}}"
+    );
+    let last = "`candor help COMMAND` tells of one, with examples. Without -m, every command works on \
+                the small\nmodel that is built in.";
+    command.help_template(template).after_help(last).mut_subcommands(with_examples)
+}
+
+fn with_examples(command: Command) -> Command {
+    let bold = Style::new().bold();
+    match examples(command.get_name()) {
+        Some(examples) => {
+            let indented = examples.replace('\n', "\n  ");
+            command.after_help(format!("{bold}Examples:{bold:#}\n  {indented}"))
+        }
+        None => command,
+    }
+}
+
+/// llama.cpp's spellings: options of several letters behind one dash, and what candor calls otherwise.
+const SPELLINGS: [(&str, &str); 14] = [
+    ("-ngl", "--n-gpu-layers"),
+    ("--gpu-layers", "--n-gpu-layers"),
+    ("-dev", "--device"),
+    ("-hf", "--hf"),
+    ("-hfr", "--hf"),
+    ("--hf-repo", "--hf"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-fa", "--flash-attn"),
+    ("-cnv", "--chat"),
+    ("--prompt-file", "--file"),
+    ("-sys", "--system"),
+    ("--system-prompt", "--system"),
+    ("--predict", "--n-predict"),
+];
+
+/// A command line in candor's spelling.
+pub(in crate::cli) fn spelled(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut is_value = false;
+    words
+        .map(|word| {
+            // What follows `-p` is a text, whatever it looks like.
+            let was_value = std::mem::replace(&mut is_value, word == "-p" || word == "--prompt");
+            let ours = SPELLINGS.iter().find(|(theirs, _)| !was_value && word == *theirs);
+            ours.map_or(word, |(_, ours)| (*ours).into())
+        })
+        .collect()
+}
