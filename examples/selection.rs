@@ -97,14 +97,14 @@ fn main() -> Result<()> {
 }
 
 /// One model with its data.
-struct Run<'a, 'm> {
-    evaluator: &'a mut Evaluator<'m>,
+struct Run<'a> {
+    evaluator: &'a mut Evaluator,
     data: &'a Dataset,
     form: &'a PromptForm,
     store: &'a Store,
 }
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// Both folds of one split: the means of their outcomes.
     fn split(&mut self, seed: u64, documents: &[&str]) -> Result<BTreeMap<Cell, Outcome>> {
         let folds = split::folds_shuffled(self.data.questions.len(), 2, seed)?;

@@ -1,7 +1,7 @@
 //! A loaded GGUF model, and what candor has to know of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -12,7 +12,7 @@ use crate::data::PromptForm;
 use crate::device::Placement;
 use crate::error::shown;
 use crate::export::BakeRecord;
-use crate::ffi::host;
+use crate::ffi::host::{self, Weights};
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
 use crate::gguf::Gguf;
@@ -59,9 +59,16 @@ impl std::fmt::Display for ModelWarning {
     }
 }
 
-/// A model in memory. Sessions borrow it.
+/// A model in memory. A clone is another handle on the same weights, which are freed with the last
+/// handle and the last [`Session`](crate::Session).
+#[derive(Clone)]
 pub struct Model {
-    inner: LlamaModel,
+    shared: Arc<Shared>,
+}
+
+/// What all handles on a model have in common.
+struct Shared {
+    inner: Arc<Weights>,
     path: PathBuf,
     architecture: String,
     name: Option<String>,
@@ -77,8 +84,6 @@ pub struct Model {
     baked: Option<BakeRecord>,
     warnings: Vec<ModelWarning>,
     place: String,
-    /// Keeps workers connected; below `inner`, whose weights they hold and which is freed first.
-    _placement: Placement,
 }
 
 impl Model {
@@ -128,11 +133,10 @@ impl Model {
                 problem: "an encoder: candor steers models that generate text".to_owned(),
             });
         }
-        Ok(Self {
+        let shared = Shared {
             name: file.opt_str("general.name")?.map(str::to_owned),
             chat_template: file.opt_str("tokenizer.chat_template")?.map(str::to_owned),
             baked: BakeRecord::read(&file)?,
-            inner,
             path: path.to_owned(),
             architecture,
             geometry,
@@ -143,62 +147,63 @@ impl Model {
             content: OnceLock::new(),
             warnings,
             place: placement.words(params.n_gpu_layers),
-            _placement: placement,
-        })
+            inner: Arc::new(Weights::new(inner, placement)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// What the user should know of how it was loaded, often nothing.
     #[must_use]
     pub fn warnings(&self) -> &[ModelWarning] {
-        &self.warnings
+        &self.shared.warnings
     }
 
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.shared.path
     }
 
     /// `general.architecture`.
     #[must_use]
     pub fn architecture(&self) -> &str {
-        &self.architecture
+        &self.shared.architecture
     }
 
     /// `general.name`, where the file has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.shared.name.as_deref()
     }
 
     /// The shape of the attention.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
-        self.geometry
+        self.shared.geometry
     }
 
     /// The layers that have attention, ascending: all of them but in hybrid models.
     pub fn attention_layers(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.widths.len()).filter(|&layer| self.widths[layer] > 0)
+        (0..self.shared.widths.len()).filter(|&layer| self.shared.widths[layer] > 0)
     }
 
     /// The same for every quantization of one model, another for every other model:
     /// see [`fingerprint`](crate::fingerprint()).
     #[must_use]
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        &self.shared.fingerprint
     }
 
     /// The Jinja chat template inside the file, where there is one.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.shared.chat_template.as_deref()
     }
 
     /// What was baked into the file, where something was: it steers every token already.
     #[must_use]
     pub fn baked(&self) -> Option<&BakeRecord> {
-        self.baked.as_ref()
+        self.shared.baked.as_ref()
     }
 
     /// The hash of every byte of the model's files: 64 hexadecimal digits, BLAKE3. What is computed
@@ -219,12 +224,12 @@ impl Model {
     /// # Errors
     /// As [`content`](Self::content).
     pub fn content_with(&self, mut on_progress: impl FnMut(u64, u64)) -> Result<&str> {
-        if let Some(content) = self.content.get() {
+        if let Some(content) = self.shared.content.get() {
             return Ok(content);
         }
-        let (files, folder) = &self.files;
+        let (files, folder) = &self.shared.files;
         let content = files.hash(folder.as_deref(), &mut on_progress)?;
-        Ok(self.content.get_or_init(|| content))
+        Ok(self.shared.content.get_or_init(|| content))
     }
 
     /// Everything about the model that its results depend on, for results that are kept. What else
@@ -233,30 +238,30 @@ impl Model {
     /// # Errors
     /// As [`content`](Self::content).
     pub(crate) fn identity(&self) -> Result<String> {
-        Ok(format!("{} on {}", self.content()?, self.place))
+        Ok(format!("{} on {}", self.content()?, self.shared.place))
     }
 
     /// What tells this model from others within a process, without reading its files: where they lie
     /// and when they changed.
     pub(crate) fn instance(&self) -> String {
-        format!("{:?} on {}", self.files.0, self.place)
+        format!("{:?} on {}", self.shared.files.0, self.shared.place)
     }
 
     /// What computes the layers, in words: what one device rounds up another rounds down.
     pub(crate) fn place(&self) -> &str {
-        &self.place
+        &self.shared.place
     }
 
     /// The context length that the model was trained with, in tokens.
     #[must_use]
     pub fn n_ctx_train(&self) -> usize {
-        self.inner.n_ctx_train() as usize
+        self.shared.inner.n_ctx_train() as usize
     }
 
     /// Entries of the vocabulary.
     #[must_use]
     pub fn n_vocab(&self) -> usize {
-        usize::try_from(self.inner.n_vocab()).unwrap_or(0)
+        usize::try_from(self.shared.inner.n_vocab()).unwrap_or(0)
     }
 
     /// Text to token ids. `special` adds what the model wants at the start (BOS), never what some
@@ -270,7 +275,7 @@ impl Model {
             Special::StartAndParse => (true, true),
             Special::Parse => (false, true),
         };
-        let vocab = self.inner.vocab();
+        let vocab = self.shared.inner.vocab();
         // llama.cpp adds start and end together, and aborts where a token to add is not there.
         let bos = Some(vocab.bos()).filter(|bos| start && vocab.should_add_bos() && bos.0 >= 0);
         let tokens = vocab.tokenize(text.as_bytes(), false, parse);
@@ -300,21 +305,21 @@ impl Model {
     /// UTF-8 character.
     #[must_use]
     pub fn piece(&self, token: i32) -> Vec<u8> {
-        if !(0..self.inner.n_vocab()).contains(&token) {
+        if !(0..self.shared.inner.n_vocab()).contains(&token) {
             return Vec::new();
         }
-        self.inner.vocab().token_to_piece(LlamaToken(token), false, None)
+        self.shared.inner.vocab().token_to_piece(LlamaToken(token), false, None)
     }
 
     /// The text of a special token as a chat template writes it (`<s>`), empty where there is none.
     #[must_use]
     pub fn special_text(&self, which: SpecialToken) -> String {
-        let vocab = self.inner.vocab();
+        let vocab = self.shared.inner.vocab();
         let token = match which {
             SpecialToken::Bos => vocab.bos(),
             SpecialToken::Eos => vocab.eos(),
         };
-        if !(0..self.inner.n_vocab()).contains(&token.0) {
+        if !(0..self.shared.inner.n_vocab()).contains(&token.0) {
             return String::new();
         }
         vocab.text(token).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
@@ -323,33 +328,33 @@ impl Model {
     /// Whether a token ends the generation (EOS, end of turn, …).
     #[must_use]
     pub fn is_end(&self, token: i32) -> bool {
-        self.inner.vocab().is_eog(LlamaToken(token))
+        self.shared.inner.vocab().is_eog(LlamaToken(token))
     }
 
     /// Whether the model keeps a running state instead of (only) a KV cache.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {
-        self.inner.is_recurrent() || self.inner.is_hybrid()
+        self.shared.inner.is_recurrent() || self.shared.inner.is_hybrid()
     }
 
     /// Input widths of the output projections, 0 for layers without attention: `[n_layer]`.
     pub(crate) fn widths(&self) -> &[usize] {
-        &self.widths
+        &self.shared.widths
     }
 
     /// Positions that the model learned one by one; `None` where they are computed (RoPE).
     pub(crate) fn n_position(&self) -> Option<usize> {
-        self.n_position
+        self.shared.n_position
     }
 
     /// The host's own handle.
-    pub(crate) fn inner(&self) -> &LlamaModel {
-        &self.inner
+    pub(crate) fn inner(&self) -> &Arc<Weights> {
+        &self.shared.inner
     }
 
     /// A token for the warm-up: BOS where there is one.
     pub(crate) fn warmup_token(&self) -> i32 {
-        self.inner.vocab().bos().0.max(0)
+        self.shared.inner.vocab().bos().0.max(0)
     }
 }
 

@@ -54,7 +54,7 @@ impl Case<'_> {
         params(self.flash_attention)
     }
 
-    fn session<'m>(&self, model: &'m Model, params: &SessionParams) -> Result<Session<'m>, String> {
+    fn session(&self, model: &Model, params: &SessionParams) -> Result<Session, String> {
         Session::new(model, params).map_err(|error| error.to_string())
     }
 

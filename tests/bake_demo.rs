@@ -99,7 +99,7 @@ impl Task {
     }
 }
 
-fn evaluator(model: &Model) -> Evaluator<'_> {
+fn evaluator(model: &Model) -> Evaluator {
     Evaluator::with(model, 0, SessionParams { n_threads: Some(1), ..SessionParams::default() })
         .unwrap()
 }

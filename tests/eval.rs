@@ -81,7 +81,7 @@ impl Room {
         }
     }
 
-    fn evaluator(&self, steered: bool) -> Evaluator<'_> {
+    fn evaluator(&self, steered: bool) -> Evaluator {
         let mut evaluator = Evaluator::new(&self.model, 0, Some(1)).expect("an evaluator");
         evaluator.steer_with(steered.then_some((&self.vector, ALPHA))).expect("a sound vector");
         evaluator

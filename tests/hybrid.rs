@@ -62,7 +62,7 @@ fn form() -> PromptForm {
     PromptForm::parse("{question}{answer}").expect("a sound form")
 }
 
-fn session<'m>(model: &'m Model, observe: &[usize]) -> Session<'m> {
+fn session(model: &Model, observe: &[usize]) -> Session {
     let params = SessionParams {
         n_ctx: 256,
         n_threads: Some(1),

@@ -34,7 +34,7 @@ impl Room {
         Self { source: source(&data, model.geometry(), 0..0), data, model, _folder: folder }
     }
 
-    fn evaluator(&self) -> Evaluator<'_> {
+    fn evaluator(&self) -> Evaluator {
         exact_evaluator(&self.model)
     }
 

@@ -94,7 +94,7 @@ fn apart(expected: &[Seen], got: &[Seen]) -> f64 {
 }
 
 /// A session that observes all layers, with a vector per sequence that steers one head of each.
-fn prepare<'m>(model: &'m Model, params: &SessionParams) -> Session<'m> {
+fn prepare(model: &Model, params: &SessionParams) -> Session {
     let observe = model.attention_layers().collect();
     sequences::prepare(model, &SessionParams { observe, ..params.clone() })
 }

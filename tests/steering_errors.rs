@@ -21,7 +21,7 @@ fn llama() -> (tempfile::TempDir, Model) {
     (folder, model)
 }
 
-fn session(model: &Model) -> Session<'_> {
+fn session(model: &Model) -> Session {
     let params = SessionParams {
         n_ctx: 256,
         n_batch: 16,

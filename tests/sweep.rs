@@ -31,7 +31,7 @@ impl Room {
         Self { model: Model::load(&path, &params).expect("a fixture loads"), folder }
     }
 
-    fn evaluator(&self) -> Evaluator<'_> {
+    fn evaluator(&self) -> Evaluator {
         exact_evaluator(&self.model)
     }
 

@@ -10,9 +10,9 @@ use crate::steer::SteeringVector;
 use crate::{Model, Result, Session, SessionParams};
 
 /// A context of its own for one path, with the batches of both phases.
-pub(super) struct Lane<'m> {
+pub(super) struct Lane {
     pub(super) path: BenchPath,
-    session: Session<'m>,
+    session: Session,
     prefill: Vec<(Batch, Vec<usize>)>,
     decode: Vec<(Batch, Vec<usize>)>,
     /// Layers in which the vectors steer heads.
@@ -23,10 +23,10 @@ pub(super) struct Lane<'m> {
     n_done: usize,
 }
 
-impl<'m> Lane<'m> {
+impl Lane {
     /// `vectors`: each with its strength, for the bank rows from 1 on.
     pub(super) fn new(
-        model: &'m Model,
+        model: &Model,
         path: BenchPath,
         params: &SessionParams,
         vectors: &[(SteeringVector, f32)],

@@ -87,7 +87,7 @@ impl<'m> Rounds<'m> {
         }
     }
 
-    fn lane(&self, path: BenchPath, size: Size) -> Result<Lane<'m>> {
+    fn lane(&self, path: BenchPath, size: Size) -> Result<Lane> {
         let model = match self.baked {
             Some(baked) if path == BenchPath::Baked => baked,
             _ => self.model,

@@ -102,7 +102,7 @@ impl Agreement {
     }
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Reads texts, given as tokens, with both evaluators, each steered as it is, at every token, and
     /// compares what they predict after every token. The divergence is KL(this ‖ other).
     ///

@@ -11,7 +11,7 @@ const PRECISION: f32 = 1.01;
 /// Most that a strength grows or shrinks at once, as long as it is bounded on one side only.
 const STRIDE: f32 = 8.0;
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// The strengths among which [`strength_within`](Self::strength_within) looks, in standard
     /// deviations.
     pub const STRENGTHS: RangeInclusive<f32> = 1.0 / 64.0..=64.0;

@@ -36,7 +36,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Reads each document with and without steering, side by side in one batch.
     ///
     /// # Errors

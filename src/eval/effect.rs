@@ -13,8 +13,8 @@ use crate::steer::SteeringVector;
 use crate::{Error, Result, Special};
 
 /// Vectors that are tried on one model, each by itself.
-pub struct Trials<'e, 'm, 'v> {
-    evaluator: &'e mut Evaluator<'m>,
+pub struct Trials<'e, 'v> {
+    evaluator: &'e mut Evaluator,
     vectors: &'v [SteeringVector],
     alpha: f32,
     /// Which vector each bank row holds; row 0 holds none.
@@ -47,7 +47,7 @@ pub struct Cost {
     pub n_token: usize,
 }
 
-impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
+impl<'e, 'v> Trials<'e, 'v> {
     /// Trials of `vectors` at strength `alpha`. As many of them share a batch as the evaluator's
     /// session has rows ([`SessionParams::n_row`](crate::SessionParams), less one); what the
     /// evaluator was steered with is forgotten.
@@ -55,7 +55,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
     /// # Errors
     /// [`Error::Invalid`] where the session has no row for vectors; what emptying a row gives.
     pub fn new(
-        evaluator: &'e mut Evaluator<'m>,
+        evaluator: &'e mut Evaluator,
         vectors: &'v [SteeringVector],
         alpha: f32,
     ) -> Result<Self> {
@@ -220,7 +220,7 @@ impl<'e, 'm, 'v> Trials<'e, 'm, 'v> {
     }
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Tokens that a vector adds to a question that is held: the last of the prompt and those of
     /// the answers that decide, save the last of each.
     pub(crate) fn n_answer_token(

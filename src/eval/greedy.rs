@@ -41,7 +41,7 @@ pub struct Written {
     pub text: String,
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Answers a question greedily with at most `n_predict` tokens, cut as [`Evaluator::set_cut`]
     /// says. The last prompt token and every generated one are steered, or, by
     /// [`Policy::All`], every token.
@@ -55,7 +55,7 @@ impl Evaluator<'_> {
         preamble: &str,
         n_predict: usize,
     ) -> Result<Written> {
-        let model = self.model();
+        let model = self.model().clone();
         let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text));
         let mut sampler = Sampler::new(&SamplingParams::greedy());
         let mut stream = TextStream::until(self.cut.stops(form.is_chat()));

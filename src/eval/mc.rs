@@ -63,7 +63,7 @@ impl McScore {
     }
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Scores every answer of questions that have both true and false ones; others are left out.
     ///
     /// The text is `preamble` and the prompt form; answers get a final full stop. By the default

@@ -91,8 +91,8 @@ impl std::str::FromStr for Policy {
 }
 
 /// Measures a model under steering.
-pub struct Evaluator<'m> {
-    session: Session<'m>,
+pub struct Evaluator {
+    session: Session,
     limits: Limits,
     row: usize,
     /// What sequence [`HOLDER`] holds.
@@ -103,13 +103,13 @@ pub struct Evaluator<'m> {
     cut: Cut,
 }
 
-impl<'m> Evaluator<'m> {
+impl Evaluator {
     /// An evaluator whose texts have at most `n_ctx` tokens each (0: what the model was trained
     /// with, at most 2048).
     ///
     /// # Errors
     /// [`Error::Unsupported`] for recurrent and hybrid models, and what [`Session::new`] gives.
-    pub fn new(model: &'m Model, n_ctx: usize, n_threads: Option<usize>) -> Result<Self> {
+    pub fn new(model: &Model, n_ctx: usize, n_threads: Option<usize>) -> Result<Self> {
         Self::with(model, n_ctx, SessionParams { n_threads, ..SessionParams::default() })
     }
 
@@ -117,20 +117,16 @@ impl<'m> Evaluator<'m> {
     ///
     /// # Errors
     /// As [`Evaluator::new`].
-    pub fn with(model: &'m Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
+    pub fn with(model: &Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
         Self::build(model, n_ctx, params, false)
     }
 
     /// An evaluator whose session adds up what the layers give.
-    pub(crate) fn with_means(
-        model: &'m Model,
-        n_ctx: usize,
-        params: SessionParams,
-    ) -> Result<Self> {
+    pub(crate) fn with_means(model: &Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
         Self::build(model, n_ctx, params, true)
     }
 
-    fn build(model: &'m Model, n_ctx: usize, params: SessionParams, means: bool) -> Result<Self> {
+    fn build(model: &Model, n_ctx: usize, params: SessionParams, means: bool) -> Result<Self> {
         if model.is_recurrent() {
             return Err(Error::Unsupported {
                 architecture: model.architecture().to_owned(),
@@ -227,7 +223,7 @@ impl<'m> Evaluator<'m> {
 
     /// The model.
     #[must_use]
-    pub fn model(&self) -> &'m Model {
+    pub fn model(&self) -> &Model {
         self.session.model()
     }
 }

@@ -22,14 +22,14 @@ pub struct TokenCount {
 }
 
 /// A text that was just read.
-pub(crate) struct Read<'a, 'm> {
-    session: &'a Session<'m>,
+pub(crate) struct Read<'a> {
+    session: &'a Session,
     /// Batch index of each token after the first `n_held`.
     path: &'a [usize],
     n_held: usize,
 }
 
-impl Read<'_, '_> {
+impl Read<'_> {
     /// Logits after the token at `position`, F32 `[n_vocab]`.
     pub(crate) fn logits(&self, position: usize) -> Result<&[f32]> {
         let i = position.checked_sub(self.n_held).and_then(|i| self.path.get(i));
@@ -40,7 +40,7 @@ impl Read<'_, '_> {
     }
 }
 
-impl Evaluator<'_> {
+impl Evaluator {
     /// Computes a prefix, unsteered, and keeps it until another one is held: texts that begin with
     /// it are read from there on. Where it begins with what was held, or the other way round, only
     /// what is new is computed.

@@ -257,7 +257,7 @@ struct Makers<'a> {
 
 impl<'a> Makers<'a> {
     /// An evaluator that edits heads at every token.
-    fn exact(&self) -> Result<Evaluator<'a>> {
+    fn exact(&self) -> Result<Evaluator> {
         let mut exact = Evaluator::with(self.model, self.session.n_ctx, self.session.clone())?;
         exact.steer_with(Some((self.task.vector, self.task.alpha)))?;
         exact.set_policy(Policy::All);
@@ -265,7 +265,7 @@ impl<'a> Makers<'a> {
     }
 
     /// llama.cpp's own context.
-    fn stock(&self) -> Result<Evaluator<'a>> {
+    fn stock(&self) -> Result<Evaluator> {
         Evaluator::with(self.model, self.session.n_ctx, self.stock_params())
     }
 
@@ -377,15 +377,15 @@ fn difference(a: Option<Vec<f64>>, b: Option<Vec<f64>>) -> Option<Vec<f32>> {
 }
 
 /// Measures on the text that nothing was made from.
-struct Rows<'a, 'm, F> {
+struct Rows<'a, F> {
     task: &'a Task<'a>,
-    exact: Evaluator<'m>,
-    stock: Evaluator<'m>,
+    exact: Evaluator,
+    stock: Evaluator,
     ledger: &'a mut Ledger<Record>,
     on_step: F,
 }
 
-impl<F: FnMut() -> Result<()>> Rows<'_, '_, F> {
+impl<F: FnMut() -> Result<()>> Rows<'_, F> {
     fn measure(mut self, candidates: &[(Method, ControlVector)]) -> Result<Vec<Row>> {
         let mut rows = vec![self.stock_row("base", None)?];
         for (name, policy) in [("exact", Policy::All), ("exact_generated", Policy::Generated)] {

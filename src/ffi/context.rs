@@ -1,14 +1,13 @@
 //! The handle of a llama.cpp context with its tap.
 
-use std::marker::PhantomData;
 use std::num::NonZeroI32;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
-use super::host;
+use super::host::{self, Weights};
 use super::means::LayerMeans;
 use super::tap::{Pass, Tap, TapError};
 
@@ -32,8 +31,8 @@ pub(crate) struct BatchArrays {
     pub(crate) output: Vec<i8>,
 }
 
-/// Owns a `llama_context` and the tap that it calls. Tied to its model's life.
-pub(crate) struct Context<'m> {
+/// Owns a `llama_context` and the tap that it calls, and keeps its model alive.
+pub(crate) struct Context {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
     means: Option<LayerMeans>,
@@ -41,10 +40,17 @@ pub(crate) struct Context<'m> {
     is_tapped: bool,
     /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
     tap_begin: Duration,
-    model: PhantomData<&'m LlamaModel>,
+    /// Freed last.
+    _model: Arc<Weights>,
 }
 
-impl<'m> Context<'m> {
+// SAFETY: the context, the tap and the sums are reached through this handle alone, and none of them
+// belongs to a thread: llama.cpp and ggml keep nothing in thread-local memory between two calls, choose
+// a GPU anew in each, and hand work to their own threads. The model is `Send` and `Sync`. Not `Sync`:
+// reading logits may wait for a device and order the outputs.
+unsafe impl Send for Context {}
+
+impl Context {
     /// llama.cpp's default parameters, to be adjusted.
     pub(crate) fn default_params() -> llama::llama_context_params {
         // SAFETY: fills a plain struct.
@@ -55,7 +61,7 @@ impl<'m> Context<'m> {
     /// adds up what its layers give where there are `means`; `None` where llama.cpp refuses (it logs
     /// why).
     pub(crate) fn new(
-        model: &'m LlamaModel,
+        model: &Arc<Weights>,
         mut params: llama::llama_context_params,
         (tap, attached): (Tap, bool),
         mut means: Option<LayerMeans>,
@@ -67,7 +73,7 @@ impl<'m> Context<'m> {
             let tap = attached.then(|| tap.callback());
             (params.cb_eval, params.cb_eval_user_data) = means.callback(tap);
         }
-        // SAFETY: the model outlives the context (`'m`), and so do the tap and the sums (same struct,
+        // SAFETY: the model outlives the context (`_model`), and so do the tap and the sums (same struct,
         // dropped after `ptr` is freed).
         let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
@@ -79,7 +85,7 @@ impl<'m> Context<'m> {
             n_vocab,
             is_tapped: attached,
             tap_begin: Duration::ZERO,
-            model: PhantomData,
+            _model: Arc::clone(model),
         })
     }
 
@@ -267,7 +273,7 @@ impl<'m> Context<'m> {
     }
 }
 
-impl Drop for Context<'_> {
+impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: freed once, before the tap and the sums (fields) that it calls.
         unsafe { llama::llama_free(self.ptr.as_ptr()) };

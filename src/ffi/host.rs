@@ -1,9 +1,11 @@
 //! The host library as a whole: its one-time start and its log.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::io::Write as _;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
@@ -12,6 +14,28 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
 use crate::error::is_command;
+
+/// A model's weights with what they need to live. Sessions share them.
+pub(crate) struct Weights {
+    model: LlamaModel,
+    /// Freed after the model.
+    _needs: Box<dyn Any + Send + Sync>,
+}
+
+impl Weights {
+    /// `needs` lives as long as the weights, such as the connections to the devices that hold them.
+    pub(crate) fn new(model: LlamaModel, needs: impl Any + Send + Sync) -> Self {
+        Self { model, _needs: Box::new(needs) }
+    }
+}
+
+impl Deref for Weights {
+    type Target = LlamaModel;
+
+    fn deref(&self) -> &LlamaModel {
+        &self.model
+    }
+}
 
 /// Whether llama.cpp's log goes to stderr.
 static VERBOSE: AtomicBool = AtomicBool::new(false);

@@ -16,19 +16,19 @@ const YES: [&str; 4] = [" yes", " Yes", "yes", "Yes"];
 const NO: [&str; 4] = [" no", " No", "no", "No"];
 
 /// A model that judges.
-pub struct LogitJudge<'m> {
-    evaluator: Evaluator<'m>,
+pub struct LogitJudge {
+    evaluator: Evaluator,
     identity: String,
 }
 
-impl<'m> LogitJudge<'m> {
+impl LogitJudge {
     /// Makes a judge of a model; prompts have at most `n_ctx` tokens (0: what [`Evaluator::new`]
     /// takes).
     ///
     /// # Errors
     /// [`Error::Judge`] where the vocabulary writes yes and no alike; what [`Evaluator::with`]
     /// gives.
-    pub fn new(model: &'m Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
+    pub fn new(model: &Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
         let identity = format!("logits {}, {} cache", model.identity()?, params.cache);
         let judge = Self { evaluator: Evaluator::with(model, n_ctx, params)?, identity };
         let of_yes = judge.spellings("Q: ?\nA: .\nTrue:", &YES);
@@ -62,7 +62,7 @@ impl<'m> LogitJudge<'m> {
     }
 }
 
-impl Judge for LogitJudge<'_> {
+impl Judge for LogitJudge {
     fn identity(&self) -> String {
         self.identity.clone()
     }

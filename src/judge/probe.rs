@@ -54,8 +54,8 @@ struct Kept {
 }
 
 /// Linear probes that judge.
-pub struct ProbeJudge<'m> {
-    session: Session<'m>,
+pub struct ProbeJudge {
+    session: Session,
     kept: Kept,
     /// Layers that are observed.
     layers: Vec<usize>,
@@ -66,7 +66,7 @@ pub struct ProbeJudge<'m> {
 const N_TOKEN: usize = 512;
 const N_SEQ: usize = 64;
 
-impl<'m> ProbeJudge<'m> {
+impl ProbeJudge {
     /// Captures and fits, or takes what an earlier call has kept. A call that was stopped goes on
     /// where it was. `on_step` may stop it by an error; `on_head` is called after each of the probes
     /// that are fitted then, four for each head of the model.
@@ -74,7 +74,7 @@ impl<'m> ProbeJudge<'m> {
     /// # Errors
     /// What the data, the model and the disk give, and `on_step`'s.
     pub fn new(
-        model: &'m Model,
+        model: &Model,
         params: &ProbeParams,
         on_step: impl FnMut(ProbeStep) -> Result<()>,
         on_head: impl Fn() + Sync,
@@ -212,7 +212,7 @@ fn capture_all(
     }
 }
 
-impl Judge for ProbeJudge<'_> {
+impl Judge for ProbeJudge {
     fn identity(&self) -> String {
         self.kept.identity.clone()
     }
@@ -251,7 +251,7 @@ impl Judge for ProbeJudge<'_> {
     }
 
     fn judge(&mut self, answers: &[Asked], keep: &mut dyn FnMut(usize, Judgement)) -> Result<()> {
-        let model = self.session.model();
+        let model = self.session.model().clone();
         let texts: Vec<Text> = answers
             .iter()
             .flat_map(|asked| {

@@ -136,15 +136,15 @@ impl<'a> Trial<'a> {
     }
 }
 
-struct Work<'a, 'e, 'm, 'v> {
-    trials: Trials<'e, 'm, 'v>,
+struct Work<'a, 'e, 'v> {
+    trials: Trials<'e, 'v>,
     sites: &'a [Site],
     trial: &'a Trial<'a>,
     questions: &'a [&'a Question],
     journal: &'a mut Journal,
 }
 
-impl Work<'_, '_, '_, '_> {
+impl Work<'_, '_, '_> {
     /// Tries the heads `which` on one item, those that the journal knows left out.
     fn run(
         &mut self,

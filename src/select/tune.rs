@@ -104,14 +104,14 @@ pub fn choose(
 }
 
 /// Measures one pair after the other.
-struct Tuner<'a, 'm> {
-    evaluator: &'a mut Evaluator<'m>,
+struct Tuner<'a> {
+    evaluator: &'a mut Evaluator,
     trial: &'a Trial<'a>,
     questions: &'a [Question],
     journal: &'a mut Journal,
 }
 
-impl Tuner<'_, '_> {
+impl Tuner<'_> {
     /// KL per token on the documents, as the evaluator is steered.
     fn kl(&mut self, name: &str) -> Result<f64> {
         let name = format!("{name} documents");

@@ -6,7 +6,7 @@ use crate::ffi::host;
 use crate::ffi::means::LayerMeans;
 use crate::{Error, Result};
 
-impl Session<'_> {
+impl Session {
     /// Adds a control vector's directions to the layers' outputs from the next decode on, or nothing
     /// any more: llama.cpp's `llama_set_adapter_cvec`, which knows no tokens. All of them are steered
     /// alike, with the tap's vectors and without, in sessions without a tap, too. What was decoded

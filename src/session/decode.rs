@@ -7,7 +7,7 @@ use crate::ffi::host;
 use crate::ffi::tap::{Pass, TapError};
 use crate::{Error, Result};
 
-impl Session<'_> {
+impl Session {
     /// Computes a batch.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Session<'_> {
         }
         let places: Option<Vec<_>> =
             batch.want.iter().map(|&i| place_of.get(usize::try_from(i).ok()?).copied()).collect();
-        let places = places.ok_or_else(|| tap_error(self.model, TapError::BadArgument))?;
+        let places = places.ok_or_else(|| tap_error(&self.model, TapError::BadArgument))?;
         let mut want = places.clone();
         want.sort_unstable();
         self.want_place = places.iter().map(|place| want.partition_point(|w| w < place)).collect();
@@ -127,7 +127,7 @@ impl Session<'_> {
 
     fn decode_error(&self, error: DecodeError) -> Error {
         match error {
-            DecodeError::Tap(error) => tap_error(self.model, error),
+            DecodeError::Tap(error) => tap_error(&self.model, error),
             DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
                 what: "the text of all sequences together".to_owned(),
                 n_token: self.context.n_cell() + 1,

@@ -35,8 +35,8 @@ pub enum End {
 
 /// An answer being written in sequence 0 of a session. Ask for tokens with [`Generation::next`];
 /// after each, [`Session::observed`] holds the head outputs of that token.
-pub struct Generation<'s, 'm> {
-    session: &'s mut Session<'m>,
+pub struct Generation<'s> {
+    session: &'s mut Session,
     steering: Steering,
     /// Index of the token whose logits come next, in the last batch.
     i_output: usize,
@@ -44,7 +44,7 @@ pub struct Generation<'s, 'm> {
     end: Option<End>,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// Decodes a prompt into sequence 0 and stands ready to continue it.
     ///
     /// Where the prompt begins with what sequence 0 already holds from the generation before, under
@@ -59,7 +59,7 @@ impl<'m> Session<'m> {
         &'s mut self,
         prompt: &[i32],
         steering: Steering,
-    ) -> Result<Generation<'s, 'm>> {
+    ) -> Result<Generation<'s>> {
         if prompt.is_empty() {
             return Err(Error::invalid("prompt", "it is empty"));
         }
@@ -112,7 +112,7 @@ impl<'m> Session<'m> {
     }
 }
 
-impl<'m> Generation<'_, 'm> {
+impl Generation<'_> {
     /// Chooses the next token and computes it. `None` when the answer is over: see
     /// [`Generation::end`].
     ///
@@ -160,7 +160,7 @@ impl<'m> Generation<'_, 'm> {
 
     /// The session, to read what was observed at the token just computed.
     #[must_use]
-    pub fn session(&self) -> &Session<'m> {
+    pub fn session(&self) -> &Session {
         self.session
     }
 }

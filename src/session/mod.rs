@@ -35,9 +35,12 @@ use crate::ffi::tap::{Kind as SiteKind, Tap};
 use crate::{Error, Model, Result};
 
 /// A model at work: its KV cache, its tap, its steering banks.
-pub struct Session<'m> {
-    model: &'m Model,
-    context: Context<'m>,
+///
+/// It holds the model alive, can be moved to another thread, and can stand in one struct with the
+/// model. Several sessions share one model's weights.
+pub struct Session {
+    model: Model,
+    context: Context,
     n_ctx: usize,
     n_batch: usize,
     n_seq_max: usize,
@@ -64,7 +67,7 @@ pub struct Session<'m> {
     held_under: Steering,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// Makes a context with a tap over all attention layers and proves with one token that every
     /// one of them passes through it.
     ///
@@ -76,13 +79,13 @@ impl<'m> Session<'m> {
     /// not ascending, for no thread or more than [`MAX_THREADS`], for a context beyond `i32::MAX`
     /// tokens and for a quantized cache without flash attention, [`Error::Decode`] where llama.cpp
     /// fails.
-    pub fn new(model: &'m Model, params: &SessionParams) -> Result<Self> {
+    pub fn new(model: &Model, params: &SessionParams) -> Result<Self> {
         Self::with_means(model, params, None)
     }
 
     /// The same, with sums over what every layer gives, the warm-up left out.
     pub(crate) fn with_means(
-        model: &'m Model,
+        model: &Model,
         params: &SessionParams,
         means: Option<LayerMeans>,
     ) -> Result<Self> {
@@ -143,7 +146,7 @@ impl<'m> Session<'m> {
             });
         }
         let mut session = Self {
-            model,
+            model: model.clone(),
             context,
             n_ctx: n_ctx_seq.min(model.n_position().unwrap_or(usize::MAX)),
             n_batch,
@@ -184,8 +187,8 @@ impl<'m> Session<'m> {
 
     /// The model.
     #[must_use]
-    pub fn model(&self) -> &'m Model {
-        self.model
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// The longest sequence in tokens: [`SessionParams::n_ctx`], or less where the model learned
@@ -237,7 +240,7 @@ impl<'m> Session<'m> {
         if !layers.is_sorted_by(|a, b| a < b) {
             return Err(Error::invalid("layers to observe", "they are not in ascending order"));
         }
-        self.context.tap_mut().observe(layers).map_err(|e| tap_error(self.model, e))?;
+        self.context.tap_mut().observe(layers).map_err(|e| tap_error(&self.model, e))?;
         self.observe = layers.to_vec();
         self.n_want = 0;
         Ok(())
@@ -337,6 +340,14 @@ fn default_threads(model: &Model) -> usize {
     }
     std::thread::available_parallelism().map_or(4, |n| n.get().min(MAX_THREADS))
 }
+
+/// Sessions go to other threads, and models are used by several.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    is_send::<Session>();
+    is_shared::<Model>();
+};
 
 fn to_u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)

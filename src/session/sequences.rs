@@ -37,7 +37,7 @@ impl State {
     }
 }
 
-impl Session<'_> {
+impl Session {
     /// Positions of a sequence so far: where its next token belongs.
     #[must_use]
     pub fn n_token(&self, seq: usize) -> usize {

@@ -33,7 +33,7 @@ impl Outputs {
 /// An addition for each of some layers, summed over vectors.
 type Offsets = BTreeMap<usize, Vec<f32>>;
 
-impl Session<'_> {
+impl Session {
     /// Loads vectors, each at a strength of its own, into bank row `row` (from 1): one as
     /// `Some((&vector, alpha))`, several as an array; `None` empties the row. Each adds
     /// `alpha * sigma * theta` to its heads and `alpha` times their direction to the outputs of its
@@ -93,7 +93,7 @@ impl Session<'_> {
         }
         let proven = match self.outputs.proven.take() {
             Some(proven) => proven,
-            None => layers_with_outputs(self.model)?,
+            None => layers_with_outputs(&self.model)?,
         };
         let proven = self.outputs.proven.insert(proven);
         let is_silent = |layer: &usize| proven.get(*layer) != Some(&true);
@@ -134,7 +134,7 @@ impl Session<'_> {
     fn set_row(&mut self, kind: Kind, layer: usize, row: usize, offsets: &Offsets) -> Result<()> {
         let offset = offsets.get(&layer).map(Vec::as_slice);
         let set = self.context.tap_mut().set_row(kind, layer, row, offset);
-        set.map_err(|error| tap_error(self.model, error))
+        set.map_err(|error| tap_error(&self.model, error))
     }
 }
 

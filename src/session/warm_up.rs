@@ -8,7 +8,7 @@ use crate::ffi::host;
 use crate::ffi::tap::{Kind, Pass, Reader, Tap};
 use crate::{Error, Model, Result};
 
-impl Session<'_> {
+impl Session {
     /// Decodes one token and checks that every attention layer passed through the tap, and that
     /// what passed is what the output projection reads.
     pub(super) fn warm_up(&mut self) -> Result<()> {

@@ -64,8 +64,8 @@ pub(super) struct Outcome {
 }
 
 /// A fold to be scored.
-pub(super) struct Fold<'a, 'm> {
-    pub(super) evaluator: &'a mut Evaluator<'m>,
+pub(super) struct Fold<'a> {
+    pub(super) evaluator: &'a mut Evaluator,
     pub(super) protocol: &'a Protocol<'a>,
     /// Its name in the ledger.
     pub(super) name: String,
@@ -84,7 +84,7 @@ pub(super) struct Turn<'v> {
     pub(super) steered: Option<(&'v SteeringVector, f32)>,
 }
 
-impl Fold<'_, '_> {
+impl Fold<'_> {
     /// Scores every condition, without a vector those that need none; `label` is the name under
     /// which the ledger knows the vector's own results. `on_step` is called after each chunk of
     /// questions, scored or answered, and after each reading of the documents.

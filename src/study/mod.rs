@@ -346,12 +346,12 @@ pub fn unsteered<'a>(
 }
 
 /// All questions and documents as one fold.
-fn whole<'a, 'm>(
-    evaluator: &'a mut Evaluator<'m>,
+fn whole<'a>(
+    evaluator: &'a mut Evaluator,
     protocol: &'a Protocol<'a>,
     questions: &'a [usize],
     ledger: &'a mut Ledger<Record>,
-) -> Fold<'a, 'm> {
+) -> Fold<'a> {
     let name = "vector".to_owned();
     Fold { evaluator, protocol, name, questions, documents: &protocol.neutral, ledger }
 }

@@ -206,8 +206,8 @@ pub fn sweep<'a>(
 }
 
 /// One fold of a sweep.
-struct Sweeper<'r, 'm, 'p, 'a> {
-    evaluator: &'r mut Evaluator<'m>,
+struct Sweeper<'r, 'p, 'a> {
+    evaluator: &'r mut Evaluator,
     protocol: &'p Protocol<'a>,
     ledger: &'r mut Ledger<Record>,
     journal: &'r dyn Fn(&str) -> Result<Journal>,
@@ -237,7 +237,7 @@ struct Measured {
     outcome: Outcome,
 }
 
-impl<'m> Sweeper<'_, 'm, '_, '_> {
+impl Sweeper<'_, '_, '_> {
     fn run(
         &mut self,
         source: &impl Activations,
@@ -368,7 +368,7 @@ impl<'m> Sweeper<'_, 'm, '_, '_> {
     }
 
     /// The development half, or the other.
-    fn fold<'s>(&'s mut self, is_development: bool) -> Fold<'s, 'm> {
+    fn fold<'s>(&'s mut self, is_development: bool) -> Fold<'s> {
         let (name, questions, documents) = match is_development {
             true => {
                 let name = format!("{} development", self.name);

@@ -60,7 +60,7 @@ pub struct Case<'a> {
 
 impl Case<'_> {
     /// A session with these settings besides.
-    fn session(&self, params: SessionParams) -> Session<'_> {
+    fn session(&self, params: SessionParams) -> Session {
         Session::new(self.model, &params).unwrap()
     }
 

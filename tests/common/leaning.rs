@@ -19,7 +19,7 @@ pub const DOCUMENTS: [&str; 4] = [
 
 /// An evaluator that tries three vectors at once, so that heads need several batches. It is as
 /// exact as llama.cpp can be.
-pub fn exact_evaluator(model: &Model) -> Evaluator<'_> {
+pub fn exact_evaluator(model: &Model) -> Evaluator {
     let params = SessionParams {
         n_threads: Some(1),
         n_row: 4,

@@ -27,7 +27,7 @@ pub fn exact() -> SessionParams {
 }
 
 /// A session with a vector per sequence that steers one head of each layer.
-pub fn prepare<'m>(model: &'m Model, params: &SessionParams) -> Session<'m> {
+pub fn prepare(model: &Model, params: &SessionParams) -> Session {
     let geometry = model.geometry();
     let sites: Vec<_> = model.attention_layers().map(|il| (il, il % geometry.n_head)).collect();
     let mut session = Session::new(model, params).unwrap();

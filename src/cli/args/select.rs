@@ -164,7 +164,7 @@ impl SelectArgs {
 
 impl ModelArgs {
     /// What scores answers, with room for the vectors that are tried side by side.
-    pub(in crate::cli) fn evaluator<'m>(&self, model: &'m Model) -> Result<Evaluator<'m>> {
+    pub(in crate::cli) fn evaluator(&self, model: &Model) -> Result<Evaluator> {
         let params = SessionParams { n_row: N_TRIAL + 1, ..self.session(model) };
         Evaluator::with(model, self.ctx_size().unwrap_or(0), params)
     }

@@ -90,7 +90,7 @@ impl Completer for Completion {
         &self,
         line: &str,
         position: usize,
-        _: &Context<'_>,
+        _: &Context,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         if !line.starts_with('/') {
             return Ok((position, Vec::new()));

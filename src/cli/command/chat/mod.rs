@@ -106,7 +106,7 @@ struct Chat<'a> {
     args: &'a ChatArgs,
     output: Output,
     model: &'a Model,
-    session: Session<'a>,
+    session: Session,
     template: ChatTemplate,
     conversation: Conversation,
     steer: Option<Steer>,
