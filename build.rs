@@ -1,13 +1,14 @@
-//! Compiles the C core against the headers of the llama.cpp that is linked, and declares it to Rust.
+//! Compiles the C core and the guard against the headers of the llama.cpp that is linked, and declares
+//! both to Rust.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() {
     let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
-    for file in
-        sources.iter().map(String::as_str).chain(["vendor/headtap.h", "vendor/headtap_impl.h"])
-    {
+    let others =
+        ["headtap.h", "headtap_impl.h", "guard.h", "guard.cpp"].map(|f| format!("vendor/{f}"));
+    for file in sources.iter().chain(&others) {
         println!("cargo:rerun-if-changed={file}");
     }
 
@@ -24,19 +25,38 @@ fn main() {
         .include("vendor")
         .include(&include)
         .std("c11")
+        // An exception of a device's driver passes the tap's frames on its way to the guard's.
+        .flag_if_supported("-fexceptions")
         .warnings(true)
         .extra_warnings(true)
         .compile("headtap");
 
+    let has_sight = env::var_os("CARGO_FEATURE_SIGHT").is_some();
+    let mut guard = cc::Build::new();
+    if has_sight {
+        guard.define("CANDOR_SIGHT", None);
+    }
+    guard
+        .cpp(true)
+        .file("vendor/guard.cpp")
+        .include("vendor")
+        .include(&include)
+        .std("c++17")
+        .warnings(true)
+        .extra_warnings(true)
+        .compile("guard");
+
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("headtap.rs");
     bindgen::Builder::default()
-        .header("vendor/headtap.h")
+        .header("vendor/guard.h")
         .header(include.join("ggml-rpc.h").display().to_string())
         .clang_arg(format!("-I{}", include.display()))
-        .allowlist_item("headtap.*")
+        .clang_args(has_sight.then_some("-DCANDOR_SIGHT"))
+        .allowlist_item("(headtap|guard)_.*|headtap")
         .allowlist_var("RPC_PROTO_(MAJOR|MINOR)_VERSION")
-        .blocklist_type("ggml_tensor")
-        .raw_line("use llama_cpp_sys_2::ggml_tensor;")
+        // Those are llama-cpp-sys-2's own.
+        .blocklist_type("(ggml|llama|mtmd)_.*")
+        .raw_line("use llama_cpp_sys_2::*;")
         .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
         .layout_tests(false)

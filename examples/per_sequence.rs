@@ -36,7 +36,7 @@ fn main() -> candor::Result<()> {
     }
 
     // All but the prompt's last token is the same for all: computed once, seen by every sequence.
-    let prompt = model.tokenize(prompt, Special::Start);
+    let prompt = model.tokenize(prompt, Special::Start)?;
     let Some((&last, start)) = prompt.split_last() else { return Ok(()) };
     let everyone: Vec<usize> = (0..n_seq).collect();
     let mut batch = Batch::new();
@@ -45,7 +45,7 @@ fn main() -> candor::Result<()> {
     }
     let mut next = vec![Some(last); n_seq];
     let mut answers = vec![Vec::new(); n_seq];
-    let mut sampler = Sampler::new(&SamplingParams::greedy());
+    let mut sampler = Sampler::new(&SamplingParams::greedy())?;
     for position in start.len()..start.len() + N_GENERATE {
         let mut tokens = Vec::new();
         for (seq, token) in next.iter().enumerate() {
@@ -60,8 +60,8 @@ fn main() -> candor::Result<()> {
         }
         session.decode(&mut batch)?;
         for (seq, i) in tokens {
-            let token = sampler.sample(session.logits(i)?);
-            next[seq] = token.filter(|&token| !model.is_end(token));
+            let token = sampler.sample(session.logits(i)?)?;
+            next[seq] = Some(token).filter(|&token| !model.is_end(token));
             answers[seq].extend(next[seq].map(|token| model.piece(token)).unwrap_or_default());
         }
         batch = Batch::new();

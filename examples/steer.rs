@@ -23,9 +23,9 @@ fn main() -> candor::Result<()> {
         Session::new(&model, &SessionParams { n_ctx: 512, ..SessionParams::default() })?;
     // Row 1 of the bank holds the vector; tokens choose a row, and row 0 adds nothing.
     session.set_vector(1, Some((&sidecar.vector, sidecar.about.alpha)))?;
-    let prompt = model.tokenize(prompt, Special::Start);
+    let prompt = model.tokenize(prompt, Special::Start)?;
     for steering in [Steering::Off, Steering::Generated(1)] {
-        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut sampler = Sampler::new(&SamplingParams::greedy())?;
         let mut answer = Vec::new();
         let mut generation = session.generate(&prompt, steering)?;
         for _ in 0..32 {

@@ -105,6 +105,22 @@ pub enum Error {
         n_ctx: usize,
     },
 
+    /// A text with a character for which a model's vocabulary has no token.
+    #[error(
+        "the model's vocabulary cannot spell `{}` at byte {byte} of \"{}\": leave it out, or write \
+         the text otherwise",
+        shown(&character.to_string()),
+        around(text, *byte)
+    )]
+    Spelling {
+        /// The character.
+        character: char,
+        /// Where it begins, in bytes.
+        byte: usize,
+        /// The text.
+        text: String,
+    },
+
     /// A value outside what the function accepts.
     #[error("{what}: {problem}")]
     Invalid {
@@ -235,6 +251,15 @@ pub(crate) fn is_command(c: char) -> bool {
 /// A text from a file as a message quotes it: one line in which nothing is a command, and not endless.
 pub(crate) fn shown(text: &str) -> String {
     shown_up_to(200, text)
+}
+
+/// What stands around a byte of a text, on one line.
+fn around(text: &str, byte: usize) -> String {
+    const N_BEFORE: usize = 40;
+    let before = text.get(..byte).unwrap_or(text);
+    let start = before.char_indices().rev().nth(N_BEFORE).map_or(0, |(start, _)| start);
+    let dots = if start > 0 { "…" } else { "" };
+    format!("{dots}{}", shown_up_to(2 * N_BEFORE, &text[start..]))
 }
 
 /// The same with at most `n` characters of the text.

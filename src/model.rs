@@ -1,11 +1,8 @@
 //! A loaded GGUF model, and what candor has to know of it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::token::LlamaToken;
 
 use crate::content::Files;
 use crate::data::PromptForm;
@@ -13,6 +10,7 @@ use crate::device::Placement;
 use crate::error::shown;
 use crate::export::BakeRecord;
 use crate::ffi::host::{self, Weights};
+use crate::ffi::vocab::Vocab;
 use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
 use crate::gguf::Gguf;
@@ -112,21 +110,15 @@ impl Model {
         let fingerprint = fingerprint(&file)?;
         let files = (Files::note(file.paths())?, params.hashes.clone());
 
-        let backend = host::backend();
         let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
         let placement = Placement::choose(params.devices.as_deref(), &params.rpc)?;
-        let mut host_params = LlamaModelParams::default()
-            .with_devices(&placement.indices())
-            .map_err(|e| fail(e.to_string()))?;
         let mut warnings = Vec::new();
         if let Some(n) = params.n_gpu_layers {
-            host_params = host_params.with_n_gpu_layers(n);
             if n > 0 && params.devices.is_none() && placement.is_cpu() {
                 warnings.push(ModelWarning::NoDevice { n_gpu_layers: n });
             }
         }
-        let inner = LlamaModel::load_from_file(&backend, path, &host_params)
-            .map_err(|_| fail(host::take_complaints()))?;
+        let inner = host::load(path, placement.devices(), params.n_gpu_layers).map_err(fail)?;
         if host::has_encoder(&inner) {
             return Err(Error::Unsupported {
                 architecture,
@@ -261,31 +253,39 @@ impl Model {
     /// Entries of the vocabulary.
     #[must_use]
     pub fn n_vocab(&self) -> usize {
-        usize::try_from(self.shared.inner.n_vocab()).unwrap_or(0)
+        usize::try_from(self.vocab().n_token()).unwrap_or(0)
     }
 
     /// Text to token ids. `special` adds what the model wants at the start (BOS), never what some
     /// want at the end (EOS), and reads control tokens that are written out in the text, as chat
     /// templates do.
-    #[must_use]
-    pub fn tokenize(&self, text: &str, special: Special) -> Vec<i32> {
+    ///
+    /// # Errors
+    /// [`Error::Spelling`] for a character that the vocabulary has no token for, nor tokens of its
+    /// bytes.
+    pub fn tokenize(&self, text: &str, special: Special) -> Result<Vec<i32>> {
         let (start, parse) = match special {
             Special::None => (false, false),
             Special::Start => (true, false),
             Special::StartAndParse => (true, true),
             Special::Parse => (false, true),
         };
-        let vocab = self.shared.inner.vocab();
+        let vocab = self.vocab();
         // llama.cpp adds start and end together, and aborts where a token to add is not there.
-        let bos = Some(vocab.bos()).filter(|bos| start && vocab.should_add_bos() && bos.0 >= 0);
-        let tokens = vocab.tokenize(text.as_bytes(), false, parse);
-        bos.into_iter().chain(tokens).map(|token| token.0).collect()
+        let bos = Some(vocab.bos()).filter(|&bos| start && vocab.adds_bos() && bos >= 0);
+        let tokens = vocab.tokenize(text, parse).map_err(|thrown| {
+            unspelt(text, |text| vocab.tokenize(text, parse).is_ok())
+                .unwrap_or_else(|| thrown.failed_to("read a text as tokens"))
+        })?;
+        Ok(bos.into_iter().chain(tokens).collect())
     }
 
     /// Tokens of a text that a prompt form made: where a chat template made the form, control tokens
     /// are read as such, and BOS is not written twice.
-    #[must_use]
-    pub fn tokenize_as(&self, form: &PromptForm, text: &str) -> Vec<i32> {
+    ///
+    /// # Errors
+    /// As [`Model::tokenize`].
+    pub fn tokenize_as(&self, form: &PromptForm, text: &str) -> Result<Vec<i32>> {
         if form.is_chat() {
             self.tokenize_rendered(text)
         } else {
@@ -295,7 +295,7 @@ impl Model {
 
     /// Tokens of a text that stands at the start of the context and may spell out control tokens;
     /// BOS comes first where the model wants it, and never twice.
-    pub(crate) fn tokenize_rendered(&self, text: &str) -> Vec<i32> {
+    pub(crate) fn tokenize_rendered(&self, text: &str) -> Result<Vec<i32>> {
         let bos = self.special_text(SpecialToken::Bos);
         let has_bos = !bos.is_empty() && text.starts_with(&bos);
         self.tokenize(text, if has_bos { Special::Parse } else { Special::StartAndParse })
@@ -305,30 +305,29 @@ impl Model {
     /// UTF-8 character.
     #[must_use]
     pub fn piece(&self, token: i32) -> Vec<u8> {
-        if !(0..self.shared.inner.n_vocab()).contains(&token) {
+        let vocab = self.vocab();
+        if !(0..vocab.n_token()).contains(&token) {
             return Vec::new();
         }
-        self.shared.inner.vocab().token_to_piece(LlamaToken(token), false, None)
+        // llama.cpp made all pieces when it loaded the file, and looks this one up.
+        vocab.piece(token).unwrap_or_default()
     }
 
     /// The text of a special token as a chat template writes it (`<s>`), empty where there is none.
     #[must_use]
     pub fn special_text(&self, which: SpecialToken) -> String {
-        let vocab = self.shared.inner.vocab();
+        let vocab = self.vocab();
         let token = match which {
             SpecialToken::Bos => vocab.bos(),
             SpecialToken::Eos => vocab.eos(),
         };
-        if !(0..self.shared.inner.n_vocab()).contains(&token.0) {
-            return String::new();
-        }
-        vocab.text(token).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
+        vocab.text(token).unwrap_or_default()
     }
 
     /// Whether a token ends the generation (EOS, end of turn, …).
     #[must_use]
     pub fn is_end(&self, token: i32) -> bool {
-        self.shared.inner.vocab().is_eog(LlamaToken(token))
+        self.vocab().is_end(token)
     }
 
     /// Whether the model keeps a running state instead of (only) a KV cache.
@@ -352,10 +351,30 @@ impl Model {
         &self.shared.inner
     }
 
+    fn vocab(&self) -> Vocab<'_> {
+        Vocab::of(&self.shared.inner)
+    }
+
     /// A token for the warm-up: BOS where there is one.
     pub(crate) fn warmup_token(&self) -> i32 {
-        self.shared.inner.vocab().bos().0.max(0)
+        self.vocab().bos().max(0)
     }
+}
+
+/// The first character of a text that cannot be spelt; `None` where each can.
+fn unspelt(text: &str, is_spelt: impl Fn(&str) -> bool) -> Option<Error> {
+    // A character may have no token of its own and still be a part of longer ones: only where its
+    // word cannot be spelt either is it at fault.
+    let is_fault = |byte: usize, character: char| {
+        let start = text[..byte].rfind(char::is_whitespace).unwrap_or(0);
+        let rest = &text[byte..];
+        let end = rest.find(char::is_whitespace).map_or(text.len(), |end| byte + end);
+        !is_spelt(character.encode_utf8(&mut [0; 4])) && !is_spelt(&text[start..end])
+    };
+    let mut known = HashSet::new();
+    let mut characters = text.char_indices().filter(|(_, c)| known.insert(*c));
+    let (byte, character) = characters.find(|&(byte, character)| is_fault(byte, character))?;
+    Some(Error::Spelling { character, byte, text: text.to_owned() })
 }
 
 /// What [`Model::tokenize`] does about special tokens.

@@ -57,7 +57,7 @@ impl Room {
     }
 
     fn tokens(&self, text: &str) -> Vec<i32> {
-        self.model.tokenize(text, Special::Start)
+        self.model.tokenize(text, Special::Start).unwrap()
     }
 
     /// The labelled texts, in the order of the rows.

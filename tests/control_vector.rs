@@ -142,8 +142,8 @@ fn task<'a>(model: &Model, vector: &'a SteeringVector, data: &'a Dataset, alpha:
     Task {
         vector,
         alpha,
-        neutral: NEUTRAL.iter().map(|text| text_tokens(model, text)).collect(),
-        texts: data.questions.iter().map(|q| text_tokens(model, &text(q))).collect(),
+        neutral: NEUTRAL.iter().map(|text| text_tokens(model, text).unwrap()).collect(),
+        texts: data.questions.iter().map(|q| text_tokens(model, &text(q)).unwrap()).collect(),
         questions: data.questions.iter().collect(),
         form,
     }

@@ -44,13 +44,13 @@ impl Exact<'_> {
     /// ITI.md's three scores, from sums over the answer's tokens.
     fn mc(&self, question: &Question, is_steered: bool) -> McScore {
         let prompt = format!("Q: {} A:", question.text);
-        let n_prompt = self.model.tokenize(&prompt, Special::Start).len();
+        let n_prompt = self.model.tokenize(&prompt, Special::Start).unwrap().len();
         let sums: Vec<f64> = question
             .answers
             .iter()
             .map(|answer| {
                 let text = format!("{prompt} {}.", answer.text);
-                let tokens = self.model.tokenize(&text, Special::Start);
+                let tokens = self.model.tokenize(&text, Special::Start).unwrap();
                 let next = self.next(&tokens, if is_steered { n_prompt - 1 } else { usize::MAX });
                 (n_prompt..tokens.len()).map(|i| next[i - 1][tokens[i] as usize]).sum()
             })
@@ -71,7 +71,7 @@ impl Exact<'_> {
 
     /// CE of what is steered, and its KL to what is not, per token.
     fn reading(&self, document: &str) -> (f64, f64) {
-        let tokens = self.model.tokenize(document, Special::Start);
+        let tokens = self.model.tokenize(document, Special::Start).unwrap();
         let (steered, plain) = (self.next(&tokens, 0), self.next(&tokens, usize::MAX));
         let (mut ce, mut kl) = (0.0, 0.0);
         for i in 1..tokens.len() {

@@ -92,7 +92,7 @@ impl Room {
     }
 
     fn tokens(&self, text: &str) -> Vec<i32> {
-        self.model.tokenize(text, Special::Start)
+        self.model.tokenize(text, Special::Start).unwrap()
     }
 
     /// Log-probabilities of the next token at every position, steered from a position on.
@@ -163,7 +163,7 @@ fn scores_are_the_oracles_log_probabilities() {
 
 /// Tokens of a chat: `<s>` and `</s>` are control tokens, and no other `<s>` is added.
 fn chat_tokens(room: &Room, text: &str) -> Vec<i32> {
-    let tokens = room.model.tokenize(text, Special::Parse);
+    let tokens = room.model.tokenize(text, Special::Parse).unwrap();
     assert_eq!(tokens.iter().filter(|&&token| token == 1).count(), 1, "{text}");
     assert!(tokens[0] == 1 && tokens.contains(&(END as i32)), "{text}");
     tokens
@@ -291,7 +291,7 @@ fn greedy_answers_take_the_oracles_likeliest_tokens() {
             (Steering::All(1), 0),
         ] {
             let expected = greedy(&room, &prompt, steer_from);
-            let mut sampler = Sampler::new(&SamplingParams::greedy());
+            let mut sampler = Sampler::new(&SamplingParams::greedy()).unwrap();
             let mut generation = session.generate(&prompt, steering).unwrap();
             let next = || generation.next(&mut sampler).unwrap();
             let got: Vec<i32> = std::iter::from_fn(next).take(expected.len()).collect();

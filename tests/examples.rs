@@ -119,7 +119,7 @@ fn continue_steered(model: &candor::Model, texts: [&str; 2], strength: f32) -> S
     let mut session = Session::new(model, &params).unwrap();
     let [so, not_so] = texts.map(|text| {
         session.clear();
-        let tokens = model.tokenize(text, Special::Start);
+        let tokens = model.tokenize(text, Special::Start).unwrap();
         let mut batch = Batch::prompt(&tokens);
         batch.observe(tokens.len() - 1);
         session.decode(&mut batch).unwrap();
@@ -145,8 +145,8 @@ fn continue_steered(model: &candor::Model, texts: [&str; 2], strength: f32) -> S
         SteeringVector::new(geometry.n_layer, geometry.n_head, geometry.d_head, heads.collect());
     session.clear();
     session.set_vector(1, Some((&vector.unwrap(), strength))).unwrap();
-    let prompt = model.tokenize(PROMPT, Special::Start);
-    let mut sampler = Sampler::new(&SamplingParams::greedy());
+    let prompt = model.tokenize(PROMPT, Special::Start).unwrap();
+    let mut sampler = Sampler::new(&SamplingParams::greedy()).unwrap();
     let mut text = Vec::new();
     let mut generation = session.generate(&prompt, Steering::All(1)).unwrap();
     for _ in 0..16 {

@@ -87,7 +87,7 @@ fn its_attention_layers_are_captured() {
         question.answers.iter().map(|answer| form().text(&question.text, &answer.text))
     });
     for (row, text) in texts.enumerate() {
-        let tokens = model.tokenize(&text, Special::Start);
+        let tokens = model.tokenize(&text, Special::Start).unwrap();
         let mut batch = Batch::prompt(&tokens);
         batch.observe(tokens.len() - 1);
         session.clear();
@@ -113,7 +113,7 @@ fn its_heads_are_fitted_and_steered() {
     assert_eq!(heads.scores.len(), LAYERS.len() * ARCH.n_head());
     let vector = heads.vector(&store, heads.scores.len(), DirectionKind::MassMean).unwrap();
     assert_eq!(vector.n_layer(), N_LAYER);
-    let tokens = model.tokenize("the rain", Special::Start);
+    let tokens = model.tokenize("the rain", Special::Start).unwrap();
     let mut session = session(&model, &[]);
     let mut say = |alpha| {
         session.set_vector(1, Some((&vector, alpha))).unwrap();

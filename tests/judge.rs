@@ -174,8 +174,8 @@ fn a_local_judge_is_read_by_the_odds_of_every_spelling() {
     let (model, oracle) = (load(&path), Oracle::open(&path).unwrap());
     // ln p of all tokens after the prompt's.
     let log_probability = |prompt: &str, word: &str| -> f64 {
-        let n_prompt = model.tokenize(prompt, Special::Start).len();
-        let tokens = model.tokenize(&format!("{prompt}{word}"), Special::Start);
+        let n_prompt = model.tokenize(prompt, Special::Start).unwrap().len();
+        let tokens = model.tokenize(&format!("{prompt}{word}"), Special::Start).unwrap();
         let logits = oracle.forward(&tokens).logits;
         (n_prompt..tokens.len())
             .map(|i| {

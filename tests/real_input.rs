@@ -83,8 +83,8 @@ fn fits_and_steers_a_real_model_with_real_data() {
 /// Σ log p of an answer's tokens, its whole text read at once, in a context that holds nothing else
 /// and has no tap.
 fn alone(session: &mut Session, model: &Model, prompt: &str, answer: &str) -> f64 {
-    let n_prompt = model.tokenize(prompt, Special::Start).len();
-    let tokens = model.tokenize(&format!("{prompt} {answer}"), Special::Start);
+    let n_prompt = model.tokenize(prompt, Special::Start).unwrap().len();
+    let tokens = model.tokenize(&format!("{prompt} {answer}"), Special::Start).unwrap();
     session.clear();
     let mut batch = Batch::prompt(&tokens);
     (n_prompt - 1..tokens.len()).for_each(|i| batch.output(i));

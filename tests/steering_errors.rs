@@ -213,7 +213,7 @@ fn a_session_that_was_cut_back_generates() {
     let mut session = session(&model);
     assert!(!session.truncate(1, 0) && !session.truncate(1000, 0));
     let answer = |session: &mut Session| {
-        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut sampler = Sampler::new(&SamplingParams::greedy()).unwrap();
         let mut generation = session.generate(&TOKENS, Steering::Off).unwrap();
         [(); 4].map(|()| generation.next(&mut sampler).unwrap())
     };
@@ -231,7 +231,7 @@ fn a_second_turn_is_what_a_fresh_session_makes_of_it() {
     let (_folder, model) = llama();
     let vector = vector(model.geometry(), &SITES, 1);
     let turn = |session: &mut Session, prompt: &[i32], steering| {
-        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let mut sampler = Sampler::new(&SamplingParams::greedy()).unwrap();
         let mut generation = session.generate(prompt, steering).unwrap();
         let answer: Vec<_> =
             (0..6).filter_map(|_| generation.next(&mut sampler).unwrap()).collect();

@@ -94,7 +94,7 @@ pub fn measure_capture(
     let mut times = [Vec::new(), Vec::new()];
     let (mut n_token_prompt, mut n_token_computed, mut n_threads) = (0, 0, 0);
     for (i, block) in blocks.iter().enumerate() {
-        let prompts = prompts(model, block, &params);
+        let prompts = prompts(model, block, &params)?;
         n_token_prompt += prompts.iter().map(Vec::len).sum::<usize>();
         let mut sums = [Duration::ZERO; 2];
         for repeat in 0..n_repeat {
@@ -142,8 +142,10 @@ pub fn measure_capture(
 }
 
 /// The token ids of every prompt of a data set, as a capture computes them.
-#[must_use]
-pub fn prompts(model: &Model, data: &Dataset, params: &CaptureParams) -> Vec<Vec<i32>> {
+///
+/// # Errors
+/// As [`Model::tokenize`].
+pub fn prompts(model: &Model, data: &Dataset, params: &CaptureParams) -> Result<Vec<Vec<i32>>> {
     let texts = data.questions.iter().flat_map(|question| {
         question.answers.iter().map(|answer| params.form.text(&question.text, &answer.text))
     });

@@ -76,11 +76,11 @@ impl Machine {
     /// This machine.
     #[must_use]
     pub fn this() -> Self {
-        let devices = llama_cpp_2::list_llama_ggml_backend_devices();
-        let device = |device: llama_cpp_2::LlamaBackendDevice| Device {
+        let devices = crate::device::devices(&[]).unwrap_or_default();
+        let device = |device: crate::device::Device| Device {
             name: device.name,
             description: device.description.trim().to_owned(),
-            memory: device.memory_total as u64,
+            memory: device.memory_total,
         };
         Self {
             os: std::env::consts::OS,

@@ -99,7 +99,7 @@ pub fn capture(
     data.require_two_classes()?;
     let geometry = model.geometry();
     let layers: Vec<usize> = model.attention_layers().collect();
-    let texts = Texts::of(model, data, params);
+    let texts = Texts::of(model, data, params)?;
     let longest = params.n_ctx.unwrap_or(model.n_ctx_train());
     // A model with a running state computes sequences in an order of its own: one at a time.
     let n_seq = if model.is_recurrent() { 1 } else { N_SEQ };
@@ -199,7 +199,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn of(model: &Model, data: &Dataset, params: &CaptureParams) -> Self {
+    fn of(model: &Model, data: &Dataset, params: &CaptureParams) -> Result<Self> {
         let mut texts = Self {
             list: Vec::new(),
             place: Vec::new(),
@@ -212,7 +212,7 @@ impl Texts {
         for (group, question) in data.questions.iter().enumerate() {
             for answer in &question.answers {
                 let text = params.form.text(&question.text, &answer.text);
-                texts.push(tokenize(&text), (RowSet::Main, row), (group, None));
+                texts.push(tokenize(&text)?, (RowSet::Main, row), (group, None));
                 row += 1;
             }
             if !params.next_rows || data.questions.len() < 2 {
@@ -231,10 +231,10 @@ impl Texts {
                 };
                 let next_row = texts.next_groups.len();
                 texts.next_groups.push([group, other]);
-                texts.push(tokenize(&text), (RowSet::Next, next_row), (group, Some(other)));
+                texts.push(tokenize(&text)?, (RowSet::Next, next_row), (group, Some(other)));
             }
         }
-        texts
+        Ok(texts)
     }
 
     fn push(

@@ -72,7 +72,7 @@ pub fn complete(
     mut on_text: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Completion> {
     let model = session.model().clone();
-    let mut sampler = Sampler::new(&params.sampling);
+    let mut sampler = Sampler::new(&params.sampling)?;
     let mut stream = TextStream::until(params.stops);
     let mut generation = session.generate(prompt, params.steering)?;
     let start = Instant::now();

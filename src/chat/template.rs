@@ -174,14 +174,16 @@ impl ChatTemplate {
     /// # Errors
     /// What [`ChatTemplate::render`] gives.
     pub fn tokens(&self, model: &Model, messages: &[Message]) -> Result<Vec<i32>> {
-        Ok(prompt_tokens(model, &self.render(messages)?))
+        prompt_tokens(model, &self.render(messages)?)
     }
 }
 
 /// Tokens of a text that stands at the start of the context and may spell out control tokens; BOS
 /// comes first where the model wants it, and never twice.
-#[must_use]
-pub fn prompt_tokens(model: &Model, text: &str) -> Vec<i32> {
+///
+/// # Errors
+/// As [`Model::tokenize`].
+pub fn prompt_tokens(model: &Model, text: &str) -> Result<Vec<i32>> {
     model.tokenize_rendered(text)
 }
 

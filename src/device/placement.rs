@@ -6,7 +6,8 @@ use super::{DeviceKind, Worker, kind_of, local};
 use crate::ffi::device::RawDevice;
 use crate::{Error, Result};
 
-/// The most devices that llama-cpp-2 can pass on: it has room for 16, one of which ends the list.
+/// The most devices of one model: llama.cpp has room for 16 (`llama_max_devices`), the processor among
+/// them.
 const N_DEVICE_MAX: usize = 15;
 
 /// The devices of one model, and the connections that they need.
@@ -58,11 +59,6 @@ impl Placement {
         let layers =
             n_gpu_layers.map_or_else(|| "all layers".to_owned(), |n| format!("{n} layers"));
         format!("{}, {layers}", names.join(", "))
-    }
-
-    /// The devices' places in ggml's registry.
-    pub(crate) fn indices(&self) -> Vec<usize> {
-        self.devices.iter().map(|device| device.index).collect()
     }
 }
 

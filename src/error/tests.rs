@@ -30,7 +30,7 @@ macro_rules! variants {
 
 variants! {
     Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, Invalid, Device, Worker,
-    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge,
+    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge, Spelling,
 }
 
 /// What no file can bring about: llama.cpp would have to compute another graph than it does for any
@@ -40,7 +40,7 @@ const OF_THE_GRAPH: [&str; 2] = ["TapSilent", "Width"];
 type Provocation = fn(&Path) -> Result<()>;
 
 /// The variant, what its message has to hold, and what provokes it in an empty folder.
-const PROVOCATIONS: [(&str, &str, Provocation); 17] = [
+const PROVOCATIONS: [(&str, &str, Provocation); 18] = [
     ("Io", "cannot open", |folder| Gguf::open(&folder.join("absent.gguf")).map(drop)),
     ("Gguf", "announces 9223372036854775808 metadata entries", |folder| {
         let n = (1_u64 << 63).to_le_bytes();
@@ -67,9 +67,13 @@ const PROVOCATIONS: [(&str, &str, Provocation); 17] = [
     }),
     ("PromptTooLong", "the context holds 64: shorten it", |_| {
         let model = demo()?;
-        let prompt = model.tokenize(&"What is the capital? ".repeat(50), Special::Start);
+        let prompt = model.tokenize(&"What is the capital? ".repeat(50), Special::Start)?;
         let mut session = Session::new(&model, &SessionParams { n_ctx: 64, ..small() })?;
         session.generate(&prompt, Steering::Off).map(drop)
+    }),
+    ("Spelling", "cannot spell `ï` at byte 3 of \"A naïve dog\"", |folder| {
+        let path = written(folder, "x.gguf", &without_bytes());
+        load(&path)?.tokenize("A naïve dog", Special::Start).map(drop)
     }),
     ("Invalid", "`../../x` cannot be part of a file name", |folder| {
         default_path(&folder.join("model.gguf"), "../../x").map(drop)
@@ -126,6 +130,28 @@ fn demo_path() -> PathBuf {
 
 fn load(path: &Path) -> Result<Model> {
     Model::load(path, &ModelParams { n_gpu_layers: Some(0), ..ModelParams::default() })
+}
+
+/// The demo model with a SentencePiece vocabulary of ASCII, in which no token stands for a byte.
+fn without_bytes() -> Vec<u8> {
+    let file = Gguf::open(&demo_path()).expect("the demo model is sound");
+    let n_token = file.strings("tokenizer.ggml.tokens").expect("it has tokens").len();
+    let known = ["<unk>", "<s>", "</s>", "\u{2581}"].map(String::from).into_iter();
+    let tokens = known.chain((' '..='~').map(String::from));
+    let tokens: Vec<_> = tokens.chain((0..).map(|i| format!("[{i}]"))).take(n_token).collect();
+    let mut builder = Builder::new();
+    for (key, value) in file.entries().filter(|(key, _)| !key.starts_with("tokenizer.")) {
+        builder.set(key, value.clone());
+    }
+    builder
+        .set("tokenizer.ggml.model", "llama")
+        .set("tokenizer.ggml.tokens", tokens)
+        .set("tokenizer.ggml.scores", vec![0.0f32; n_token])
+        .set("tokenizer.ggml.token_type", vec![1i32; n_token]);
+    for tensor in file.tensors() {
+        builder.tensor(&tensor.name, &tensor.dims, tensor.kind, file.bytes(tensor).to_vec());
+    }
+    builder.to_bytes()
 }
 
 fn demo() -> Result<Model> {

@@ -63,7 +63,7 @@ impl Agreement {
         let longest = steered.n_ctx().min(steered.n_batch());
         let mut sums = [Self::NONE; N];
         for document in documents {
-            let mut tokens = model.tokenize(document, Special::Start);
+            let mut tokens = model.tokenize(document, Special::Start)?;
             tokens.truncate(longest);
             if tokens.is_empty() {
                 on_document()?;

@@ -54,7 +54,7 @@ impl Evaluator {
         // Both readings of a document go into one batch.
         let longest = self.limits.n_token.min(self.limits.longest) / 2;
         for document in documents {
-            let mut tokens = self.model().tokenize(document, Special::Start);
+            let mut tokens = self.model().tokenize(document, Special::Start)?;
             tokens.truncate(longest);
             texts.push(Text::plain(tokens.clone()));
             texts.push(Text { tokens, row: self.row, steer_from: 0 });

@@ -90,7 +90,7 @@ impl<'e, 'v> Trials<'e, 'v> {
         }
         if self.evaluator.held != prefix {
             // The preamble stays held from question to question.
-            let start = self.evaluator.model().tokenize_as(form, &form.start(preamble));
+            let start = self.evaluator.model().tokenize_as(form, &form.start(preamble))?;
             let n_start = start.iter().zip(&prefix).take_while(|(a, b)| a == b).count();
             self.evaluator.hold(&prefix[..n_start])?;
             self.evaluator.hold(&prefix)?;
@@ -155,7 +155,7 @@ impl<'e, 'v> Trials<'e, 'v> {
     /// # Errors
     /// What planning and decoding give.
     pub fn costs(&mut self, which: &[usize], document: &str) -> Result<Cost> {
-        let mut tokens = self.evaluator.model().tokenize(document, Special::Start);
+        let mut tokens = self.evaluator.model().tokenize(document, Special::Start)?;
         tokens.truncate(self.evaluator.limits.n_token.min(self.evaluator.limits.longest));
         // What the last token predicts is not in the document.
         tokens.pop();

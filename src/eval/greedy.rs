@@ -56,8 +56,8 @@ impl Evaluator {
         n_predict: usize,
     ) -> Result<Written> {
         let model = self.model().clone();
-        let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text));
-        let mut sampler = Sampler::new(&SamplingParams::greedy());
+        let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text))?;
+        let mut sampler = Sampler::new(&SamplingParams::greedy())?;
         let mut stream = TextStream::until(self.cut.stops(form.is_chat()));
         let steering = match (self.row, self.policy) {
             (0, _) => Steering::Off,

@@ -90,7 +90,7 @@ impl Evaluator {
             texts.extend(of_question);
             n_prompts.extend(n);
         }
-        let mut preamble = self.model().tokenize_as(form, &form.start(preamble));
+        let mut preamble = self.model().tokenize_as(form, &form.start(preamble))?;
         for text in &texts {
             let n_shared = preamble.iter().zip(&text.tokens).take_while(|(a, b)| a == b).count();
             preamble.truncate(n_shared.min(if text.row == 0 { n_shared } else { text.steer_from }));
@@ -122,10 +122,10 @@ impl Evaluator {
         row: usize,
     ) -> Result<(Vec<Text>, Vec<usize>)> {
         let prompt = form.prompt_after(preamble, &question.text);
-        let prompt_tokens = self.model().tokenize_as(form, &prompt);
+        let prompt_tokens = self.model().tokenize_as(form, &prompt)?;
         let text_of = |answer: &Answer| {
             let text = format!("{prompt}{}", form.answer(&with_full_stop(&answer.text)));
-            let tokens = self.model().tokenize_as(form, &text);
+            let tokens = self.model().tokenize_as(form, &text)?;
             let n_shared = tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
             if tokens.len() < 2 {
                 let what = format!("answer `{}`", answer.text);

@@ -148,11 +148,13 @@ impl Task<'_> {
 }
 
 /// A text's first tokens, as many as are read of it.
-#[must_use]
-pub fn text_tokens(model: &Model, text: &str) -> Vec<i32> {
-    let mut tokens = model.tokenize(text, crate::Special::Start);
+///
+/// # Errors
+/// As [`Model::tokenize`].
+pub fn text_tokens(model: &Model, text: &str) -> Result<Vec<i32>> {
+    let mut tokens = model.tokenize(text, crate::Special::Start)?;
     tokens.truncate(N_TEXT_TOKEN.min(model.n_ctx_train()));
-    tokens
+    Ok(tokens)
 }
 
 /// Makes both control vectors, keeps the nearer one and measures how near they are. What the ledger

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as llama;
 
+use super::guard::{self, Thrown};
 use super::host::{self, Weights};
 use super::means::LayerMeans;
+use super::sys;
 use super::tap::{Pass, Tap, TapError};
 
 /// A failed decode.
@@ -16,6 +18,8 @@ use super::tap::{Pass, Tap, TapError};
 pub(crate) enum DecodeError {
     /// llama.cpp's return code: 1 = no room in the KV cache, negative = failure.
     Host(NonZeroI32),
+    /// What llama.cpp threw.
+    Thrown(Thrown),
     /// The tap's complaint.
     Tap(TapError),
 }
@@ -75,7 +79,9 @@ impl Context {
         }
         // SAFETY: the model outlives the context (`_model`), and so do the tap and the sums (same struct,
         // dropped after `ptr` is freed).
-        let ptr = unsafe { llama::llama_init_from_model(host::model_ptr(model), params) };
+        let ptr = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
+            sys::guard_context_new(host::model_ptr(model), params, fault)
+        });
         let n_vocab = usize::try_from(model.n_vocab()).ok()?;
         let ptr = NonNull::new(ptr)?;
         Some(Self {
@@ -112,10 +118,9 @@ impl Context {
         let data = if rows.is_empty() { std::ptr::null() } else { rows.as_ptr() };
         // SAFETY: the context is alive; llama.cpp copies as many floats as it is told that there are,
         // and refuses another width than the model's.
-        unsafe {
-            llama::llama_set_adapter_cvec(self.ptr.as_ptr(), data, rows.len(), n_embd, 1, i32::MAX)
-                == 0
-        }
+        guard::call_or(-1, |fault| unsafe {
+            sys::guard_set_control_vector(self.ptr.as_ptr(), data, rows.len(), n_embd, fault)
+        }) == 0
     }
 
     /// Whether the model keeps anything between decodes: a KV cache, a recurrent state.
@@ -182,7 +187,7 @@ impl Context {
             means.begin(&batch.positions);
         }
         // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
-        let decode = || unsafe { llama::llama_decode(ptr, raw) };
+        let decode = || guard::call(|fault| unsafe { sys::guard_decode(ptr, raw, fault) });
         let (code, verdict) = if self.is_tapped {
             let start = Instant::now();
             let pass = self.tap.pass(pass, out, || {
@@ -194,27 +199,28 @@ impl Context {
             (decode(), Ok(()))
         };
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
-        match NonZeroI32::new(code) {
-            Some(code) => Err(DecodeError::Host(code)),
-            None => verdict.map_err(DecodeError::Tap),
+        match code.map(NonZeroI32::new) {
+            Err(thrown) => Err(DecodeError::Thrown(thrown)),
+            Ok(Some(code)) => Err(DecodeError::Host(code)),
+            Ok(None) => verdict.map_err(DecodeError::Tap),
         }
     }
 
     /// Logits of the batch's token `i`, F32 `[n_vocab]`; `None` if it was not marked for output.
     pub(crate) fn logits(&self, i: usize) -> Option<&[f32]> {
         let i = i32::try_from(i).ok()?;
-        // SAFETY: llama.cpp checks the index and returns null for a token without output; the row
-        // has `n_vocab` floats and lives until the next call that takes `&mut self`.
-        unsafe {
-            let row = llama::llama_get_logits_ith(self.ptr.as_ptr(), i);
-            (!row.is_null()).then(|| std::slice::from_raw_parts(row, self.n_vocab))
-        }
+        // SAFETY: llama.cpp checks the index and returns null for a token without output.
+        let row = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
+            sys::guard_logits(self.ptr.as_ptr(), i, fault)
+        });
+        // SAFETY: the row has `n_vocab` floats and lives until the next call that takes `&mut self`.
+        (!row.is_null()).then(|| unsafe { std::slice::from_raw_parts(row, self.n_vocab) })
     }
 
     /// Forgets all sequences.
     pub(crate) fn clear(&mut self) {
-        // SAFETY: the memory is alive.
-        unsafe { llama::llama_memory_clear(self.memory(), false) };
+        // SAFETY: the context is alive and owns its memory.
+        guard::call_or((), |fault| unsafe { sys::guard_memory_clear(self.ptr.as_ptr(), fault) });
     }
 
     fn memory(&self) -> llama::llama_memory_t {
@@ -224,16 +230,20 @@ impl Context {
 
     /// Positions of a sequence, which must be one of the context's; 0 where it is empty.
     pub(crate) fn n_token(&self, seq: i32) -> usize {
-        // SAFETY: the memory is alive.
-        let last = unsafe { llama::llama_memory_seq_pos_max(self.memory(), seq) };
+        // SAFETY: the context is alive and owns its memory.
+        let last = guard::call_or(-1, |fault| unsafe {
+            sys::guard_memory_last(self.ptr.as_ptr(), seq, fault)
+        });
         usize::try_from(last + 1).unwrap_or(0)
     }
 
     /// Forgets positions `from .. to` (-1: to the end) of a sequence, which must be one of the
     /// context's; false where the memory cannot (recurrent models).
     pub(crate) fn remove(&mut self, seq: i32, from: i32, to: i32) -> bool {
-        // SAFETY: the memory is alive.
-        unsafe { llama::llama_memory_seq_rm(self.memory(), seq, from, to) }
+        // SAFETY: the context is alive and owns its memory.
+        guard::call_or(false, |fault| unsafe {
+            sys::guard_memory_remove(self.ptr.as_ptr(), seq, from, to, fault)
+        })
     }
 
     /// Whether positions can be moved.
@@ -243,25 +253,29 @@ impl Context {
     }
 
     /// Moves positions `from ..` of a sequence by `by`. Only where [`Context::can_shift`].
-    pub(crate) fn shift(&mut self, seq: i32, from: i32, by: i32) {
-        // SAFETY: the memory is alive.
-        unsafe { llama::llama_memory_seq_add(self.memory(), seq, from, -1, by) };
+    pub(crate) fn shift(&mut self, seq: i32, from: i32, by: i32) -> Result<(), Thrown> {
+        // SAFETY: the context is alive and owns its memory.
+        guard::call(|fault| unsafe {
+            sys::guard_memory_shift(self.ptr.as_ptr(), seq, from, by, fault)
+        })
     }
 
     /// Gives sequence `to`, which must be empty, what `from` holds. Both must be the context's.
-    pub(crate) fn copy(&mut self, from: i32, to: i32) {
-        // SAFETY: the memory is alive.
-        unsafe { llama::llama_memory_seq_cp(self.memory(), from, to, -1, -1) };
+    pub(crate) fn copy(&mut self, from: i32, to: i32) -> Result<(), Thrown> {
+        // SAFETY: the context is alive and owns its memory.
+        guard::call(|fault| unsafe { sys::guard_memory_copy(self.ptr.as_ptr(), from, to, fault) })
     }
 
     /// What a sequence holds, as llama.cpp writes it; `None` where it fails.
     pub(crate) fn state(&mut self, seq: i32) -> Option<Vec<u8>> {
         let ptr = self.ptr.as_ptr();
         // SAFETY: the context is alive.
-        let n = unsafe { llama::llama_state_seq_get_size(ptr, seq) };
+        let n = guard::call_or(0, |fault| unsafe { sys::guard_state_size(ptr, seq, fault) });
         let mut bytes = vec![0; n];
         // SAFETY: llama.cpp writes at most as many bytes as it is told that there are.
-        let n = unsafe { llama::llama_state_seq_get_data(ptr, bytes.as_mut_ptr(), n, seq) };
+        let n = guard::call_or(0, |fault| unsafe {
+            sys::guard_state_get(ptr, bytes.as_mut_ptr(), bytes.len(), seq, fault)
+        });
         (n > 0 && n == bytes.len()).then_some(bytes)
     }
 
@@ -269,7 +283,9 @@ impl Context {
     pub(crate) fn restore(&mut self, seq: i32, bytes: &[u8]) -> bool {
         let ptr = self.ptr.as_ptr();
         // SAFETY: llama.cpp reads at most as many bytes as it is told that there are.
-        unsafe { llama::llama_state_seq_set_data(ptr, bytes.as_ptr(), bytes.len(), seq) > 0 }
+        guard::call_or(0, |fault| unsafe {
+            sys::guard_state_set(ptr, bytes.as_ptr(), bytes.len(), seq, fault)
+        }) > 0
     }
 }
 

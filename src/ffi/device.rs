@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as llama;
 
-use super::host;
+use super::{guard, host, sys};
 
 /// `ggml_backend_rpc_add_server` of `ggml-rpc.h`.
 type AddServer = unsafe extern "C" fn(*const c_char) -> llama::ggml_backend_reg_t;
@@ -52,6 +52,11 @@ impl RawDevice {
         (0..n).filter_map(|index| Some(Self { ptr: NonNull::new(get(index))?, index })).collect()
     }
 
+    /// ggml's own handle.
+    pub(super) fn as_ptr(self) -> llama::ggml_backend_dev_t {
+        self.ptr.as_ptr()
+    }
+
     /// As llama.cpp prints it: `CPU`, `CUDA0`, `RPC0`.
     pub(crate) fn name(self) -> String {
         // SAFETY: the device lives as long as the process, and so does its name.
@@ -95,9 +100,9 @@ impl RawDevice {
     pub(crate) fn memory(self) -> (usize, usize) {
         let (mut free, mut total) = (0, 0);
         // SAFETY: the device is alive and the pointers are to locals.
-        unsafe {
-            llama::ggml_backend_dev_memory(self.ptr.as_ptr(), &raw mut free, &raw mut total);
-        }
+        guard::call_or((), |fault| unsafe {
+            sys::guard_dev_memory(self.as_ptr(), &raw mut free, &raw mut total, fault);
+        });
         (free, total)
     }
 
@@ -107,7 +112,9 @@ impl RawDevice {
         // SAFETY: a plain struct of pointers, numbers and flags, for all of which zero is a value.
         let mut props: llama::ggml_backend_dev_props = unsafe { std::mem::zeroed() };
         // SAFETY: the device is alive; the call fills `props`.
-        unsafe { llama::ggml_backend_dev_get_props(self.ptr.as_ptr(), &raw mut props) };
+        guard::call_or((), |fault| unsafe {
+            sys::guard_dev_get_props(self.as_ptr(), &raw mut props, fault);
+        });
         // SAFETY: null or a string that lives as long as the device.
         (!props.device_id.is_null()).then(|| unsafe { owned(props.device_id) })
     }
@@ -127,8 +134,10 @@ impl Connection {
     /// Connects to the worker of an RPC device. ggml ends the process where it does not answer.
     pub(crate) fn open(device: RawDevice) -> Option<Self> {
         // SAFETY: the device is alive; no parameters is what null says.
-        NonNull::new(unsafe { llama::ggml_backend_dev_init(device.ptr.as_ptr(), std::ptr::null()) })
-            .map(Self)
+        let backend = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
+            sys::guard_dev_init(device.as_ptr(), fault)
+        });
+        NonNull::new(backend).map(Self)
     }
 }
 
@@ -156,13 +165,10 @@ pub(crate) fn add_worker(endpoint: &str) -> bool {
     // SAFETY: the RPC backend gives under this name a function of this type (`ggml-rpc.h`).
     let add_server = unsafe { std::mem::transmute::<NonNull<c_void>, AddServer>(function) };
     // SAFETY: the string ends in NUL and is copied.
-    let reg = unsafe { add_server(endpoint.as_ptr()) };
-    if reg.is_null() {
-        return false;
-    }
-    // SAFETY: `reg` was made by ggml and is never freed.
-    unsafe { llama::ggml_backend_register(reg) };
-    true
+    let reg = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
+        sys::guard_rpc_add_server(Some(add_server), endpoint.as_ptr(), fault)
+    });
+    !reg.is_null()
 }
 
 /// Serves devices to other machines, one connection after the other; returns only where it cannot.
@@ -177,15 +183,16 @@ pub(crate) fn start_server(endpoint: &str, n_thread: usize, devices: &[RawDevice
     let mut devices: Vec<_> = devices.iter().map(|device| device.ptr.as_ptr()).collect();
     // SAFETY: the string and the array live for the call, the devices for the whole process; no
     // cache folder is what null says.
-    unsafe {
-        start_server(
+    guard::call_or((), |fault| unsafe {
+        sys::guard_rpc_start_server(
+            Some(start_server),
             endpoint.as_ptr(),
-            std::ptr::null(),
             n_thread,
             devices.len(),
             devices.as_mut_ptr(),
+            fault,
         );
-    }
+    });
 }
 
 /// A function that the RPC backend offers by name, so that nothing need link to it.

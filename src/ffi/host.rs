@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::io::Write as _;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once};
 
@@ -13,6 +15,8 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as llama;
 
+use super::device::RawDevice;
+use super::{guard, sys};
 use crate::error::is_command;
 
 /// A model's weights with what they need to live. Sessions share them.
@@ -53,6 +57,10 @@ pub(crate) fn backend() -> ManuallyDrop<LlamaBackend> {
         unsafe { llama::llama_log_set(Some(sink), std::ptr::null_mut()) };
         // SAFETY: `last_words` has the declared signature and never unwinds.
         unsafe { llama::ggml_set_abort_callback(Some(last_words)) };
+        guard::call_or((), |fault| {
+            // SAFETY: starting llama.cpp needs nothing; drivers that throw are caught.
+            unsafe { sys::guard_start(fault) }
+        });
         // The backend lives as long as the process: its handle is never dropped.
         std::mem::forget(LlamaBackend::init());
     });
@@ -86,12 +94,17 @@ unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: 
         let _ = std::io::stderr().write_all(plain.as_bytes());
     }
     if level == llama::GGML_LOG_LEVEL_ERROR || level == llama::GGML_LOG_LEVEL_WARN {
-        let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if complaints.len() == N_COMPLAINT {
-            complaints.pop_front();
-        }
-        complaints.push_back(text.trim().to_owned());
+        complain(text.trim().to_owned());
     }
+}
+
+/// Keeps a complaint for [`take_complaints`].
+pub(super) fn complain(text: String) {
+    let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if complaints.len() == N_COMPLAINT {
+        complaints.pop_front();
+    }
+    complaints.push_back(text);
 }
 
 /// A file that writes to stdout, while whatever C code prints there from now on goes to stderr or
@@ -143,6 +156,36 @@ pub(crate) fn model_ptr(model: &LlamaModel) -> *mut llama::llama_model {
     // SAFETY: `LlamaModel` is `repr(transparent)` over a `repr(transparent)` non-null pointer to
     // `llama_model` (llama-cpp-2 is pinned exactly, and the size is asserted above).
     unsafe { *std::ptr::from_ref(model).cast::<*mut llama::llama_model>() }
+}
+
+/// Loads a model onto devices of ggml's registry, none of them: the processor alone. `n_gpu_layers`:
+/// layers to keep there, from the last one down.
+///
+/// # Errors
+/// llama.cpp's complaint.
+pub(crate) fn load(
+    path: &Path,
+    devices: &[RawDevice],
+    n_gpu_layers: Option<u32>,
+) -> Result<LlamaModel, String> {
+    let _ = backend();
+    let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    let mut devices: Vec<_> = devices.iter().map(|device| device.as_ptr()).collect();
+    devices.push(std::ptr::null_mut());
+    // SAFETY: fills a plain struct.
+    let mut params = unsafe { llama::llama_model_default_params() };
+    params.devices = devices.as_mut_ptr();
+    if let Some(n) = n_gpu_layers {
+        params.n_gpu_layers = i32::try_from(n).unwrap_or(i32::MAX);
+    }
+    // SAFETY: the path ends in NUL and the list of devices in null; both live for the call.
+    let model = guard::call(|fault| unsafe { sys::guard_model_load(path.as_ptr(), params, fault) })
+        .map_err(|thrown| thrown.to_string())?;
+    let model = NonNull::new(model).ok_or_else(take_complaints)?;
+    const { assert!(size_of::<LlamaModel>() == size_of::<NonNull<llama::llama_model>>()) };
+    // SAFETY: `LlamaModel` is `repr(transparent)` over a `repr(transparent)` non-null pointer (as in
+    // `model_ptr`) to a model that it frees, and nothing else owns this one.
+    Ok(unsafe { std::mem::transmute::<NonNull<llama::llama_model>, LlamaModel>(model) })
 }
 
 /// Whether some layers attend to a sliding window.

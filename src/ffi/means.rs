@@ -3,12 +3,14 @@
 //! The tap looks at attention outputs. What a layer as a whole gives, its `l_out-<il>`, is looked at
 //! here: by an eval callback of its own that goes before the tap's, or that stands alone in a context
 //! without one. It adds up columns into memory that is there from the start, and cannot panic: no
-//! index, no allocation, no arithmetic that overflows.
+//! index, no allocation but for the words of an exception that it caught, no arithmetic that overflows.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as llama;
+
+use super::{guard, sys};
 
 /// `cb_eval` and its user data.
 type Callback = (llama::ggml_backend_sched_eval_callback, *mut c_void);
@@ -125,7 +127,10 @@ unsafe extern "C" fn eval(
     let layer = layer_of(unsafe { CStr::from_ptr(std::ptr::addr_of!((*node).name).cast()) });
     let tap = |ask| match sums.tap {
         // SAFETY: the tap's own callback with its own user data; the context owns the tap, too.
-        Some((Some(eval), data)) => unsafe { eval(node, ask, data) },
+        // What it throws must not pass this frame; the layer, not computed, is the tap's complaint.
+        Some((Some(eval), data)) => guard::call_or(false, |fault| unsafe {
+            sys::guard_eval(Some(eval), node, ask, data, fault)
+        }),
         _ => !ask,
     };
     if ask {
@@ -168,8 +173,12 @@ unsafe fn add(
     };
     // SAFETY: the node is contiguous F32 of as many values as `values` has; it was computed, so it
     // has memory on its device.
-    unsafe {
-        llama::ggml_backend_tensor_get(node, values.as_mut_ptr().cast(), 0, size_of_val(values));
+    let read = guard::call(|fault| unsafe {
+        sys::guard_tensor_get(node, values.as_mut_ptr().cast(), 0, size_of_val(values), fault);
+    });
+    if read.is_err() {
+        layer.n_strange = layer.n_strange.saturating_add(1);
+        return;
     }
     let counted = counted.iter().skip(layer.n_seen);
     layer.n_seen = layer.n_seen.saturating_add(n_column);

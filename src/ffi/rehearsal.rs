@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as llama;
 
 use super::tap::{Kind, Pass, Tap};
+use super::{guard, sys};
 
 /// A tap before a graph of named nodes, some of which are attention outputs. For benches.
 pub struct Rehearsal {
@@ -105,12 +106,10 @@ impl Graph {
             });
         }
         // SAFETY: the context's tensors have no memory yet; the buffer is freed with the graph.
-        graph.buffer = unsafe {
-            llama::ggml_backend_alloc_ctx_tensors_from_buft(
-                context.as_ptr(),
-                llama::ggml_backend_cpu_buffer_type(),
-            )
-        };
+        graph.buffer = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
+            let kind = llama::ggml_backend_cpu_buffer_type();
+            sys::guard_alloc_tensors(context.as_ptr(), kind, fault)
+        });
         (!graph.buffer.is_null()).then_some(graph)
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 
-use super::sys;
+use super::{guard, sys};
 
 /// Why a pass through the tap failed, in C's terms; `Session` gives it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,10 @@ impl Tap {
         };
         // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
         // the plan of observed layers asks for; C checks every index.
-        self.check(unsafe { sys::headtap_begin(self.ptr.as_ptr(), &raw const pass) })?;
+        let begun = guard::call_or(sys::HEADTAP_NO_MEMORY, |fault| unsafe {
+            sys::guard_headtap_begin(self.ptr.as_ptr(), &raw const pass, fault)
+        });
+        self.check(begun)?;
         let end = EndPass(self);
         let result = decode();
         let status = end.finish();

@@ -31,8 +31,8 @@ impl LogitJudge {
     pub fn new(model: &Model, n_ctx: usize, params: SessionParams) -> Result<Self> {
         let identity = format!("logits {}, {} cache", model.identity()?, params.cache);
         let judge = Self { evaluator: Evaluator::with(model, n_ctx, params)?, identity };
-        let of_yes = judge.spellings("Q: ?\nA: .\nTrue:", &YES);
-        let of_no = judge.spellings("Q: ?\nA: .\nTrue:", &NO);
+        let of_yes = judge.spellings("Q: ?\nA: .\nTrue:", &YES)?;
+        let of_no = judge.spellings("Q: ?\nA: .\nTrue:", &NO)?;
         if of_yes.iter().any(|yes| of_no.contains(yes)) {
             let problem = "its vocabulary has the same tokens for yes and no: take another model";
             return Err(judge.error(problem));
@@ -41,16 +41,16 @@ impl LogitJudge {
     }
 
     /// The tokens of a prompt with each spelling, each once.
-    fn spellings(&self, prompt: &str, words: &[&str]) -> Vec<Vec<i32>> {
+    fn spellings(&self, prompt: &str, words: &[&str]) -> Result<Vec<Vec<i32>>> {
         let model = self.evaluator.model();
         let mut all: Vec<Vec<i32>> = Vec::new();
         for word in words {
-            let tokens = model.tokenize(&format!("{prompt}{word}"), Special::Start);
+            let tokens = model.tokenize(&format!("{prompt}{word}"), Special::Start)?;
             if !all.contains(&tokens) {
                 all.push(tokens);
             }
         }
-        all
+        Ok(all)
     }
 
     fn name(&self) -> String {
@@ -97,8 +97,9 @@ impl Judge for LogitJudge {
         for answer in answers {
             for aspect in Aspect::ALL {
                 let prompt = aspect.prompt(&answer.question.text, answer.text);
-                let prompt_tokens = self.evaluator.model().tokenize(&prompt, Special::Start);
-                let [of_yes, of_no] = [YES, NO].map(|words| self.spellings(&prompt, &words));
+                let prompt_tokens = self.evaluator.model().tokenize(&prompt, Special::Start)?;
+                let of_yes = self.spellings(&prompt, &YES)?;
+                let of_no = self.spellings(&prompt, &NO)?;
                 counts.push([of_yes.len(), of_no.len()]);
                 for tokens in of_yes.into_iter().chain(of_no) {
                     let n_shared =

@@ -257,10 +257,10 @@ impl Judge for ProbeJudge {
             .flat_map(|asked| {
                 Aspect::ALL.map(|aspect| {
                     let prompt = aspect.prompt(&asked.question.text, asked.text);
-                    Text::plain(model.tokenize(&prompt, Special::Start))
+                    model.tokenize(&prompt, Special::Start).map(Text::plain)
                 })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let n_seq = self.session.n_seq_max();
         let limits = Limits { n_token: N_TOKEN, longest: self.longest, n_seq };
         let name = |_| "an answer with its question, as the judge reads it".to_owned();

@@ -123,8 +123,10 @@ impl<'a> Trial<'a> {
         for question in &self.questions {
             per_question += evaluator.n_answer_token(question, self.form, self.preamble)?;
         }
-        let per_document = |d: &&str| evaluator.model().tokenize(d, Special::Start).len();
-        let per_document: usize = self.documents.iter().map(per_document).sum();
+        let mut per_document = 0;
+        for document in self.documents {
+            per_document += evaluator.model().tokenize(document, Special::Start)?.len();
+        }
         // A sum over all of them, to that over some.
         let part = |sum: usize, n_all: usize, n: usize| sum * n.min(n_all) / n_all.max(1);
         let n_token = |[questions, documents]: [usize; 2]| {

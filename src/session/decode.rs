@@ -133,6 +133,7 @@ impl Session {
                 n_token: self.context.n_cell() + 1,
                 n_ctx: self.context.n_cell(),
             },
+            DecodeError::Thrown(thrown) => thrown.failed_to("decode"),
             DecodeError::Host(code) => Error::Decode {
                 action: "decode",
                 problem: format!("code {code}: {}", host::take_complaints()),

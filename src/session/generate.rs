@@ -124,8 +124,7 @@ impl Generation<'_> {
             return Ok(None);
         }
         let logits = self.session.logits(self.i_output)?;
-        let token =
-            sampler.sample(logits).ok_or_else(|| Error::invalid("vocabulary", "it is empty"))?;
+        let token = sampler.sample(logits)?;
         if self.session.model().is_end(token) {
             self.end = Some(End::Model);
             return Ok(None);

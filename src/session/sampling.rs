@@ -1,10 +1,9 @@
 //! Choosing the next token.
 
-use llama_cpp_2::sampling::LlamaSampler;
-use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token::data::LlamaTokenData;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use serde::Serialize;
+
+use crate::ffi::sampler::SamplerChain;
+use crate::{Error, Result};
 
 /// Sampling as llama.cpp names it, with its defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -36,41 +35,32 @@ impl SamplingParams {
 }
 
 /// A chain of llama.cpp's samplers.
+#[derive(Debug)]
 pub struct Sampler {
-    chain: LlamaSampler,
+    chain: SamplerChain,
 }
 
 impl Sampler {
     /// Top-k, top-p, min-p, temperature, draw: llama.cpp's order. At temperature 0, the likeliest.
-    #[must_use]
-    pub fn new(params: &SamplingParams) -> Self {
-        let chain = if params.temp <= 0.0 {
-            LlamaSampler::greedy()
-        } else {
-            LlamaSampler::chain_simple([
-                LlamaSampler::top_k(params.top_k),
-                LlamaSampler::top_p(params.top_p, 1),
-                LlamaSampler::min_p(params.min_p, 1),
-                LlamaSampler::temp(params.temp),
-                LlamaSampler::dist(params.seed),
-            ])
-        };
-        Self { chain }
+    ///
+    /// # Errors
+    /// [`Error::Decode`] where llama.cpp fails, as for want of memory.
+    pub fn new(params: &SamplingParams) -> Result<Self> {
+        let SamplingParams { temp, top_k, top_p, min_p, seed } = *params;
+        let chain = SamplerChain::new(temp, top_k, (top_p, min_p), seed)
+            .map_err(|thrown| thrown.failed_to("make a sampler"))?;
+        Ok(Self { chain })
     }
 
-    /// Chooses a token from logits, F32 `[n_vocab]`; `None` only for an empty slice.
-    pub fn sample(&mut self, logits: &[f32]) -> Option<i32> {
-        let candidates = logits
-            .iter()
-            .zip(0..)
-            .map(|(&logit, id)| LlamaTokenData::new(LlamaToken(id), logit, 0.0));
-        let mut candidates = LlamaTokenDataArray::from_iter(candidates, false);
-        if candidates.data.is_empty() {
-            return None;
-        }
-        self.chain.apply(&mut candidates);
-        let token = candidates.selected_token()?;
-        self.chain.accept(token);
-        Some(token.0)
+    /// Chooses a token from logits, F32 `[n_vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where none can be chosen, as from an empty slice, [`Error::Decode`] where
+    /// llama.cpp fails.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<i32> {
+        let chosen = self.chain.choose(logits);
+        chosen
+            .map_err(|thrown| thrown.failed_to("choose a token"))?
+            .ok_or_else(|| Error::invalid("logits", "no token can be chosen by them"))
     }
 }

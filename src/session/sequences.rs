@@ -89,8 +89,8 @@ impl Session {
         self.held.clear();
         self.is_pending |= end < n_token;
         if self.context.remove(id, from, to) {
-            self.context.shift(id, to, from - to);
-            return Ok(());
+            let shifted = self.context.shift(id, to, from - to);
+            return shifted.map_err(|thrown| thrown.failed_to("shift a sequence"));
         }
         Err(Error::Decode { action: "shift a sequence", problem: host::take_complaints() })
     }
@@ -112,7 +112,8 @@ impl Session {
             let problem = host::take_complaints();
             return Err(Error::Decode { action: "empty a sequence", problem });
         }
-        self.context.copy(id_from, id_to);
+        let copied = self.context.copy(id_from, id_to);
+        copied.map_err(|thrown| thrown.failed_to("copy a sequence"))?;
         if self.split.is_separate() {
             self.is_pending = true;
         } else {

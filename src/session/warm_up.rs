@@ -61,6 +61,7 @@ pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
     context.decode(&mut batch, &pass, &mut []).map_err(|error| match error {
         DecodeError::Tap(error) => tap_error(model, error),
         DecodeError::Host(_) => complaints(),
+        DecodeError::Thrown(thrown) => thrown.failed_to(action),
     })?;
     let tap = context.tap();
     Ok((0..geometry.n_layer).map(|layer| tap.n_seen(Kind::Output, layer) == 1).collect())

@@ -92,7 +92,7 @@ impl PreambleArgs {
         text: &str,
     ) -> Result<()> {
         let n_ctx = Evaluator::longest(model, args.ctx_size().unwrap_or(0));
-        let n_token = model.tokenize(text, Special::Start).len();
+        let n_token = model.tokenize(text, Special::Start)?.len();
         if n_token < n_ctx {
             return Ok(());
         }

@@ -115,7 +115,7 @@ impl ExportArgs {
             }
             None => PromptForm::parse(&sidecar.about.prompt)?,
         };
-        let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form);
+        let task = task(&model, &sidecar, alpha, &neutral, data.as_ref(), form)?;
         let session = SessionParams {
             n_ctx: self.model.ctx_size().unwrap_or(0),
             ..self.model.session(&model)
@@ -232,20 +232,23 @@ fn task<'a>(
     neutral: &[String],
     data: Option<&'a Dataset>,
     form: PromptForm,
-) -> Task<'a> {
+) -> Result<Task<'a>> {
     let questions = data.map_or(&[][..], |data| &data.questions);
     let texts = questions.iter().filter_map(|question| {
         let answer = question.answers.get(question.best())?;
         Some(text_tokens(model, &form.text(&question.text, &answer.text)))
     });
-    Task {
+    let mut texts: Vec<Vec<i32>> = texts.collect::<Result<_>>()?;
+    texts.retain(|tokens| !tokens.is_empty());
+    let neutral = neutral.iter().map(|text| text_tokens(model, text));
+    Ok(Task {
         vector: &sidecar.vector,
         alpha,
-        neutral: neutral.iter().map(|text| text_tokens(model, text)).collect(),
-        texts: texts.filter(|tokens| !tokens.is_empty()).collect(),
+        neutral: neutral.collect::<Result<_>>()?,
+        texts,
         questions: questions.iter().filter(|question| question.is_two_sided()).collect(),
         form,
-    }
+    })
 }
 
 /// Everything that a result depends on.

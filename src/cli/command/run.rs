@@ -108,7 +108,7 @@ impl RunArgs {
             if stdout_is_terminal() && !output.is_json() {
                 output.text(&format!("{DIM}{}{DIM:#}", printable(&prompt)));
             }
-            complete(&mut session, &prompt_tokens(&model, &prompt), &params, on_text)?
+            complete(&mut session, &prompt_tokens(&model, &prompt)?, &params, on_text)?
         };
         if output.is_json() {
             output.json(&Report {

@@ -79,7 +79,7 @@ impl CaptureArgs {
         let model = self.model.load()?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         if let Some(path) = &self.prompts {
-            write_prompts(path, &prompts(&model, &data, &params))?;
+            write_prompts(path, &prompts(&model, &data, &params)?)?;
         }
         let speed = self.measure_with_bar(&model, &data, &params, output)?;
         let document = Document {

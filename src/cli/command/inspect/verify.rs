@@ -79,11 +79,11 @@ pub(super) fn verify(sidecar: &Sidecar, args: &ModelArgs) -> Result<Verified> {
     let documents = embedded::neutral().into_iter().take(N_DOCUMENT);
     let texts: Vec<Vec<i32>> = documents
         .map(|text| {
-            let mut tokens = text_tokens(&model, text);
+            let mut tokens = text_tokens(&model, text)?;
             tokens.truncate(N_DOCUMENT_TOKEN);
-            tokens
+            Ok(tokens)
         })
-        .collect();
+        .collect::<Result<_>>()?;
 
     let (vector, alpha) = (&sidecar.vector, sidecar.about.alpha);
     let mut off_is_off = true;
