@@ -44,7 +44,12 @@ struct Page {
 
 impl Page {
     fn read(path: &Path) -> Self {
-        let text = std::fs::read_to_string(root().join(path)).expect("a page");
+        let mut text = std::fs::read_to_string(root().join(path)).expect("a page");
+        // mdBook's way to show a file of the project as a page.
+        if let Some(file) = text.trim().strip_prefix("{{#include ") {
+            let file = resolved(path, file.trim_end_matches("}}"));
+            text = std::fs::read_to_string(root().join(file)).expect("a file that is included");
+        }
         let mut page = Self::default();
         let mut heading: Option<String> = None;
         for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {

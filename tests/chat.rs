@@ -142,12 +142,12 @@ fn a_mistake_is_one_line_and_no_end() {
     assert_eq!(stdout(&chat).lines().count(), 1);
     let notes = stderr(&chat);
     for expected in [
-        "there is no /alhpa, but /alpha /on /off /compare",
+        "unknown command /alhpa; the commands are /alpha /on /off /compare",
         "how strong?",
         "which file?",
         "error: cannot open no-such.gguf",
         "error: no/such/a.md: there is no folder no/such",
-        "nothing was asked yet",
+        "nothing has been asked yet",
     ] {
         assert_eq!(notes.matches(expected).count(), 1, "{expected}: {notes}");
     }

@@ -9,18 +9,29 @@ use crate::select::Grid;
 use crate::{Error, Result};
 
 const MODEL: &[u8] = include_bytes!("../../models/demo.gguf");
+const VECTOR: &[u8] = include_bytes!("../../models/demo-vector.gguf");
 const QUESTIONS: &[u8] = include_bytes!("../../models/demo-questions.csv");
 const NEUTRAL: &str = include_str!("../../models/demo-neutral.txt");
 
 /// Writes the built-in model into the user's cache folder, once, and gives its path: llama.cpp
 /// loads files only, and what is fitted for it is kept beside it.
 fn model() -> Result<PathBuf> {
-    let folder = cache_folder("")?;
-    let path = folder.join("demo.gguf");
-    if std::fs::read(&path).is_ok_and(|bytes| bytes == MODEL) {
+    unpacked("demo.gguf", MODEL)
+}
+
+/// A vector for the built-in model, for those who have not fitted one yet. Its name is not that of a
+/// sidecar beside the model, so that what is fitted comes first.
+pub(in crate::cli) fn vector() -> Result<PathBuf> {
+    unpacked("demo-vector.gguf", VECTOR)
+}
+
+/// A file of the cache folder with these bytes.
+fn unpacked(name: &str, content: &[u8]) -> Result<PathBuf> {
+    let path = cache_folder("")?.join(name);
+    if std::fs::read(&path).is_ok_and(|bytes| bytes == content) {
         return Ok(path);
     }
-    match write_atomically(&path, |out| out.write_all(MODEL)) {
+    match write_atomically(&path, |out| out.write_all(content)) {
         Err(Error::Io { source, .. }) => Err(no_cache(&path, &source)),
         written => written.map(|()| path),
     }
@@ -40,6 +51,20 @@ pub(in crate::cli) fn cache_folder(name: &str) -> Result<PathBuf> {
     };
     let folder = cache.join(name);
     std::fs::create_dir_all(&folder).map_err(|error| no_cache(&folder, &error))?;
+    Ok(folder)
+}
+
+/// The folder for what the user would miss, such as the lines of earlier chats (or `CANDOR_STATE`).
+pub(in crate::cli) fn state_folder() -> Result<PathBuf> {
+    let named = std::env::var_os("CANDOR_STATE").filter(|folder| !folder.is_empty());
+    let folder = match named {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let base = dirs::state_dir().or_else(dirs::data_local_dir);
+            base.unwrap_or_else(std::env::temp_dir).join("candor")
+        }
+    };
+    std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     Ok(folder)
 }
 

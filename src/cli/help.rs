@@ -150,16 +150,13 @@ fn with_examples(command: Command) -> Command {
 }
 
 /// llama.cpp's spellings: options of several letters behind one dash, and what candor calls otherwise.
-const SPELLINGS: [(&str, &str); 14] = [
+const SPELLINGS: [(&str, &str); 11] = [
     ("-ngl", "--n-gpu-layers"),
     ("--gpu-layers", "--n-gpu-layers"),
     ("-dev", "--device"),
-    ("-hf", "--hf"),
-    ("-hfr", "--hf"),
-    ("--hf-repo", "--hf"),
-    ("-ctk", "--cache-type-k"),
-    ("-ctv", "--cache-type-v"),
-    ("-fa", "--flash-attn"),
+    ("-hf", "--hf-repo"),
+    ("-hfr", "--hf-repo"),
+    ("--hf", "--hf-repo"),
     ("-cnv", "--chat"),
     ("--prompt-file", "--file"),
     ("-sys", "--system"),
@@ -167,15 +164,105 @@ const SPELLINGS: [(&str, &str); 14] = [
     ("--predict", "--n-predict"),
 ];
 
-/// A command line in candor's spelling.
-pub(in crate::cli) fn spelled(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut is_value = false;
-    words
-        .map(|word| {
-            // What follows `-p` is a text, whatever it looks like.
-            let was_value = std::mem::replace(&mut is_value, word == "-p" || word == "--prompt");
-            let ours = SPELLINGS.iter().find(|(theirs, _)| !was_value && word == *theirs);
-            ours.map_or(word, |(_, ours)| (*ours).into())
-        })
-        .collect()
+/// A command line in candor's spelling; the error says what to write instead.
+pub(in crate::cli) fn spelled(
+    words: impl Iterator<Item = OsString>,
+) -> Result<Vec<OsString>, String> {
+    let mut words = words.peekable();
+    let mut spelled = Vec::new();
+    let (mut keys, mut values) = (None, None);
+    let mut is_text = false;
+    while let Some(word) = words.next() {
+        // What follows `-p` is a text, whatever it looks like.
+        if std::mem::replace(&mut is_text, word == "-p" || word == "--prompt") {
+            spelled.push(word);
+            continue;
+        }
+        match word.to_str() {
+            Some("-ctk" | "--cache-type-k") => keys = words.next(),
+            Some("-ctv" | "--cache-type-v") => values = words.next(),
+            Some("-fa" | "--flash-attn") => match words.peek().and_then(|next| next.to_str()) {
+                Some("on" | "auto" | "1" | "true" | "enabled") => drop(words.next()),
+                Some("off" | "0" | "false" | "disabled") => {
+                    return Err("candor's program always uses flash attention where the model \
+                                supports it: leave -fa out (in the library: \
+                                SessionParams::flash_attention)"
+                        .to_owned());
+                }
+                _ => {}
+            },
+            text => {
+                let ours = SPELLINGS.iter().find(|(theirs, _)| text == Some(*theirs));
+                spelled.push(ours.map_or(word.clone(), |(_, ours)| (*ours).into()));
+            }
+        }
+    }
+    match (keys, values) {
+        (None, None) => {}
+        (Some(keys), Some(values)) if keys == values => spelled.extend(["--cache".into(), keys]),
+        (keys, values) => {
+            let kind = keys.or(values).unwrap_or_default();
+            return Err(format!(
+                "candor stores keys and values in one type: give -ctk and -ctv the same one, or \
+                 --cache {}",
+                kind.to_string_lossy()
+            ));
+        }
+    }
+    Ok(spelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spelled_out(line: &str) -> Result<String, String> {
+        let words = spelled(line.split(' ').map(OsString::from))?;
+        Ok(words.join(" ".as_ref()).into_string().unwrap_or_default())
+    }
+
+    #[test]
+    fn what_llama_cpp_understands_is_understood() {
+        for (theirs, ours) in [
+            ("run -ngl 3 --predict 5", "run --n-gpu-layers 3 --n-predict 5"),
+            ("run -hf o/r:Q4_0", "run --hf-repo o/r:Q4_0"),
+            ("run -ctk q8_0 -ctv q8_0 -p x", "run -p x --cache q8_0"),
+            ("run -fa -p x", "run -p x"),
+            ("run -fa on -p x", "run -p x"),
+            ("run -p -fa", "run -p -fa"),
+            ("chat -sys hello", "chat --system hello"),
+        ] {
+            assert_eq!(spelled_out(theirs).as_deref(), Ok(ours), "{theirs}");
+        }
+        assert!(spelled_out("run -ctk q8_0").unwrap_err().contains("--cache q8_0"));
+        assert!(spelled_out("run -ctk q8_0 -ctv f16").unwrap_err().contains("--cache q8_0"));
+        assert!(spelled_out("run -fa off").unwrap_err().contains("leave -fa out"));
+    }
+
+    #[test]
+    fn every_command_is_in_one_group_and_has_examples_that_parse() {
+        let line = crate::cli::command_line();
+        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let mut there: Vec<&str> = line
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+            .map(Command::get_name)
+            .collect();
+        grouped.sort_unstable();
+        there.sort_unstable();
+        assert_eq!(grouped, there);
+        for name in there {
+            let examples = examples(name).unwrap_or_else(|| panic!("{name} has no examples"));
+            for example in examples.lines() {
+                // What stands after several spaces is a remark.
+                let command = example.split("   ").next().unwrap_or_default();
+                let command = command.split(" > ").next().unwrap_or_default();
+                let start = command.find("candor ").unwrap_or_else(|| panic!("{example}"));
+                let words = shlex::split(&command[start..]).unwrap_or_else(|| panic!("{example}"));
+                let words = spelled(words.into_iter().map(OsString::from)).unwrap();
+                let parsed = crate::cli::command_line().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+            }
+        }
+    }
 }

@@ -78,7 +78,10 @@ pub(in crate::cli) fn command_line() -> clap::Command {
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    let words = help::spelled(std::env::args_os());
+    let words = help::spelled(std::env::args_os()).unwrap_or_else(|problem| {
+        let mut command = command_line();
+        command.error(clap::error::ErrorKind::InvalidValue, problem).exit()
+    });
     let matches = command_line().get_matches_from(words);
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     crate::set_verbose(cli.verbose);

@@ -17,6 +17,7 @@ use crate::{Error, Model, Result};
 
 /// Where activations come from.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
 pub(in crate::cli) struct StoreArgs {
     /// A store made by `capture`, in place of capturing; made here if it does not exist.
     #[arg(long, value_name = "SAFETENSORS")]

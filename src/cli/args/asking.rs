@@ -22,6 +22,7 @@ use crate::{Error, Model, Result, Special};
 
 /// What stands before every question.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Asking and scoring")]
 pub(in crate::cli) struct PreambleArgs {
     /// Text before every question whose answers are scored, such as examples that are answered.
     #[arg(long, value_name = "FILE")]
@@ -30,6 +31,7 @@ pub(in crate::cli) struct PreambleArgs {
 
 /// How questions are asked and scored.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Asking and scoring")]
 pub(in crate::cli) struct AskArgs {
     #[command(flatten)]
     pub(in crate::cli) preamble: PreambleArgs,

@@ -11,7 +11,7 @@ use crate::chat::ChatTemplate;
 use crate::cli::args::parts::{Part, check_alpha, combine};
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
-use crate::cli::show::table::printable_line;
+use crate::cli::show::table::{printable_line, short};
 use crate::data::{Dataset, PromptForm};
 use crate::export::BakeRecord;
 use crate::session::{CacheType, MAX_THREADS, SamplingParams, SessionParams};
@@ -20,6 +20,7 @@ use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
 pub(in crate::cli) struct ModelArgs {
     /// The model, a GGUF file [default: the built-in demo model].
     #[arg(short, long, value_name = "GGUF")]
@@ -153,6 +154,7 @@ pub(in crate::cli) fn hash(model: &Model, output: Output) -> Result<()> {
 
 /// Which labelled texts, and how they are put to the model.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
 pub(in crate::cli) struct DataArgs {
     /// Labelled texts: TruthfulQA.csv, mc_task.json, a CSV of statement,label, or JSONL of
     /// {"prompt", "answer", "label"}, {"question", "choices", "answer"}, {"question", "true",
@@ -209,6 +211,7 @@ pub(in crate::cli) fn prompt_form(template: Option<&str>, data: &Dataset) -> Res
 
 /// Sampling, as llama.cpp names it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
 pub(in crate::cli) struct SamplingArgs {
     /// Temperature; 0 takes the likeliest token.
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
@@ -267,6 +270,7 @@ impl<'a> From<&'a Model> for Subject<'a> {
 
 /// Which vector steers, and how strongly.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Steering")]
 pub(in crate::cli) struct SteerArgs {
     /// A sidecar; `auto` takes the one beside the model, `none` does not steer. Several are added,
     /// each at its own strength, or times a factor: --steer a.gguf --steer 'b.gguf*0.5'.
@@ -320,7 +324,7 @@ impl SteerArgs {
                     output.aside(format_args!(
                         "{} is baked into this model at alpha {}: no sidecar is added",
                         printable_line(&record.name),
-                        record.alpha
+                        short(record.alpha)
                     ));
                     return Ok(None);
                 }
@@ -409,7 +413,7 @@ impl SteerArgs {
             output.warn(format_args!(
                 "{} is baked into this model at alpha {}: with {} it is steered by both",
                 printable_line(&record.name),
-                record.alpha,
+                short(record.alpha),
                 path.display()
             ));
         }

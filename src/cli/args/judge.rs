@@ -22,6 +22,7 @@ use crate::{Error, Model, Result};
 
 /// Who says what written answers are worth.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Judging")]
 pub(in crate::cli) struct JudgeArgs {
     /// Who says whether written answers are true and inform: `words` compares them with the true
     /// answers; `gguf:FILE` is a local model that was trained to judge; `probe:FILE` are linear

@@ -19,6 +19,7 @@ use crate::{Error, Model, Result};
 
 /// How heads and their strength are chosen.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Choosing heads and strength")]
 pub(in crate::cli) struct SelectArgs {
     /// Choose heads by how well their probes read the truth (`accuracy`, as in the paper), by what
     /// moving each by itself does to the choice of answers (`effect`), or by that per disturbance of

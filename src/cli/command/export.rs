@@ -187,6 +187,9 @@ impl ExportArgs {
             }
             None => {
                 let stem = stem(model.path());
+                // What was imported from a control vector is named after its file already.
+                let name = name.strip_prefix("control-").unwrap_or(name);
+                let name = name.strip_suffix(&format!("-{stem}")).unwrap_or(name);
                 Ok(model.path().with_file_name(format!("control-{name}-{stem}.gguf")))
             }
         }

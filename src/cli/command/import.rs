@@ -102,8 +102,8 @@ impl ImportArgs {
             Some(heads) => vec![heads],
             None => self.files.iter().map(|part| part.path.as_path()).collect(),
         };
-        let stem = inputs.first().map(|path| stem(path)).unwrap_or_default();
-        let name = self.name.as_deref().unwrap_or(&stem);
+        let file = inputs.first().map(|path| stem(path)).unwrap_or_default();
+        let name = self.name.as_deref().unwrap_or_else(|| own_name(&file, &stem(&model)));
         let target = match &self.output {
             Some(path) => path.clone(),
             None => default_path(&model, name)?,
@@ -215,6 +215,13 @@ impl ImportArgs {
         interrupt::check("nothing was written")?;
         vector
     }
+}
+
+/// The vector's own name in that of a file such as `control-truth-model`: `truth`.
+fn own_name<'a>(file: &'a str, model: &str) -> &'a str {
+    let name = file.strip_prefix("control-").unwrap_or(file);
+    let name = name.strip_suffix(model).and_then(|name| name.strip_suffix('-')).unwrap_or(name);
+    if name.is_empty() { file } else { name }
 }
 
 /// A sound file that holds something else is not to be called unusable.

@@ -87,6 +87,11 @@ impl RunArgs {
             alpha = Some(strength);
         }
 
+        if sidecar.is_none() && self.steer.is_auto() && model.baked().is_none() {
+            output
+                .aside("not steered: there is no vector beside the model; `candor fit` makes one");
+        }
+
         let template = ChatTemplate::of(&model);
         let mut stops: Vec<&str> = self.stop.iter().map(String::as_str).collect();
         if self.chat {

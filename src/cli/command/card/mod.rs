@@ -13,7 +13,7 @@ use self::report::Results;
 use crate::cli::embedded;
 use crate::cli::show::heads;
 use crate::cli::show::output::Output;
-use crate::cli::show::table::{bytes, count, printable_line};
+use crate::cli::show::table::{bytes, count, printable_line, short};
 use crate::data::PromptForm;
 use crate::file::{check_target, write_atomically};
 use crate::gguf::Gguf;
@@ -244,7 +244,7 @@ impl Card {
             k: heads.len(),
             n_layer: vector.n_layer(),
             n_site: vector.n_layer() * vector.n_head(),
-            alpha: about.alpha.to_string(),
+            alpha: short(about.alpha),
             positions: about.positions.to_string(),
             direction: about.direction.name(),
             selection: heads::chosen_by(about),

@@ -14,6 +14,13 @@ pub(super) fn side_by_side(left: &str, right: &str, width: usize) -> Vec<String>
         .collect()
 }
 
+/// A name and what it means, in lines of at most `width` characters, the meaning in a column of its own.
+pub(super) fn entry(name: &str, n_name: usize, meaning: &str, width: usize) -> Vec<String> {
+    let lines = wrap(meaning, width.saturating_sub(n_name + 2).max(20));
+    let names = std::iter::once(name).chain(repeat(""));
+    names.zip(lines).map(|(name, line)| format!("{name:n_name$}  {line}")).collect()
+}
+
 /// Breaks a text into lines of at most `width` characters, between words where that is possible.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -52,6 +59,12 @@ mod tests {
         assert_eq!(wrap("a\n\nb", 7), ["a", "", "b"]);
         assert_eq!(wrap("in äußerlichkeiten", 6), ["in", "äußerl", "ichkei", "ten"]);
         assert!(wrap("", 7).is_empty());
+    }
+
+    #[test]
+    fn a_meaning_keeps_to_its_column() {
+        let rows = entry("/on", 6, "steer with the vector again", 30);
+        assert_eq!(rows, ["/on     steer with the vector", "        again"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::command::COMMANDS;
-use crate::cli::embedded::cache_folder;
+use crate::cli::embedded::state_folder;
 use crate::cli::show::output::{BOLD, stdout_is_terminal};
 use crate::{Error, Result};
 
@@ -40,7 +40,7 @@ impl Lines {
         let mut editor = Box::new(Editor::with_config(config).map_err(terminal)?);
         editor.set_helper(Some(Completion(FilenameCompleter::new())));
         // A chat goes on without a history: the first one has none, and it may not be kept.
-        let history = cache_folder("").map(|folder| folder.join("chat-history")).ok();
+        let history = state_folder().map(|folder| folder.join("chat-history")).ok();
         if let Some(history) = &history {
             let _ = editor.load_history(history);
         }

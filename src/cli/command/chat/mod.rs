@@ -2,6 +2,7 @@
 
 mod columns;
 mod command;
+mod compare;
 mod input;
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 use anstyle::Style;
 use clap::Args;
 
-use self::columns::side_by_side;
+use self::columns::{entry, side_by_side};
 use self::command::{COMMANDS, Command, Input, parse};
 use self::input::{Line, Lines};
 use crate::chat::{
@@ -20,10 +21,10 @@ use crate::chat::{
 use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
 use crate::cli::args::parts::Part;
 use crate::cli::command::run::{ROW, steering_at};
-use crate::cli::interrupt;
 use crate::cli::show::heads::amount;
-use crate::cli::show::output::{BOLD, DIM, Output, printable, stdout_is_terminal, stream};
+use crate::cli::show::output::{BOLD, DIM, Output, printable, stream};
 use crate::cli::show::table::short;
+use crate::cli::{embedded, interrupt};
 use crate::file::check_target;
 use crate::session::{Session, Steering};
 use crate::steer::{Sidecar, SteeredHead};
@@ -37,9 +38,8 @@ const N_LABEL: usize = 6;
 
 /// Talk with a model, steered or not
 ///
-/// What is typed at a terminal is kept in the file `chat-history` of the cache folder
-/// (~/.cache/candor, or CANDOR_CACHE), for the arrow keys of later chats; what comes through a pipe is
-/// not.
+/// What is typed at a terminal is kept for the arrow keys of later chats, in the file `chat-history` of
+/// the state folder (~/.local/state/candor on Linux, or CANDOR_STATE). What comes through a pipe is not.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ChatArgs {
     #[command(flatten)]
@@ -131,6 +131,11 @@ impl<'a> Chat<'a> {
         if let Some((path, sidecar)) = args.steer.sidecar(model, output)? {
             let alpha = args.steer.alpha(&sidecar);
             chat.load(path, sidecar, alpha)?;
+        } else if args.model.is_embedded() && args.steer.is_auto() {
+            let path = embedded::vector()?;
+            let sidecar = Sidecar::read(&path)?;
+            let alpha = args.steer.alpha(&sidecar);
+            chat.load(path, sidecar, alpha)?;
         }
         Ok(chat)
     }
@@ -147,7 +152,7 @@ impl<'a> Chat<'a> {
         );
         let vector = match &self.steer {
             Some(steer) => steer.to_string(),
-            None => "none; /vector FILE loads one".to_owned(),
+            None => "none: `candor fit` makes one, /vector FILE loads it".to_owned(),
         };
         self.output.entry("vector", N_LABEL, vector);
         let help = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves";
@@ -167,6 +172,12 @@ impl<'a> Chat<'a> {
                 self.session.set_vector(ROW, Some((&steer.sidecar.vector, alpha)))?;
                 (steer.alpha, steer.on) = (alpha, true);
                 self.say(format!("alpha {}", short(alpha)));
+            }
+            Command::ShowAlpha => {
+                let steer = loaded(&mut self.steer)?;
+                let alpha = short(steer.alpha);
+                let state = if steer.on { "" } else { ", off" };
+                self.say(format!("alpha {alpha}{state}"));
             }
             Command::On => {
                 let steer = loaded(&mut self.steer)?;
@@ -200,10 +211,35 @@ impl<'a> Chat<'a> {
                 self.conversation.reset();
                 self.say("the conversation is forgotten");
             }
-            Command::Compare(question) => self.compare(question)?,
+            Command::Compare(question) => self.compare(question, false)?,
+            Command::ComparePlain(question) => self.compare(question, true)?,
+            Command::Regenerate => {
+                let last = self.conversation.pop().ok_or_else(nothing_asked)?;
+                let question = last.question.clone();
+                let before = self.conversation.turns().len();
+                let result = self.ask(question);
+                // What failed or was stopped before its first word leaves the old answer.
+                if self.conversation.turns().len() == before {
+                    self.conversation.push(last);
+                }
+                result?;
+            }
+            Command::System(system) => {
+                let conversation = Conversation::new(system);
+                self.template.render(&conversation.messages("?"))?;
+                let what = match conversation.system() {
+                    Some(_) => "system prompt set",
+                    None => "no system prompt",
+                };
+                self.conversation = conversation;
+                self.say(format!("{what}; the conversation begins anew"));
+            }
             Command::Help => {
+                let width = terminal_size::terminal_size().map_or(80, |(width, _)| width.0.into());
                 for (name, argument, meaning) in COMMANDS {
-                    self.output.entry(&format!("{name} {argument}"), 19, meaning);
+                    for line in entry(&format!("{name} {argument}"), 25, meaning, width) {
+                        self.output.note(line);
+                    }
                 }
             }
             Command::Quit => {}
@@ -235,45 +271,6 @@ impl<'a> Chat<'a> {
         Ok(())
     }
 
-    /// Answers twice, without and with steering, and keeps the steered answer. Without a question,
-    /// the last one is asked again.
-    fn compare(&mut self, question: Option<String>) -> Result<()> {
-        let alpha = loaded(&mut self.steer)?.alpha;
-        let mut conversation = self.conversation.clone();
-        let last = || Error::invalid("/compare", "nothing was asked yet");
-        let question = match question {
-            Some(question) => question,
-            None => conversation.pop().ok_or_else(last)?.question,
-        };
-        let mut unsteered = conversation.clone();
-        let width = terminal_size::terminal_size().map_or(0, |(width, _)| usize::from(width.0));
-        let answer = if stdout_is_terminal() && !self.output.is_json() && width >= WIDE {
-            let bar = self.output.progress("answering", 2 * self.args.n_predict);
-            let on_text = |_: &str| {
-                bar.inc(1);
-                ControlFlow::Continue(())
-            };
-            let before = self.answer(&mut unsteered, &question, 0.0, on_text)?;
-            if before.ending == Ending::Caller {
-                return Ok(());
-            }
-            let after = self.answer(&mut conversation, &question, alpha, on_text)?;
-            bar.finish_and_clear();
-            print_columns([&before, &after], alpha, width, self.output);
-            after
-        } else {
-            self.heading("not steered");
-            let before = self.answer_aloud(&mut unsteered, &question, 0.0)?;
-            if before.ending == Ending::Caller {
-                return Ok(());
-            }
-            self.heading(&format!("alpha {}", short(alpha)));
-            self.answer_aloud(&mut conversation, &question, alpha)?
-        };
-        self.keep(conversation, question, answer, alpha);
-        Ok(())
-    }
-
     /// Answers on stdout, as it is written, and says in the margin how it went.
     fn answer_aloud(
         &mut self,
@@ -294,8 +291,8 @@ impl<'a> Chat<'a> {
         let speed = format!("{:.0} tokens/s", answer.n_token_per_second());
         let ending = match answer.ending {
             Ending::Model => None,
-            Ending::Length => Some("cut there (-n)".to_owned()),
-            Ending::Context => Some("cut there: the context is full".to_owned()),
+            Ending::Length => Some("cut: the answer has -n tokens".to_owned()),
+            Ending::Context => Some("cut: the context is full".to_owned()),
             Ending::Caller => Some("stopped".to_owned()),
         };
         let parts = [truth(&answer), Some(steering), Some(n_token(&answer)), Some(speed), ending];
@@ -358,9 +355,15 @@ impl<'a> Chat<'a> {
     }
 }
 
+fn nothing_asked() -> Error {
+    Error::invalid("the last question", "nothing has been asked yet")
+}
+
 /// The vector, or what to do where there is none.
 fn loaded(steer: &mut Option<Steer>) -> Result<&mut Steer> {
-    steer.as_mut().ok_or_else(|| Error::invalid("no vector", "load one with /vector FILE"))
+    steer
+        .as_mut()
+        .ok_or_else(|| Error::invalid("no vector", "`candor fit` makes one, /vector FILE loads it"))
 }
 
 impl std::fmt::Display for Steer {

@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -153,9 +153,24 @@ impl FitArgs {
             effects: &chosen.effects,
             choice: chosen.choice,
             seconds: start.elapsed().as_secs_f64(),
+            next: self.next(&path),
         };
         fitted.report(output);
         Ok(())
+    }
+
+    /// What to type next: the vector is found where `fit` puts it by itself, and named elsewhere.
+    fn next(&self, path: &Path) -> String {
+        let mut words = vec!["candor".to_owned(), "chat".to_owned()];
+        if let Some(model) = &self.model.model {
+            words.extend(["-m".to_owned(), model.display().to_string()]);
+        }
+        if self.output.is_some() {
+            words.extend(["--steer".to_owned(), path.display().to_string()]);
+        }
+        // Words without a NUL, which no argument has, can always be joined.
+        let command = shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default();
+        format!("{command}    (then /compare and a question)")
     }
 
     /// Makes sure that the options go together, and with the data.

@@ -8,7 +8,7 @@ use crate::Site;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output::{self, Output};
-use crate::cli::show::table::{nats, percent};
+use crate::cli::show::table::{nats, percent, short};
 use crate::select::{Choice, HeadEffect, rank_correlation};
 use crate::steer::{Development, Sidecar};
 
@@ -62,11 +62,13 @@ pub(super) struct Fitted<'a> {
     /// What K and α reached, where they were tried.
     pub(super) choice: Option<Choice>,
     pub(super) seconds: f64,
+    /// What to type next.
+    pub(super) next: String,
 }
 
 impl Fitted<'_> {
     pub(super) fn report(&self, output: Output) {
-        let Self { path, sidecar, development, effects, choice, seconds } = *self;
+        let Self { path, sidecar, development, effects, choice, seconds, .. } = *self;
         let about = &sidecar.about;
         let heads = heads::best_first(sidecar);
         let selection = about.selection.name();
@@ -106,7 +108,7 @@ impl Fitted<'_> {
             ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
             ("heads", format!("{} of {}", heads.len(), development.scores.len())),
             ("chosen by", chosen_by),
-            ("alpha", about.alpha.to_string()),
+            ("alpha", short(about.alpha)),
             ("direction", about.direction.to_string()),
             ("rows", about.split.clone()),
             ("time", format!("{seconds:.1} s")),
@@ -120,6 +122,7 @@ impl Fitted<'_> {
             fields.insert(4, ("reached", reached));
         }
         output.fields(&fields);
+        output.aside(format_args!("\nnext: {}", self.next));
     }
 }
 
