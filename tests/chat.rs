@@ -157,7 +157,8 @@ fn a_mistake_is_one_line_and_no_end() {
 fn help_lists_every_command() {
     let Some(fixture) = Fixture::new() else { return };
     let help = stderr(&fixture.chat(&[], "/help\n"));
-    for name in ["alpha X", "on", "off", "compare [QUESTION]", "vector FILE", "save FILE", "quit"] {
+    for name in ["alpha [X]", "on", "off", "compare [QUESTION]", "vector FILE", "save FILE", "quit"]
+    {
         assert!(help.contains(&format!("\n/{name}")), "{name}: {help}");
     }
 }
@@ -167,7 +168,7 @@ fn without_a_vector_there_is_nothing_to_compare() {
     let Some(fixture) = Fixture::new() else { return };
     let chat = fixture.chat(&["--steer", "none"], "Why?\n/compare\n/on\n/off\n");
     let notes = stderr(&chat);
-    assert_eq!(notes.matches("error: no vector: load one with /vector FILE").count(), 2, "{notes}");
+    assert_eq!(notes.matches("error: no vector: `candor fit` makes one").count(), 2, "{notes}");
     assert!(notes.contains("steering off") && !notes.contains("truth"), "{notes}");
 }
 
