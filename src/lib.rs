@@ -27,6 +27,8 @@ mod model;
 pub mod probe;
 pub mod select;
 pub mod session;
+#[cfg(feature = "sight")]
+pub mod sight;
 mod site;
 pub mod steer;
 pub mod study;

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tokenizer(writer, path):
+def write_tokenizer(writer, path, chat_template=CHAT_TEMPLATE):
     """Vocabulary, merges and special tokens from a `tokenizer.json`."""
     tokenizer = Tokenizer.from_file(str(path))
     spec = json.loads(path.read_text())["model"]
@@ -42,7 +42,7 @@ def write_tokenizer(writer, path):
     writer.add_pad_token_id(tokenizer.token_to_id(END))
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(chat_template)
     return len(tokens)
 
 

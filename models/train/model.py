@@ -56,8 +56,11 @@ class Block(nn.Module):
         self.ffn_up = nn.Linear(c.n_embd, c.n_ff, bias=False)
         self.ffn_down = nn.Linear(c.n_ff, c.n_embd, bias=False)
 
-    def heads(self, x, cos, sin):
-        """Attention heads before the output projection: [batch, token, n_head * d_head]."""
+    def heads(self, x, cos, sin, mask=None):
+        """Attention heads before the output projection: [batch, token, n_head * d_head].
+
+        `mask`: bool [token, token], who sees whom; causal without one.
+        """
         c, (n_batch, n_token, _) = self.c, x.shape
         h = self.attn_norm(x)
         q, k, v = (
@@ -66,7 +69,7 @@ class Block(nn.Module):
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k, v = (t.repeat_interleave(c.n_head // c.n_head_kv, 1) for t in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return out.transpose(1, 2).reshape(n_batch, n_token, -1)
 
     def feed_forward(self, x):

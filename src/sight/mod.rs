@@ -1,0 +1,3 @@
+//! Pictures: what a vision-language model sees of them, and what it says.
+
+pub mod tasks;

@@ -1,0 +1,208 @@
+use std::collections::HashMap;
+
+use linfa::prelude::*;
+use linfa_logistic::MultiLogisticRegression;
+use ndarray::{Array1, Array2, Axis};
+
+use super::*;
+
+fn set(n_picture: usize) -> TaskSet {
+    TaskSet { n_picture, ..TaskSet::default() }
+}
+
+fn samples(set: &TaskSet) -> Vec<Sample> {
+    set.samples().expect("sound settings").collect()
+}
+
+#[test]
+fn a_picture_depends_on_its_number_and_the_settings_alone() {
+    let (few, many) = (samples(&set(3)), samples(&set(5)));
+    assert_eq!(few.len(), 3 * Task::ALL.len());
+    for (task, few) in few.chunks(3).enumerate() {
+        assert_eq!(few, &many[task * 5..task * 5 + 3]);
+    }
+    assert_eq!(few[7], set(1).sample(few[7].task, few[7].index).expect("sound"));
+    let other = TaskSet { seed: 1, ..set(3) };
+    assert_ne!(few[0].picture, samples(&other)[0].picture);
+}
+
+#[test]
+fn every_pair_of_answers_comes_equally_often() {
+    for task in Task::ALL {
+        let n = task.options().len();
+        let mut counts = HashMap::new();
+        for index in 0..n * n * 4 {
+            let question = set(0).sample(task, index).expect("sound").question;
+            *counts.entry((question.truth, question.eye)).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), n * n, "{task}");
+        assert!(counts.values().all(|&count| count == 4), "{task}: {counts:?}");
+    }
+}
+
+#[test]
+fn the_share_of_different_answers_can_be_chosen() {
+    for (share, expected) in [(0.0, 0), (0.5, 36), (1.0, 72)] {
+        let set = TaskSet { differ: Some(share), ..set(72) };
+        for task in Task::ALL {
+            let questions = (0..72).map(|i| set.sample(task, i).expect("sound").question);
+            let differing: Vec<_> = questions.filter(|q| q.truth != q.eye).collect();
+            assert_eq!(differing.len(), expected, "{task}");
+            for option in 0..task.options().len() {
+                let n_true = differing.iter().filter(|q| q.truth == option).count();
+                assert_eq!(n_true, expected / task.options().len(), "{task}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_drawn_says_which_answers_are_right() {
+    for sample in samples(&set(36)) {
+        let p = |name| sample.parameters[name];
+        let answer = |[first, second]: [f64; 2]| match first.total_cmp(&second) {
+            std::cmp::Ordering::Greater => 0,
+            std::cmp::Ordering::Less => 1,
+            std::cmp::Ordering::Equal => 2,
+        };
+        let case = format!("{} {}", sample.task, sample.index);
+        assert_eq!(sample.question.truth, answer([p("asked_first"), p("asked_second")]), "{case}");
+        assert_eq!(sample.question.eye, answer([p("seen_first"), p("seen_second")]), "{case}");
+    }
+}
+
+#[test]
+fn distractors_can_be_switched_off() {
+    let none =
+        Distractors { size: false, position: false, colour: false, width: false, slope: false };
+    let set = TaskSet { distractors: none, noise: 0, ..set(18) };
+    for sample in samples(&set) {
+        assert_eq!(sample.picture.rgb[..3], [245; 3], "{} {}", sample.task, sample.index);
+    }
+}
+
+#[test]
+fn draws_at_any_size_and_difficulty() {
+    for difficulty in [Difficulty::Easy, Difficulty::Medium, Difficulty::Hard] {
+        for size in [24, 97, 384] {
+            for sample in samples(&TaskSet { size, difficulty, ..set(9) }) {
+                let Picture { rgb, width, height } = &sample.picture;
+                assert_eq!((*width, *height, rgb.len()), (size, size, (size * size * 3) as usize));
+                // Nothing is drawn on the picture's outermost corners, something elsewhere.
+                let luma = luma(&sample.picture);
+                let darkest = luma.iter().copied().fold(f64::INFINITY, f64::min);
+                assert!(darkest < luma[0] - 60.0, "{} {}", sample.task, sample.index);
+            }
+        }
+    }
+}
+
+#[test]
+fn refuses_settings_that_cannot_be_drawn() {
+    let message = |set: TaskSet| set.sample(Task::Number, 0).expect_err("unsound").to_string();
+    assert!(message(TaskSet { size: 0, ..set(1) }).contains("expected 24 to 4096 pixels"));
+    assert!(message(TaskSet { size: 5000, ..set(1) }).contains("is 5000"));
+    assert!(message(TaskSet { differ: Some(1.5), ..set(1) }).contains("is 1.5, expected 0 to 1"));
+    assert!(message(TaskSet { differ: Some(f64::NAN), ..set(1) }).contains("expected 0 to 1"));
+    let unknown = "colour".parse::<Task>().expect_err("unknown").to_string();
+    assert!(unknown.contains("there are number, length"), "{unknown}");
+}
+
+#[test]
+fn a_png_holds_the_picture() {
+    let picture = set(1).sample(Task::Liquid, 0).expect("sound").picture;
+    let bytes = picture.png().expect("sound");
+    let read = image::load_from_memory(&bytes).expect("a PNG").into_rgb8();
+    assert_eq!((read.width(), read.height(), read.into_raw()), (48, 48, picture.rgb));
+    let short = Picture { rgb: vec![0; 5], width: 2, height: 1 };
+    assert!(short.png().is_err());
+}
+
+/// Brightness of each pixel, 0 to 255.
+fn luma(picture: &Picture) -> Vec<f64> {
+    let of = |pixel: &[u8]| pixel.iter().zip(canvas::LUMA).map(|(&c, w)| f64::from(c) * w).sum();
+    picture.rgb.chunks(3).map(of).collect()
+}
+
+/// What tells nothing of two quantities, but might give them away: ink (in all, of the halves, its
+/// centre and spread) and the size of the file.
+fn trivial_features(picture: &Picture) -> Vec<f64> {
+    let luma = luma(picture);
+    let mut sorted = luma.clone();
+    sorted.sort_by(f64::total_cmp);
+    let ground = sorted[sorted.len() * 9 / 10];
+    let side = picture.width as usize;
+    let (mut sum, mut moments, mut halves) = (0.0, [0.0; 4], [0.0; 2]);
+    for (i, l) in luma.iter().enumerate() {
+        let ink = (ground - l).max(0.0);
+        let [x, y] = [i % side, i / side].map(|at| at as f64 / side as f64 - 0.5);
+        sum += ink;
+        for (moment, value) in moments.iter_mut().zip([x, y, x * x, y * y]) {
+            *moment += ink * value;
+        }
+        halves[0] += if x < 0.0 { ink } else { 0.0 };
+        halves[1] += if y < 0.0 { ink } else { 0.0 };
+    }
+    let size = picture.png().expect("sound").len() as f64;
+    [sum, size, ground].into_iter().chain(moments.iter().chain(&halves).map(|m| m / sum)).collect()
+}
+
+/// Held-out accuracy of a linear classifier on features and their squares, and of the 25 nearest
+/// neighbours.
+fn accuracies(features: &Array2<f64>, labels: &Array1<usize>) -> [f64; 2] {
+    let n_train = features.nrows() / 2;
+    let mean = features.mean_axis(Axis(0)).expect("rows");
+    let z = (features - &mean) / features.std_axis(Axis(0), 0.0);
+    let (train, test) = z.view().split_at(Axis(0), n_train);
+    let (train_labels, test_labels) = labels.view().split_at(Axis(0), n_train);
+    let share = |right: usize| right as f64 / test_labels.len() as f64;
+
+    let bend = |x: ndarray::ArrayView2<f64>| ndarray::concatenate![Axis(1), x, x.mapv(|v| v * v)];
+    let data = Dataset::new(bend(train), train_labels.to_owned());
+    let linear = MultiLogisticRegression::default().alpha(1.0).max_iterations(200).fit(&data);
+    let said = linear.expect("converges").predict(&bend(test));
+    let linear = share(said.iter().zip(&test_labels).filter(|(a, b)| a == b).count());
+
+    let mut right = 0;
+    for (row, label) in test.rows().into_iter().zip(&test_labels) {
+        let distance = |other: ndarray::ArrayView1<f64>| (&other - &row).mapv(|d| d * d).sum();
+        let mut near: Vec<(f64, usize)> =
+            train.rows().into_iter().map(distance).zip(train_labels.iter().copied()).collect();
+        near.select_nth_unstable_by(25, |a, b| a.0.total_cmp(&b.0));
+        let mut votes = HashMap::<usize, usize>::new();
+        near[..25].iter().for_each(|&(_, label)| *votes.entry(label).or_default() += 1);
+        let winner = votes.into_iter().max_by_key(|&(label, votes)| (votes, label));
+        right += usize::from(winner.is_some_and(|(winner, _)| winner == *label));
+    }
+    [linear, share(right)]
+}
+
+#[test]
+fn ink_file_size_and_position_do_not_give_the_answer_away() {
+    const N: usize = 1800;
+    let set = set(N);
+    for task in Task::ALL {
+        let samples: Vec<Sample> =
+            (0..N).map(|i| set.sample(task, i).expect("sound settings")).collect();
+        let rows: Vec<Vec<f64>> = samples.iter().map(|s| trivial_features(&s.picture)).collect();
+        let features = Array2::from_shape_fn((N, rows[0].len()), |(i, j)| rows[i][j]);
+        let labels = |of: fn(&Question) -> usize| samples.iter().map(|s| of(&s.question)).collect();
+        let majority = 1.0 / task.options().len() as f64;
+        let error = (majority * (1.0 - majority) / (N / 2) as f64).sqrt();
+        let [linear, near] = accuracies(&features, &labels(|q| q.truth));
+        eprintln!("{task}: {linear:.3} {near:.3}, majority {majority:.3} +- {error:.3}");
+        assert!(linear.max(near) < majority + 4.0 * error, "{task}: {linear:.3}, {near:.3}");
+        // The same features do find what catches the eye in some tasks: they are not empty.
+        let [linear, near] = accuracies(&features, &labels(|q| q.eye));
+        eprintln!("{task}, the eye: {linear:.3} {near:.3}");
+    }
+}
+
+#[test]
+fn captions_are_seeded_and_speak_of_the_picture() {
+    let set = set(0);
+    let captions: Vec<String> = (0..50).map(|i| set.caption(Task::Length, i)).collect();
+    assert!(captions.iter().all(|caption| caption.contains("two sticks")));
+    assert_eq!(captions[3], TaskSet::default().caption(Task::Length, 3));
+    assert!(captions.iter().collect::<std::collections::HashSet<_>>().len() > 40);
+}
