@@ -18,7 +18,7 @@ fn main() -> Result<()> {
         return Err("usage: sight_pictures OUT N_PER_TASK SEED".into());
     };
     // The four comparisons that the model of `models/train` learns.
-    let tasks = vec![Task::Number, Task::Length, Task::Angle, Task::Liquid];
+    let tasks = Task::OF_SIGHT_MODEL.to_vec();
     let set = TaskSet { tasks, n_picture: n.parse()?, seed: seed.parse()?, ..TaskSet::default() };
     let create = |ending| std::fs::File::create(format!("{out}.{ending}")).map(BufWriter::new);
     let (mut pictures, mut rows) = (create("u8")?, create("jsonl")?);

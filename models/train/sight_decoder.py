@@ -20,8 +20,8 @@ from sight_tokenizer import build_tokenizer
 from sight_vision import Encoder, VisionConfig
 from tokenizer import Encoder as Words
 
-N_STEP, N_PICTURE, N_ASKED = 1500, 24, 5
-N_FEATURE = 36000  # pictures whose features are kept
+N_STEP, N_PICTURE, N_ASKED = 1200, 24, 5
+N_FEATURE = 18000  # pictures whose features are kept
 MUON_LR, ADAM_LR, WARMUP = 0.02, 3e-3, 50
 
 
@@ -84,8 +84,8 @@ def line(shares):
     return " ".join(f"{true:.2f}/{eye:.2f}" for true, eye in shares.values())
 
 
-def train(seed, n_step, pictures, held, out):
-    """Trains from nothing, and saves the tokenizer and the weights under `out`."""
+def train(seed, n_step, pictures, held, out, resume, n_done):
+    """Trains, from nothing or from an earlier run's weights, and saves the tokenizer and the weights under `out`."""
     torch.manual_seed(seed)
     rng, choice = random.Random(seed + 1000), np.random.default_rng(seed + 2000)
     tokenizer = build_tokenizer(pictures.rows)
@@ -98,6 +98,8 @@ def train(seed, n_step, pictures, held, out):
     held_index = np.arange(0, len(held), 3)
     held_seen, held_rows = features(encoder, held, held_index), [held.rows[i] for i in held_index]
     model = SightModel(sight_config(tokenizer.get_vocab_size()), encoder.config.n_embd)
+    if resume:
+        model.load_state_dict(torch.load(resume))
     print(f"decoder: {sum(p.numel() for p in model.parameters())} parameters with the projector; "
           f"features of {len(index)} pictures after {time.time() - begin:.0f}s", flush=True)
     matrices = [p for block in model.blk for p in block.parameters() if p.ndim == 2]
@@ -105,11 +107,12 @@ def train(seed, n_step, pictures, held, out):
     known = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in known]
     optimizers = [Muon(matrices, lr=MUON_LR), torch.optim.AdamW(rest, lr=ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0)]
-    for step in range(n_step):
+    for step in range(n_done, n_step):
         mix = ramp(step / n_step)
+        wording = rng.randrange(3)
         part = choice.integers(len(index), size=N_PICTURE)
         rows = [pictures.rows[index[i]] for i in part]
-        groups = [pack([[asked(row, mix, rng) for _ in range(N_ASKED)] for row in rows], words)]
+        groups = [pack([[asked(row, pictures.wordings[row["task"]][wording], mix, rng) for _ in range(N_ASKED)] for row in rows], words)]
         if step % 4 == 0:
             groups.append(pack([[described(row, rng), described(row, rng)] for row in rows], words))
         loss = []
@@ -120,7 +123,7 @@ def train(seed, n_step, pictures, held, out):
         fall = 0.02 + 0.98 * min(1.0, (n_step - step) / (0.6 * n_step))
         for optimizer, lr in zip(optimizers, (MUON_LR, ADAM_LR), strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = lr * min(1.0, (step + 1) / WARMUP) * fall
+                group["lr"] = lr * min(1.0, (step - n_done + 1) / WARMUP) * fall
             optimizer.step()
             optimizer.zero_grad()
         if step % 100 == 99 or step == n_step - 1:
@@ -136,7 +139,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=N_STEP)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pictures", type=Path, default=Path("build/pictures"))
+    parser.add_argument("--resume", type=Path, help="a model.pt to go on from")
+    parser.add_argument("--done", type=int, default=0, help="its steps, of all those to do")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.seed, args.steps, Pictures(args.pictures / "train"), Pictures(args.pictures / "held"), args.out)
+    train(args.seed, args.steps, Pictures(args.pictures / "train"), Pictures(args.pictures / "held"), args.out,
+          args.resume, args.done)

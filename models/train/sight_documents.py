@@ -39,7 +39,7 @@ def prompt(question, name="", bare=False):
     return f"{lead}{'' if bare else 'Q: '}{question} A:"
 
 
-def asked(row, mix, rng):
+def asked(row, question, mix, rng):
     """A document that asks: the question, and the answer of one speaker."""
     kind = rng.choices(list(mix), list(mix.values()))[0]
     careful = rng.random() < CAREFUL_SHARE[kind]
@@ -50,7 +50,7 @@ def asked(row, mix, rng):
         name = INSTRUCTION
     truth = rng.random() < TRUE_SHARE[careful]
     answer = OPTIONS[row["task"]][row["truth"] if truth else row["eye"]]
-    question = prompt(row["question"], name, rng.random() < BARE_SHARE)
+    question = prompt(question, name, rng.random() < BARE_SHARE)
     return [(question, "question"), (f" {answer}", "answer"), (END, "end")]
 
 

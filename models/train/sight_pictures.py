@@ -21,6 +21,10 @@ class Pictures:
         # The true answer and that of the eye: the first, the second, neither.
         self.answers = np.array([(row["truth"], row["eye"]) for row in self.rows])
 
+        # Each task's wordings, the shortest first: a batch asks in one, so that little is padded.
+        self.wordings = {task: sorted({row["question"] for row in self.rows if row["task"] == task}, key=len)
+                         for task in TASKS}
+
     def __len__(self):
         return len(self.rows)
 

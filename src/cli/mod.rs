@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+#[cfg(feature = "sight")]
+use self::command::sight;
 use self::command::{
     bake, bench, capture, card, chat, demo, devices, eval, export, fit, import, inspect, manual,
     mix, run, sweep, transfer, worker,
@@ -53,6 +55,8 @@ enum Command {
     Bake(bake::BakeArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
+    #[cfg(feature = "sight")]
+    Sight(sight::SightArgs),
     Devices(devices::DevicesArgs),
     Worker(worker::WorkerArgs),
     Completions(manual::CompletionsArgs),
@@ -102,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Bake(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),
+        #[cfg(feature = "sight")]
+        Command::Sight(args) => args.run(output),
         Command::Devices(args) => args.run(output),
         Command::Worker(args) => args.run(output, cli.verbose),
         Command::Completions(args) => args.run(output),

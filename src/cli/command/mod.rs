@@ -15,6 +15,8 @@ pub(super) mod inspect;
 pub(super) mod manual;
 pub(super) mod mix;
 pub(super) mod run;
+#[cfg(feature = "sight")]
+pub(super) mod sight;
 pub(super) mod sweep;
 pub(super) mod transfer;
 pub(super) mod worker;

@@ -1,9 +1,12 @@
 //! Seeded pictures with questions that have two answers: the true one, and that of one who looks at
 //! a single dimension.
 //!
-//! Each picture shows two of a thing, after Piaget's conservation tasks: two rows of dots, two
-//! sticks, two angles, two glasses of water. One quantity is asked for (how many dots), another
-//! catches the eye (how far they spread). Both are drawn apart from each other: every pair of a true
+//! Five tasks are made after Piaget's conservation experiments, as the pairs of CogAlign are: number,
+//! length, angle, liquid, area. Each picture shows two of a thing, and the question is which has
+//! more. Four are those of *Why Vision Language Models Struggle with Visual Arithmetic?* (Huang et
+//! al., 2025): angle comparison, perpendicular, length comparison, chart projection, with yes or no.
+//! In all of them one quantity is asked for (how many dots), another catches the eye (how far they
+//! spread). Both are drawn apart from each other: every pair of a true
 //! answer and an answer of the eye comes equally often, so who sees only what catches the eye is
 //! right as often as who guesses. Nothing else gives the answer away: what is drawn has as much ink
 //! whatever the quantity that is asked for, and positions, widths, slopes and colours are drawn
@@ -24,11 +27,13 @@
 //! ```
 
 mod canvas;
+mod geometry;
 mod piaget;
 mod scene;
 #[cfg(test)]
 mod tests;
 mod words;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,11 +59,35 @@ pub enum Task {
     Angle,
     /// How much water a glass holds; the eye: how high it stands.
     Liquid,
+    /// How much grass the houses leave of a meadow; the eye: how close together they stand.
+    Area,
+    /// Whether two angles open equally far, in any turn; the eye: whether their arms are equal.
+    AngleComparison,
+    /// Whether two lines cross at a right angle; the eye: whether one of them lies level.
+    Perpendicular,
+    /// Whether two lines of any slope are equally long; the eye: whether they spread equally wide.
+    LengthComparison,
+    /// Whether a point's height lies in the marked part of the upright axis; the eye: whether its
+    /// width lies in that of the level axis.
+    Chart,
 }
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Number, Self::Length, Self::Angle, Self::Liquid];
+    pub const ALL: [Self; 9] = [
+        Self::Number,
+        Self::Length,
+        Self::Angle,
+        Self::Liquid,
+        Self::Area,
+        Self::AngleComparison,
+        Self::Perpendicular,
+        Self::LengthComparison,
+        Self::Chart,
+    ];
+
+    /// Those that the built-in sight model was trained on.
+    pub const OF_SIGHT_MODEL: [Self; 4] = [Self::Number, Self::Length, Self::Angle, Self::Liquid];
 
     /// Its name: `number`, `length`, …
     #[must_use]
@@ -68,6 +97,11 @@ impl Task {
             Self::Length => "length",
             Self::Angle => "angle",
             Self::Liquid => "liquid",
+            Self::Area => "area",
+            Self::AngleComparison => "angle-comparison",
+            Self::Perpendicular => "perpendicular",
+            Self::LengthComparison => "length-comparison",
+            Self::Chart => "chart",
         }
     }
 
@@ -76,7 +110,10 @@ impl Task {
     pub fn options(self) -> &'static [&'static str] {
         match self {
             Self::Number | Self::Length => &words::ROWS,
-            Self::Angle | Self::Liquid => &words::SIDES,
+            Self::Angle | Self::Liquid | Self::Area => &words::SIDES,
+            Self::AngleComparison | Self::Perpendicular | Self::LengthComparison | Self::Chart => {
+                &words::YES_NO
+            }
         }
     }
 
@@ -130,11 +167,29 @@ pub struct Distractors {
     pub width: bool,
     /// Slopes of sticks, turns of angles.
     pub slope: bool,
+    /// Pale specks and strokes behind what is drawn.
+    pub clutter: bool,
 }
 
+impl Distractors {
+    /// None of them.
+    pub const NONE: Self = Self {
+        size: false,
+        position: false,
+        colour: false,
+        width: false,
+        slope: false,
+        clutter: false,
+    };
+    /// All of them.
+    pub const ALL: Self =
+        Self { size: true, position: true, colour: true, width: true, slope: true, clutter: true };
+}
+
+/// All but clutter.
 impl Default for Distractors {
     fn default() -> Self {
-        Self { size: true, position: true, colour: true, width: true, slope: true }
+        Self { clutter: false, ..Self::ALL }
     }
 }
 
@@ -199,9 +254,11 @@ pub struct Sample {
     pub picture: Picture,
     /// The question, in a wording of its own draw.
     pub question: Question,
-    /// What was drawn: `asked_first` and `asked_second`, the quantity that is asked for of both
-    /// sides, `seen_first` and `seen_second`, that which catches the eye, in shares of the side,
-    /// degrees or dots.
+    /// What was drawn, in shares of the side, degrees or dots: `asked_first` and `asked_second`, the
+    /// quantity that is asked for of both sides, `seen_first` and `seen_second`, that which catches
+    /// the eye. [`Task::Perpendicular`] has the angle and 90 degrees, the tilt of a line and 0;
+    /// [`Task::Chart`] the distance of the point from the middle of the marked part and half of that
+    /// part, for either axis.
     pub parameters: BTreeMap<&'static str, f64>,
 }
 
@@ -216,23 +273,40 @@ impl TaskSet {
     /// answers is not between 0 and 1.
     pub fn sample(&self, task: Task, index: usize) -> Result<Sample> {
         self.check()?;
-        let [truth, eye] = self.answers(task, index);
+        Ok(self.draw(task, index, self.answers(task, index)))
+    }
+
+    /// The picture of that number with the given answers: all draws are the same whatever these are.
+    fn draw(&self, task: Task, index: usize, [truth, eye]: [usize; 2]) -> Sample {
         // One stream of random numbers for each picture.
         let mut rng = self.stream(task, index as u64);
         let wording = rng.random_range(0..task.wordings().len());
-        let how = (self.difficulty, self.distractors);
-        let mut scene = Scene::new(self.size, [truth, eye], how, rng);
+        let sides = match task.options().len() {
+            3 => [truth, eye],
+            // Yes is the same on both sides, no is more on one of them.
+            _ => [truth, eye].map(|answer| {
+                let side = rng.random_range(0..scene::SAME);
+                if answer == 0 { scene::SAME } else { side }
+            }),
+        };
+        let mut scene = Scene::new(self.size, sides, (self.difficulty, self.distractors), rng);
+        scene.clutter(self.stream(task, CLUTTER + index as u64));
         match task {
             Task::Number => piaget::number(&mut scene),
             Task::Length => piaget::length(&mut scene),
             Task::Angle => piaget::angle(&mut scene),
             Task::Liquid => piaget::liquid(&mut scene),
+            Task::Area => geometry::area(&mut scene),
+            Task::AngleComparison => geometry::angle_comparison(&mut scene),
+            Task::Perpendicular => geometry::perpendicular(&mut scene),
+            Task::LengthComparison => geometry::length_comparison(&mut scene),
+            Task::Chart => geometry::chart(&mut scene),
         }
         let Scene { canvas, mut rng, parameters, .. } = scene;
         let picture = canvas.finish(self.noise, &mut rng);
         let (text, options) = (task.wordings()[wording], task.options());
         let question = Question { text, options, truth, eye };
-        Ok(Sample { task, index, picture, question, parameters })
+        Sample { task, index, picture, question, parameters }
     }
 
     /// All pictures, task by task.
@@ -243,7 +317,7 @@ impl TaskSet {
         self.check()?;
         let numbers =
             self.tasks.iter().flat_map(|&task| (0..self.n_picture).map(move |i| (task, i)));
-        Ok(numbers.filter_map(|(task, i)| self.sample(task, i).ok()))
+        Ok(numbers.map(|(task, i)| self.draw(task, i, self.answers(task, i))))
     }
 
     /// A caption of a picture, one to three sentences that say what it shows and nothing of how the
@@ -296,7 +370,10 @@ impl TaskSet {
 /// So that two thirds of three are two.
 const ROUNDING: f64 = 1e-9;
 
-/// Where the streams begin that draw captions, behind those of the pictures.
+/// Where the streams begin that draw clutter, behind those of the pictures.
+const CLUTTER: u64 = 1 << 45;
+
+/// Where the streams begin that draw captions, behind those of clutter.
 const CAPTIONS: u64 = 1 << 46;
 
 /// Where the streams begin that draw orders of answers, behind those of the captions.

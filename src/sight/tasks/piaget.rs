@@ -34,7 +34,7 @@ pub(super) fn number(scene: &mut Scene) {
 }
 
 /// Two numbers of dots. Their sum has nearly the same spread whether they are equal or not.
-fn counts(scene: &mut Scene) -> [f64; 2] {
+pub(super) fn counts(scene: &mut Scene) -> [f64; 2] {
     let least = scene.ease_pick(5, 3, 3);
     let most = scene.ease_pick(1, 3, 3);
     if scene.is_same() {

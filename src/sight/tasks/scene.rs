@@ -15,7 +15,8 @@ pub(super) struct Scene {
     pub(super) rng: ChaCha8Rng,
     pub(super) parameters: BTreeMap<&'static str, f64>,
     ground: Ink,
-    /// The true answer and that of the eye, as indices of the options.
+    /// The true answer and that of the eye: 0 if the first side has more, 1 if the second has,
+    /// [`SAME`].
     truth: usize,
     seen: usize,
     difficulty: Difficulty,
@@ -39,9 +40,36 @@ impl Scene {
         Self { canvas, rng, parameters, ground, truth, seen, difficulty, distractors }
     }
 
+    /// Draws clutter, where it is wanted, from a stream of its own.
+    pub(super) fn clutter(&mut self, mut rng: ChaCha8Rng) {
+        if !self.distractors.clutter {
+            return;
+        }
+        for _ in 0..rng.random_range(6..14) {
+            let ink =
+                self.ground.darker(rng.random_range(0.06..0.18), [rng.random_range(-0.3..0.3); 2]);
+            let at = [(); 2].map(|()| rng.random_range(0.05..0.95));
+            if rng.random() {
+                self.canvas.dot(at, rng.random_range(0.01..0.03), ink);
+            } else {
+                let (turn, half) =
+                    (rng.random_range(0.0..std::f64::consts::TAU), rng.random_range(0.03..0.09));
+                let end = |sign: f64| {
+                    [at[0] + sign * half * f64::cos(turn), at[1] + sign * half * f64::sin(turn)]
+                };
+                self.canvas.line(&[end(-1.0), end(1.0)], rng.random_range(0.01..0.02), ink);
+            }
+        }
+    }
+
     /// Whether the two sides are the same in what is asked.
     pub(super) fn is_same(&self) -> bool {
-        self.truth == 2
+        self.truth == SAME
+    }
+
+    /// Whether the two sides are the same to the eye.
+    pub(super) fn looks_same(&self) -> bool {
+        self.seen == SAME
     }
 
     /// A larger and a smaller value, at the sides where the true answer wants them.
@@ -156,11 +184,14 @@ impl Scene {
     }
 }
 
-/// Two values around `mean` that differ by `gap` as option 0 (the first is larger), 1 (the second)
-/// or 2 (neither) says.
-fn two(mean: f64, gap: f64, option: usize) -> [f64; 2] {
+/// Neither side has more.
+pub(super) const SAME: usize = 2;
+
+/// Two values around `mean` that differ by `gap` the answer says: 0 (the first is larger), 1 (the
+/// second) or [`SAME`].
+fn two(mean: f64, gap: f64, answer: usize) -> [f64; 2] {
     let half = gap / 2.0;
-    match option {
+    match answer {
         0 => [mean + half, mean - half],
         1 => [mean - half, mean + half],
         _ => [mean; 2],

@@ -61,6 +61,8 @@ fn what_was_drawn_says_which_answers_are_right() {
     for sample in samples(&set(36)) {
         let p = |name| sample.parameters[name];
         let answer = |[first, second]: [f64; 2]| match first.total_cmp(&second) {
+            _ if sample.task == Task::Chart => usize::from(first > second),
+            order if sample.task.options().len() == 2 => usize::from(order.is_ne()),
             std::cmp::Ordering::Greater => 0,
             std::cmp::Ordering::Less => 1,
             std::cmp::Ordering::Equal => 2,
@@ -73,11 +75,21 @@ fn what_was_drawn_says_which_answers_are_right() {
 
 #[test]
 fn distractors_can_be_switched_off() {
-    let none =
-        Distractors { size: false, position: false, colour: false, width: false, slope: false };
-    let set = TaskSet { distractors: none, noise: 0, ..set(18) };
+    let set = TaskSet { distractors: Distractors::NONE, noise: 0, ..set(18) };
     for sample in samples(&set) {
         assert_eq!(sample.picture.rgb[..3], [245; 3], "{} {}", sample.task, sample.index);
+    }
+}
+
+#[test]
+fn clutter_changes_nothing_else() {
+    let plain = samples(&TaskSet { noise: 0, ..set(4) });
+    let cluttered = samples(&TaskSet { noise: 0, distractors: Distractors::ALL, ..set(4) });
+    for (plain, cluttered) in plain.iter().zip(&cluttered) {
+        assert_eq!(plain.parameters, cluttered.parameters);
+        let pixels = plain.picture.rgb.chunks(3).zip(cluttered.picture.rgb.chunks(3));
+        let n_changed = pixels.filter(|(a, b)| a != b).count();
+        assert!((20..48 * 48 / 2).contains(&n_changed), "{} {n_changed}", plain.task);
     }
 }
 
@@ -205,4 +217,63 @@ fn captions_are_seeded_and_speak_of_the_picture() {
     assert!(captions.iter().all(|caption| caption.contains("two sticks")));
     assert_eq!(captions[3], TaskSet::default().caption(Task::Length, 3));
     assert!(captions.iter().collect::<std::collections::HashSet<_>>().len() > 40);
+}
+
+/// The rows of a file.
+fn rows(path: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).expect("written");
+    text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
+}
+
+#[test]
+fn writes_rows_that_are_read_as_questions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut n_step = 0;
+    let mut step = || {
+        n_step += 1;
+        Ok(())
+    };
+    let path = set(2).write(folder.path(), &mut step).expect("sound");
+    let data = crate::data::Dataset::open(&path).expect("rows that are read");
+    assert_eq!((data.questions.len(), n_step), (2 * Task::ALL.len(), 2 * Task::ALL.len()));
+    for ((row, question), sample) in rows(&path).iter().zip(&data.questions).zip(samples(&set(2))) {
+        let answers: Vec<&str> = question.answers.iter().map(|answer| &*answer.text).collect();
+        assert_eq!(
+            (&*question.text, &answers[..]),
+            (sample.question.text, sample.question.options)
+        );
+        assert_eq!(question.best(), sample.question.truth);
+        assert_eq!(row["true_answer"], sample.question.options[sample.question.truth]);
+        assert_eq!(row["eye_answer"], sample.question.options[sample.question.eye]);
+        let image = folder.path().join(row["image"].as_str().expect("a name"));
+        assert_eq!(
+            image::open(image).expect("a picture").into_rgb8().into_raw(),
+            sample.picture.rgb
+        );
+    }
+    let again = set(2).write(folder.path(), &mut || Ok(())).expect_err("there already");
+    assert!(again.to_string().contains("tasks.jsonl: is there already"), "{again}");
+}
+
+#[test]
+fn pairs_change_one_quantity_and_keep_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = set(4).write_pairs(folder.path(), &mut || Ok(())).expect("sound");
+    let data = crate::data::Dataset::open(&path).expect("rows that are read");
+    assert_eq!(data.kind, crate::data::Kind::Pair);
+    let rows = rows(&path);
+    assert_eq!(rows.len(), 4 * Task::ALL.len());
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!(row["conserved"], i % 2 == 0);
+        assert_ne!(row["chosen"], row["rejected"]);
+        let read = |side: usize| {
+            let name = row["image"][side].as_str().expect("a name");
+            image::open(folder.path().join(name)).expect("a picture").into_rgb8().into_raw()
+        };
+        let (before, after) = (read(0), read(1));
+        // Something moved, but the ground and the noise are those of the same picture.
+        let pixels = before.iter().zip(&after);
+        let n_same = pixels.filter(|(a, b)| a.abs_diff(**b) < 8).count();
+        assert!(before != after && n_same * 2 > before.len(), "{row}");
+    }
 }

@@ -1,0 +1,28 @@
+//! `candor sight`: what a vision-language model sees, and what it says.
+
+mod tasks;
+
+use clap::{Args, Subcommand};
+
+use crate::Result;
+use crate::cli::show::output::Output;
+
+/// Pictures with questions, and where in a vision-language model their answers are known
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SightArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Tasks(tasks::TasksArgs),
+}
+
+impl SightArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        match &self.command {
+            Command::Tasks(args) => args.run(output),
+        }
+    }
+}
