@@ -19,6 +19,7 @@ from sight_decoder import features, load_encoder
 from sight_documents import CAREFUL, CHILDREN, INSTRUCTION, OPTIONS, prompt
 from sight_model import SightModel, sight_config
 from sight_pictures import TASKS, Pictures
+from sight_vision import VisionConfig
 from tokenizer import Encoder as Words
 
 N_PER_TASK, N_CAPTION, KL_BUDGET, N_RANDOM = 240, 96, 0.1, 5
@@ -30,7 +31,7 @@ class Bench:
 
     def __init__(self, folder, pictures):
         self.words = Words(Tokenizer.from_file(str(folder / "tokenizer.json")))
-        self.model = SightModel(sight_config(self.words.tokenizer.get_vocab_size()), 96).eval()
+        self.model = SightModel(sight_config(self.words.tokenizer.get_vocab_size()), VisionConfig().n_embd).eval()
         self.model.load_state_dict(torch.load(folder / "model.pt"))
         self.encoder = load_encoder(folder)
         differ = pictures.answers[:, 0] != pictures.answers[:, 1]
@@ -92,8 +93,8 @@ def directions(bench, which):
     keep = []
     for lead in (CAREFUL[0], CHILDREN[0]):
         bench.last(lead, which, keep=keep)
-    n_layer = len(keep[0])
-    careful, childish = (k.view(n_layer, len(which), 8, 16) for k in keep)
+    c = bench.model.config
+    careful, childish = (k.view(c.n_layer, len(which), c.n_head, c.d_head) for k in keep)
     theta = (careful - childish).mean(1)
     theta = theta / theta.norm(dim=-1, keepdim=True)
     sigma = (torch.cat((careful, childish), 1) * theta[:, None]).sum(-1).std(1)

@@ -14,7 +14,7 @@ from sight_vision import Projector
 
 def sight_config(n_vocab):
     """The decoder's shape."""
-    return Config(n_vocab=n_vocab, n_layer=4, n_embd=128, n_head=8, n_head_kv=4, d_head=16, n_ff=256, n_ctx=256)
+    return Config(n_vocab=n_vocab, n_layer=4, n_embd=96, n_head=6, n_head_kv=3, d_head=16, n_ff=192, n_ctx=256)
 
 
 class SightModel(nn.Module):

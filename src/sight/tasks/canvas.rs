@@ -27,9 +27,14 @@ impl Picture {
     /// # Errors
     /// [`Error::Invalid`] if `rgb` has not the length that width and height ask for.
     pub fn png(&self) -> Result<Vec<u8>> {
+        let Self { rgb, width, height } = self;
+        if rgb.len() as u64 != u64::from(*width) * u64::from(*height) * 3 {
+            let problem = format!("has {} bytes, not {width} x {height} x 3", rgb.len());
+            return Err(Error::invalid("picture", problem));
+        }
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes)
-            .write_image(&self.rgb, self.width, self.height, ExtendedColorType::Rgb8)
+            .write_image(rgb, *width, *height, ExtendedColorType::Rgb8)
             .map_err(|error| Error::invalid("picture", format!("is no PNG: {error}")))?;
         Ok(bytes)
     }

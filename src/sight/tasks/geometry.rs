@@ -8,6 +8,7 @@ use std::f64::consts::PI;
 
 use rand::RngExt;
 
+use super::piaget::stick_width;
 use super::scene::Scene;
 
 /// Draws lines side by side: how long they are, against how wide they spread.
@@ -24,8 +25,11 @@ pub(super) fn length_comparison(scene: &mut Scene) {
         let y = 0.5 + scene.jitter(0.15);
         let rise = (lengths[side].powi(2) - spreads[side].powi(2)).sqrt();
         let rise = if scene.rng.random() { rise } else { -rise };
-        let width = scene.width(0.026..0.046) * 0.36 / lengths[side];
-        let (dx, dy) = (spreads[side] / 2.0, rise / 2.0);
+        // A longer line is thinner; its round ends count as part of it.
+        let ink_area = scene.width(0.026..0.046) * 0.36;
+        let width = stick_width(lengths[side], ink_area);
+        let inner = 1.0 - width / lengths[side];
+        let (dx, dy) = (spreads[side] / 2.0 * inner, rise / 2.0 * inner);
         scene.canvas.line(&[[x - dx, y - dy], [x + dx, y + dy]], width, ink[side]);
     }
 }
@@ -34,30 +38,31 @@ pub(super) fn length_comparison(scene: &mut Scene) {
 pub(super) fn perpendicular(scene: &mut Scene) {
     let off = scene.gap(18.0..40.0);
     let between = if scene.is_same() { 90.0 } else { 90.0 - off };
-    let tilt = scene.gap(16.0..34.0);
+    let tilt = scene.gap(24.0..40.0);
     let tilt = if scene.looks_same() { 0.0 } else { tilt };
     scene.asked([between, 90.0]);
     scene.looked([tilt, 0.0]);
     let [one, other] = [(); 2].map(|()| if scene.rng.random() { 1.0 } else { -1.0 });
-    let first = tilt.to_radians() * one;
+    // Nothing is quite level: a line that was would lie in one half of the picture alone.
+    let first = tilt.to_radians() * one + scene.slope(0.2);
     let second = first + between.to_radians() * other;
-    let (x, y) = (0.5 + scene.jitter(0.08), 0.5 + scene.jitter(0.08));
+    let (x, y) = (0.5 + scene.jitter(0.16), 0.5 + scene.jitter(0.16));
     let ink = scene.inks();
     for (turn, ink) in [first, second].into_iter().zip(ink) {
-        let half = scene.size(0.28..0.38);
+        let half = scene.size(0.14..0.28);
         // Where on the line the other one crosses it.
         let shift = scene.jitter(0.06);
-        let width = scene.width(0.024..0.046);
+        let width = scene.width(0.018..0.050);
         let end = |at: f64| [x + at * turn.cos(), y + at * turn.sin()];
         scene.canvas.line(&[end(shift - half), end(shift + half)], width, ink);
     }
 }
 
-/// Draws a point over two axes, a part of each marked: whether the point's height lies in the upright
-/// axis's part, against whether its width lies in that of the level one.
+/// Draws a dark point among pale ones over two axes, a part of each marked: whether its height lies in
+/// the upright axis's part, against whether its width lies in that of the level one.
 pub(super) fn chart(scene: &mut Scene) {
     let is_in = [scene.looks_same(), scene.is_same()];
-    let (least, most) = (0.16, 0.92);
+    let (least, most) = (0.10, 0.96);
     let ink = scene.ink(0.75);
     let axis = scene.width(0.012..0.022);
     let (left, base) = (least, 1.0 - least);
@@ -65,19 +70,15 @@ pub(super) fn chart(scene: &mut Scene) {
     let mut at = [0.0; 2];
     let mut distances = [[0.0; 2]; 2];
     for (i, is_in) in is_in.into_iter().enumerate() {
-        // The same draws for both answers: a half width, a distance from an edge, a side.
-        let half: f64 = scene.size(0.11..0.16);
-        let off: f64 = scene.gap(0.045..0.10).min(half);
+        // The same draws for both answers: the middle between point and part, half of the part, how
+        // far from its edge the point lies, and on which side.
+        let half: f64 = scene.size(0.08..0.12);
+        let off: f64 = scene.gap(0.045..0.07).min(half);
+        let between = scene.place(least + 0.22..most - 0.22);
         let side = if scene.rng.random() { 1.0 } else { -1.0 };
         let distance = if is_in { half - off } else { half + off };
-        // The point's place is drawn first, the part of the axis around it: where the point lies
-        // says nothing.
-        let reach = half * 2.0 + off;
-        let point = scene.place(least + 0.5 * reach..most - 0.5 * reach);
-        let middle = (point + side * distance).clamp(least + half, most - half);
-        // Where the edge of the picture is too near, the part lies on the other side.
-        let middle =
-            if (middle - point).abs() < distance - 1e-9 { point - side * distance } else { middle };
+        let point = between - side * distance / 2.0;
+        let middle = between + side * distance / 2.0;
         distances[i] = [(middle - point).abs(), half];
         at[i] = point;
         let (from, to) = (middle - half, middle + half);
@@ -88,7 +89,14 @@ pub(super) fn chart(scene: &mut Scene) {
         };
         scene.canvas.line(&points, axis * 3.0, mark);
     }
-    let dot = scene.size(0.028..0.036);
+    for _ in 0..6 {
+        let pale = scene.shade(0.3..0.5);
+        let ink = scene.ink(pale);
+        let at = [(); 2].map(|()| scene.rng.random_range(least + 0.08..most - 0.04));
+        let radius = scene.size(0.022..0.048);
+        scene.canvas.dot([at[0], 1.0 - at[1]], radius, ink);
+    }
+    let dot = scene.size(0.026..0.048);
     let ink = scene.ink(0.9);
     scene.canvas.dot([at[0], 1.0 - at[1]], dot, ink);
     scene.looked(distances[0]);

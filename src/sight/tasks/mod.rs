@@ -63,11 +63,11 @@ pub enum Task {
     Area,
     /// Whether two angles open equally far, in any turn; the eye: whether their arms are equal.
     AngleComparison,
-    /// Whether two lines cross at a right angle; the eye: whether one of them lies level.
+    /// Whether two lines cross at a right angle; the eye: whether one of them lies nearly level.
     Perpendicular,
     /// Whether two lines of any slope are equally long; the eye: whether they spread equally wide.
     LengthComparison,
-    /// Whether a point's height lies in the marked part of the upright axis; the eye: whether its
+    /// Whether the dark point's height lies in the marked part of the upright axis; the eye: whether its
     /// width lies in that of the level axis.
     Chart,
 }

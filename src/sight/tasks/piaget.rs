@@ -60,13 +60,21 @@ pub(super) fn length(scene: &mut Scene) {
         let y = [0.30, 0.70][side] + scene.jitter(0.06);
         let slope = scene.slope(0.16);
         // A longer stick is thinner: as much ink. Its round ends count as part of it.
-        let width = scene.width(0.036..0.066) * 0.46 / lengths[side];
+        let ink_area = scene.width(0.036..0.066) * 0.46;
+        let width = stick_width(lengths[side], ink_area);
         let (cos, sin) = (slope.cos(), slope.sin());
         let end = [ends[side] - width / 2.0 * cos, y + (lengths[side] - width) / 2.0 * sin];
         let inner = lengths[side] - width;
         let points = [[end[0] - inner * cos, end[1] - inner * sin], end];
         scene.canvas.line(&points, width, ink[side]);
     }
+}
+
+/// The width of a stick with round ends that covers an area: the smaller root of
+/// `area = width (length - width) + pi width^2 / 4`.
+pub(super) fn stick_width(length: f64, area: f64) -> f64 {
+    let bend = 1.0 - PI / 4.0;
+    (length - (length * length - 4.0 * bend * area).sqrt()) / (2.0 * bend)
 }
 
 /// Draws angles: how far they open, against how long their arms are.
@@ -104,11 +112,13 @@ pub(super) fn liquid(scene: &mut Scene) {
         let base = 0.9 + scene.jitter(0.03);
         let (area, height) = (areas[side], heights[side]);
         let half = area / height / 2.0;
-        // More water is paler: as much ink.
-        let shade = scene.shade(0.4..0.6) * mean / area;
-        let water = scene.ink(shade);
-        let glass = scene.ink(0.8);
-        scene.canvas.rect([x - half, base - height], [half * 2.0, height], water);
+        // More water is paler, and a wider bottom counts: as much ink.
+        let glass_shade = 0.8;
+        let all_ink = scene.shade(0.44..0.62) * mean - glass_shade * wall * half * 2.0;
+        let water = [half * 2.0 - wall, height - wall / 2.0];
+        let ink = scene.ink(all_ink / (water[0] * water[1]));
+        let glass = scene.ink(glass_shade);
+        scene.canvas.rect([x - half + wall / 2.0, base - height], water, ink);
         let rim = base - 0.7 - scene.jitter(0.04);
         let outline = [[x - half, rim], [x - half, base], [x + half, base], [x + half, rim]];
         scene.canvas.line(&outline, wall, glass);

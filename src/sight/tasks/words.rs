@@ -53,9 +53,9 @@ pub(super) fn wordings(task: Task) -> &'static [&'static str] {
             "Is the left line as long as the right line?",
         ],
         Task::Chart => &[
-            "Does the height of the point lie within the marked part of the upright axis?",
-            "Projected on the upright axis, does the point fall within its marked part?",
-            "Is the value of the point on the upright axis within the marked range?",
+            "Does the height of the dark point lie within the marked part of the upright axis?",
+            "Projected on the upright axis, does the dark point fall within its marked part?",
+            "Is the value of the dark point on the upright axis within the marked range?",
         ],
     }
 }
@@ -104,8 +104,8 @@ pub(super) fn verdicts(task: Task) -> &'static [&'static str] {
             &["The two lines are still equally long.", "Now one line is longer than the other."]
         }
         Task::Chart => &[
-            "The height of the point still lies within the marked part.",
-            "Now the height of the point lies outside of the marked part.",
+            "The height of the dark point still lies within the marked part.",
+            "Now the height of the dark point lies outside of the marked part.",
         ],
     }
 }
@@ -122,7 +122,7 @@ pub(super) fn caption(task: Task, rng: &mut ChaCha8Rng) -> String {
         Task::AngleComparison => "a pair of angles",
         Task::Perpendicular => "two lines that cross",
         Task::LengthComparison => "two lines side by side",
-        Task::Chart => "a point over two axes",
+        Task::Chart => "some points over two axes",
     };
     let mut pick = |words: &[&'static str]| words[rng.random_range(0..words.len())];
     let kind = pick(&["drawing", "picture", "sketch", "print"]);
