@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candor::data::{Dataset, PromptForm};
-use candor::export::{ControlVector, Method, Record, Row, Task, nearest, text_tokens};
+use candor::export::{ControlVector, Method, Record, Row, Task, nearest, text_windows};
 use candor::gguf::{Builder, Gguf};
 use candor::ledger::Ledger;
 use candor::session::CacheType;
@@ -142,8 +142,8 @@ fn task<'a>(model: &Model, vector: &'a SteeringVector, data: &'a Dataset, alpha:
     Task {
         vector,
         alpha,
-        neutral: NEUTRAL.iter().map(|text| text_tokens(model, text).unwrap()).collect(),
-        texts: data.questions.iter().map(|q| text_tokens(model, &text(q)).unwrap()).collect(),
+        neutral: NEUTRAL.iter().flat_map(|text| text_windows(model, text).unwrap()).collect(),
+        texts: data.questions.iter().flat_map(|q| text_windows(model, &text(q)).unwrap()).collect(),
         questions: data.questions.iter().collect(),
         form,
     }

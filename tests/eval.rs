@@ -230,7 +230,7 @@ fn questions_without_both_kinds_of_answers_are_left_out() {
 fn divergence_is_the_oracles() {
     let room = Room::new();
     let documents = ["two wise ravens are in the rain", "it is water", "an arrow at the heart, so"];
-    let (mut ce, mut ce_plain, mut kl, mut n) = (0.0, 0.0, 0.0, 0.0);
+    let (mut ce, mut ce_plain, mut kl, mut reverse, mut n) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for document in documents {
         let tokens = room.tokens(document);
         let plain = room.log_probabilities(&tokens, usize::MAX);
@@ -239,7 +239,8 @@ fn divergence_is_the_oracles() {
             let (p, q) = (&steered[i - 1], &plain[i - 1]);
             ce -= p[tokens[i] as usize];
             ce_plain -= q[tokens[i] as usize];
-            kl += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            kl += q.iter().zip(p).map(|(q, p)| q.exp() * (q - p)).sum::<f64>();
+            reverse += p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
             n += 1.0;
         }
     }
@@ -247,11 +248,14 @@ fn divergence_is_the_oracles() {
     assert_close(ce / n, got.ce, "CE");
     assert!(kl / n > 0.01, "the vector does nothing");
     // A difference of small differences: relative to nats, not to itself.
-    assert!((kl / n - got.kl).abs() < TOLERANCE, "KL: {} and {}", kl / n, got.kl);
+    for (what, expected, got) in [("KL", kl, got.kl), ("its reverse", reverse, got.kl_reverse)] {
+        assert!((expected / n - got).abs() < TOLERANCE, "{what}: {} and {got}", expected / n);
+    }
+    assert!((kl - reverse).abs() / n > 4.0 * TOLERANCE, "a test that cannot tell which is which");
 
     let got = room.evaluator(false).divergence(&documents).unwrap();
     assert_close(ce_plain / n, got.ce, "CE without a vector");
-    assert_eq!(got.kl, 0.0);
+    assert_eq!((got.kl, got.kl_reverse), (0.0, 0.0));
     assert!(room.evaluator(true).divergence(&[""]).is_err(), "a mean over no token");
 }
 

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use crate::Geometry;
 use crate::data::Dataset;
 use crate::file::write_atomically;
+use crate::gguf::Gguf;
 use crate::select::Grid;
 use crate::{Error, Result};
 
 const MODEL: &[u8] = include_bytes!("../../models/demo.gguf");
 const VECTOR: &[u8] = include_bytes!("../../models/demo-vector.gguf");
 const QUESTIONS: &[u8] = include_bytes!("../../models/demo-questions.csv");
-const NEUTRAL: &str = include_str!("../../models/demo-neutral.txt");
+const STORIES: &str = include_str!("../../models/demo-neutral.txt");
+const PROSE: &str = include_str!("../../models/neutral.txt");
+
+/// What the built-in model, and others of its small world, are called in their files.
+const FAMILY: &str = "candor demo";
 
 /// Writes the built-in model into the user's cache folder, once, and gives its path: llama.cpp
 /// loads files only, and what is fitted for it is kept beside it.
@@ -82,9 +87,26 @@ pub(in crate::cli) fn questions() -> Result<Dataset> {
     Dataset::from_bytes(std::path::Path::new("demo-questions.csv"), QUESTIONS)
 }
 
-/// Text that asks nothing, for CE and KL: a document per line.
-pub(in crate::cli) fn neutral() -> Vec<&'static str> {
-    NEUTRAL.lines().filter(|line| !line.trim().is_empty()).collect()
+/// Stories in the words of the built-in model that ask nothing, for CE and KL.
+pub(in crate::cli) fn stories() -> Vec<&'static str> {
+    documents(STORIES)
+}
+
+/// Text that asks nothing and fits a model, by its file, `None` for the built-in one; and what it is.
+/// The built-in stories are for models that know no other words, plain English prose for the rest.
+pub(in crate::cli) fn neutral(model: Option<&Path>) -> (Vec<&'static str>, &'static str) {
+    // Of a file that cannot be read, whoever loads it says more.
+    let name = |path| Some(Gguf::open_model(path).ok()?.opt_str("general.name").ok()??.to_owned());
+    let is_family = model.is_none_or(|path| name(path).as_deref() == Some(FAMILY));
+    match is_family {
+        true => (documents(STORIES), "short stories in the built-in model's words"),
+        false => (documents(PROSE), "plain English prose (built in; --neutral FILE names another)"),
+    }
+}
+
+/// A document per line.
+fn documents(text: &'static str) -> Vec<&'static str> {
+    text.lines().filter(|line| !line.trim().is_empty()).collect()
 }
 
 /// Pairs of K and α to try: from one head to a fifth of them, from half a standard deviation to

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::divergence::kl;
+use super::divergence::{kl, windows_of};
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::Text;
 use crate::session::Batch;
 use crate::steer::SteeringVector;
-use crate::{Error, Model, Result, Session, SessionParams, Special};
+use crate::{Error, Model, Result, Session, SessionParams};
 
 /// What two evaluators say about the next token of the same texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -63,18 +63,14 @@ impl Agreement {
         let longest = steered.n_ctx().min(steered.n_batch());
         let mut sums = [Self::NONE; N];
         for document in documents {
-            let mut tokens = model.tokenize(document, Special::Start)?;
-            tokens.truncate(longest);
-            if tokens.is_empty() {
-                on_document()?;
-                continue;
-            }
-            read(&mut steered, &tokens, 1)?;
-            for (session, sum) in plain.iter_mut().zip(&mut sums) {
-                read(session, &tokens, 0)?;
-                for i in 0..tokens.len().saturating_sub(1) {
-                    let (p, q) = (steered.logits(i)?, session.logits(i)?);
-                    *sum = sum.join(Self::of(p, q));
+            for tokens in windows_of(model, document, longest)? {
+                read(&mut steered, &tokens, 1)?;
+                for (session, sum) in plain.iter_mut().zip(&mut sums) {
+                    read(session, &tokens, 0)?;
+                    for i in 0..tokens.len() - 1 {
+                        let (p, q) = (steered.logits(i)?, session.logits(i)?);
+                        *sum = sum.join(Self::of(p, q));
+                    }
                 }
             }
             on_document()?;

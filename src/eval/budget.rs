@@ -16,7 +16,7 @@ impl Evaluator {
     /// deviations.
     pub const STRENGTHS: RangeInclusive<f32> = 1.0 / 64.0..=64.0;
 
-    /// The largest strength, from 1/64 to 64, at which a vector's KL(steered ‖ base) on neutral
+    /// The largest strength, from 1/64 to 64, at which a vector's KL(original ‖ steered) on neutral
     /// documents, every token steered, stays within `budget` nats per token; and that KL. It is 64
     /// also where the budget allows more. Found to one part in
     /// a hundred, from below, by bisection that expects KL to grow as a power of the strength. The

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Evaluator, log_sum_exp};
-use crate::capture::plan::{Text, plan};
-use crate::{Error, Result, Special};
+use crate::capture::plan::{Limits, Text, plan};
+use crate::session::Batch;
+use crate::{Error, Model, Result, Special};
 
 /// Means over the tokens of neutral text, in nats per token, every token steered.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -12,9 +13,13 @@ pub struct Divergence {
     /// Cross-entropy of the next token under steering.
     #[serde(deserialize_with = "number")]
     pub ce: f64,
-    /// KL(steered ‖ base) of the next token's distribution.
+    /// KL(original ‖ steered) of the next token's distribution: of the model as it is from the
+    /// steered one, as in the ITI paper's code.
     #[serde(deserialize_with = "number")]
     pub kl: f64,
+    /// KL(steered ‖ original), the other way round.
+    #[serde(deserialize_with = "number")]
+    pub kl_reverse: f64,
     /// Tokens that these are means over.
     pub n_token: usize,
 }
@@ -27,7 +32,7 @@ impl Divergence {
         let mean = |value: fn(&Self) -> f64| {
             of.iter().map(|d| d.n_token as f64 * value(d)).sum::<f64>() / n_token.max(1) as f64
         };
-        Self { ce: mean(|d| d.ce), kl: mean(|d| d.kl), n_token }
+        Self { ce: mean(|d| d.ce), kl: mean(|d| d.kl), kl_reverse: mean(|d| d.kl_reverse), n_token }
     }
 }
 
@@ -36,8 +41,24 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+/// Most tokens that are read at once: a longer document is read in several windows.
+const N_WINDOW: usize = 512;
+
+/// A part of a document, read by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Window {
+    document: usize,
+    tokens: Vec<i32>,
+    /// The first token whose prediction counts.
+    from: usize,
+}
+
+/// What is added up over the tokens of one document under one vector.
+type Sums = Vec<Vec<Divergence>>;
+
 impl Evaluator {
-    /// Reads each document with and without steering, side by side in one batch.
+    /// Reads each document with and without steering, side by side in one batch: all of it, in windows
+    /// of at most 512 tokens, or of what the context holds.
     ///
     /// # Errors
     /// [`Error::Invalid`] for documents without a token to predict; what planning and decoding give.
@@ -50,76 +71,209 @@ impl Evaluator {
     /// # Errors
     /// As [`Evaluator::divergence`].
     pub fn divergences(&mut self, documents: &[&str]) -> Result<Vec<Divergence>> {
-        let mut texts = Vec::with_capacity(2 * documents.len());
-        // Both readings of a document go into one batch.
-        let longest = self.limits.n_token.min(self.limits.longest) / 2;
-        for document in documents {
-            let mut tokens = self.model().tokenize(document, Special::Start)?;
-            tokens.truncate(longest);
-            texts.push(Text::plain(tokens.clone()));
-            texts.push(Text { tokens, row: self.row, steer_from: 0 });
+        let found = self.divergences_under(&[self.row], documents)?.remove(0);
+        if found.iter().all(|of| of.n_token == 0) {
+            return Err(Error::invalid("neutral documents", "no token follows another in them"));
         }
-        let mut sums = vec![Divergence::default(); documents.len()];
-        // An even number of sequences keeps the pairs together; so does the length above, since a
-        // pair that does not fit begins a batch of its own.
-        for pair in pairs_per_batch(&texts, self.limits.n_token, self.limits.n_seq) {
-            let n_before = pair.start / 2;
-            let texts = &texts[pair];
-            for planned in plan(texts, self.limits, |i| format!("neutral document {}", i / 2))? {
-                let (mut batch, paths) = planned.to_batch(texts);
-                for &i in paths.iter().flat_map(|path| &path[..path.len() - 1]) {
-                    batch.output(i);
+        Ok(found)
+    }
+
+    /// Each document, read without steering and under each of some bank rows, side by side: for each
+    /// row a value for each document.
+    pub(super) fn divergences_under(&mut self, rows: &[usize], documents: &[&str]) -> Result<Sums> {
+        let windows = self.windows(documents)?;
+        let longest = windows.iter().map(|window| window.tokens.len()).max().unwrap_or(1);
+        // All readings of a window stand in the cache at once.
+        let n_cell = self.limits.longest + self.limits.n_token;
+        let n_row = (n_cell / longest).min(self.limits.n_seq).saturating_sub(1).max(1);
+        let mut sums = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(n_row) {
+            let mut of = vec![vec![Divergence::default(); documents.len()]; rows.len()];
+            let n_lane = 1 + rows.len();
+            let mut rest = &windows[..];
+            while let Some(window) = rest.first() {
+                let n = n_that_fit(rest, n_lane, self.limits.n_token, self.limits.n_seq);
+                match n {
+                    0 => self.read_in_pieces(window, rows, &mut of)?,
+                    _ => self.read_together(&rest[..n], rows, &mut of)?,
                 }
-                self.empty_sequences(paths.len(), 0)?;
-                self.session.decode(&mut batch)?;
-                for (pair, first) in paths.chunks_exact(2).zip(planned.texts.clone().step_by(2)) {
-                    let tokens = &texts[first].tokens;
-                    let sum = &mut sums[n_before + first / 2];
-                    for position in 1..tokens.len() {
-                        let base = self.session.logits(pair[0][position - 1])?;
-                        let steered = self.session.logits(pair[1][position - 1])?;
-                        let token = usize::try_from(tokens[position]).unwrap_or(0);
-                        let log_total = log_sum_exp(steered);
-                        sum.ce += log_total - f64::from(steered[token]);
-                        // Unsteered, both readings are the same tokens: KL is exactly 0.
-                        if pair[0] != pair[1] {
-                            sum.kl += kl((steered, log_total), (base, log_sum_exp(base)));
-                        }
-                        sum.n_token += 1;
+                rest = &rest[n.max(1)..];
+            }
+            sums.extend(of);
+        }
+        for sum in sums.iter_mut().flatten() {
+            let n = sum.n_token.max(1) as f64;
+            let Divergence { ce, kl, kl_reverse, .. } = *sum;
+            *sum = Divergence { ce: ce / n, kl: kl / n, kl_reverse: kl_reverse / n, ..*sum };
+        }
+        Ok(sums)
+    }
+
+    /// Tokens of documents that are predicted: what CE and KL are means over.
+    ///
+    /// # Errors
+    /// As [`Model::tokenize`].
+    pub fn n_neutral_token(&self, documents: &[&str]) -> Result<usize> {
+        let windows = self.windows(documents)?;
+        Ok(windows.iter().map(|window| window.tokens.len() - window.from).sum())
+    }
+
+    /// Each document in parts of about equal length, those without a token to predict left out. A part
+    /// begins with what the model wants at the start, and with the last token of the part before.
+    fn windows(&self, documents: &[&str]) -> Result<Vec<Window>> {
+        let Limits { n_token, longest, .. } = self.limits;
+        let longest = N_WINDOW.min(longest).min((longest + n_token) / 2);
+        let of = |(i, text): (usize, &&str)| {
+            let (tokens, n_start) = begun(self.model(), text)?;
+            Ok(windows(i, &tokens, n_start, longest))
+        };
+        Ok(documents.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Reads windows that fit into one batch together, under every row.
+    fn read_together(&mut self, windows: &[Window], rows: &[usize], sums: &mut Sums) -> Result<()> {
+        let n_lane = 1 + rows.len();
+        let lanes = || [0].into_iter().chain(rows.iter().copied());
+        let texts: Vec<Text> = windows
+            .iter()
+            .flat_map(|window| {
+                lanes().map(|row| Text { tokens: window.tokens.clone(), row, steer_from: 0 })
+            })
+            .collect();
+        let name = |i: usize| format!("neutral document {}", windows[i / n_lane].document);
+        for planned in plan(&texts, self.limits, name)? {
+            let (mut batch, paths) = planned.to_batch(&texts);
+            for &i in paths.iter().flat_map(|path| &path[..path.len() - 1]) {
+                batch.output(i);
+            }
+            self.empty_sequences(paths.len(), 0)?;
+            self.session.decode(&mut batch)?;
+            self.count(paths.iter().map(Vec::len).sum(), planned.n_token());
+            let firsts = planned.texts.clone().step_by(n_lane);
+            for (paths, first) in paths.chunks_exact(n_lane).zip(firsts) {
+                let window = &windows[first / n_lane];
+                for (lane, sums) in (1..).zip(sums.iter_mut()) {
+                    let sum = &mut sums[window.document];
+                    let is_same = paths[0] == paths[lane];
+                    for position in window.from..window.tokens.len() {
+                        let [base, steered] = [paths[0][position - 1], paths[lane][position - 1]];
+                        let [base, steered] =
+                            [self.session.logits(base)?, self.session.logits(steered)?];
+                        sum.add(window.tokens[position], base, steered, is_same);
                     }
                 }
             }
         }
-        if sums.iter().all(|sum| sum.n_token == 0) {
-            return Err(Error::invalid("neutral documents", "no token follows another in them"));
+        Ok(())
+    }
+
+    /// Reads a window under every row, as much of it at once as fits into a batch.
+    fn read_in_pieces(&mut self, window: &Window, rows: &[usize], sums: &mut Sums) -> Result<()> {
+        self.hold(&[])?;
+        self.session.clear();
+        let n_lane = 1 + rows.len();
+        let n_piece = (self.limits.n_token / n_lane).max(1);
+        // What the last token predicts is not in the window.
+        let read = &window.tokens[..window.tokens.len() - 1];
+        for (piece, start) in read.chunks(n_piece).zip((0..).step_by(n_piece)) {
+            let mut batch = Batch::new();
+            for (lane, row) in [0].into_iter().chain(rows.iter().copied()).enumerate() {
+                // Unsteered, there is but one reading.
+                if lane > 0 && row == 0 {
+                    continue;
+                }
+                for (&token, position) in piece.iter().zip(start..) {
+                    let i = batch.push(token, position, &[lane]);
+                    batch.steer(i, row);
+                    batch.output(i);
+                }
+            }
+            self.session.decode(&mut batch)?;
+            self.count(n_lane * piece.len(), batch.len());
+            let mut place = 0;
+            for (&row, sums) in rows.iter().zip(sums.iter_mut()) {
+                place += if row == 0 { 0 } else { piece.len() };
+                let first = if row == 0 { 0 } else { place };
+                let sum = &mut sums[window.document];
+                for (i, position) in (start + 1..).take(piece.len()).enumerate() {
+                    if position >= window.from {
+                        let [base, steered] =
+                            [self.session.logits(i)?, self.session.logits(first + i)?];
+                        sum.add(window.tokens[position], base, steered, row == 0);
+                    }
+                }
+            }
         }
-        let mean = |sum: Divergence| {
-            let n = sum.n_token.max(1) as f64;
-            Divergence { ce: sum.ce / n, kl: sum.kl / n, ..sum }
-        };
-        Ok(sums.into_iter().map(mean).collect())
+        self.session.clear();
+        Ok(())
+    }
+
+    /// Counts tokens that were read, and those that this took.
+    pub(super) fn count(&mut self, n_read: usize, n_computed: usize) {
+        self.n_token.read += n_read as u64;
+        self.n_token.computed += n_computed as u64;
     }
 }
 
-/// Cuts a list of (plain, steered) pairs into runs that fit one batch each even if nothing is
-/// shared.
-fn pairs_per_batch(texts: &[Text], n_token: usize, n_seq: usize) -> Vec<std::ops::Range<usize>> {
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    let mut n = 0;
-    for (i, pair) in texts.chunks_exact(2).enumerate() {
-        let n_pair = pair[0].tokens.len() + pair[1].tokens.len();
-        match runs.last_mut() {
-            Some(run) if n + n_pair <= n_token && run.len() + 2 <= n_seq => {
-                run.end += 2;
-                n += n_pair;
-            }
-            _ => {
-                runs.push(2 * i..2 * i + 2);
-                n = n_pair;
-            }
+impl Divergence {
+    /// Adds what the logits before a token say of it.
+    fn add(&mut self, token: i32, base: &[f32], steered: &[f32], is_same: bool) {
+        let log_total = log_sum_exp(steered);
+        let token = usize::try_from(token).unwrap_or(0);
+        self.ce += log_total - f64::from(steered[token]);
+        // Unsteered, both readings are the same tokens: KL is exactly 0.
+        if !is_same {
+            let (kl, reverse) = kls((base, log_sum_exp(base)), (steered, log_total));
+            self.kl += kl;
+            self.kl_reverse += reverse;
         }
+        self.n_token += 1;
     }
-    runs
+}
+
+/// A text's tokens in parts of at most `longest`, each beginning with what the model wants at the start.
+pub(crate) fn windows_of(model: &Model, text: &str, longest: usize) -> Result<Vec<Vec<i32>>> {
+    let (tokens, n_start) = begun(model, text)?;
+    Ok(windows(0, &tokens, n_start, longest).into_iter().map(|window| window.tokens).collect())
+}
+
+/// A text's tokens, and how many of them the model wants at the start.
+fn begun(model: &Model, text: &str) -> Result<(Vec<i32>, usize)> {
+    let tokens = model.tokenize(text, Special::Start)?;
+    let n_start = tokens.len() - model.tokenize(text, Special::None)?.len();
+    Ok((tokens, n_start))
+}
+
+/// Parts of at most `longest` tokens, of which the first `n_start` stand before each.
+fn windows(document: usize, tokens: &[i32], n_start: usize, longest: usize) -> Vec<Window> {
+    let (start, body) = tokens.split_at(n_start);
+    let longest = longest.max(n_start + 2);
+    if tokens.len() <= longest {
+        let whole = Window { document, tokens: tokens.to_vec(), from: 1 };
+        return if tokens.len() < 2 { Vec::new() } else { vec![whole] };
+    }
+    // Each part but the first begins with a token that the one before has predicted.
+    let n_part = (body.len() - 1).div_ceil(longest - n_start - 1);
+    let n_new = (body.len() - 1).div_ceil(n_part);
+    (0..body.len() - 1)
+        .step_by(n_new)
+        .map(|at| {
+            let part = &body[at..body.len().min(at + n_new + 1)];
+            let from = if at == 0 { 1 } else { n_start + 1 };
+            Window { document, tokens: [start, part].concat(), from }
+        })
+        .collect()
+}
+
+/// How many of the windows, the first ones, fit one batch, each read `n_lane` times, even if nothing
+/// is shared; 0 where the first one alone does not.
+fn n_that_fit(windows: &[Window], n_lane: usize, n_token: usize, n_seq: usize) -> usize {
+    let mut n = 0;
+    let fits = |window: &&Window| {
+        n += n_lane * window.tokens.len();
+        n <= n_token
+    };
+    windows.iter().take_while(fits).count().min(n_seq / n_lane)
 }
 
 /// KL(p ‖ q) in nats of two distributions, each given by its logits and their `log_sum_exp`.
@@ -131,6 +285,14 @@ pub(super) fn kl((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> f64 {
             p.exp() * (p - q)
         })
         .sum()
+}
+
+/// KL(p ‖ q) and KL(q ‖ p), in nats, of the same.
+fn kls((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> (f64, f64) {
+    p.iter().zip(q).fold((0.0, 0.0), |(there, back), (&p, &q)| {
+        let (p, q) = (f64::from(p) - log_p, f64::from(q) - log_q);
+        (there + p.exp() * (p - q), back + q.exp() * (q - p))
+    })
 }
 
 #[cfg(test)]
@@ -145,11 +307,14 @@ mod tests {
         let with_total = |logits| (logits as &[f32], log_sum_exp(logits));
         assert!((kl(with_total(&p), with_total(&q)) - expected).abs() < 1e-6);
         assert_eq!(kl(with_total(&p), with_total(&p)), 0.0);
+        let (p, q) = (with_total(&p), with_total(&q));
+        assert_eq!(kls(p, q), (kl(p, q), kl(q, p)));
+        assert!((kl(q, p) - kl(p, q)).abs() > 0.01, "the two differ");
     }
 
     #[test]
     fn the_mean_of_documents_is_over_their_tokens() {
-        let of = |ce, kl, n_token| Divergence { ce, kl, n_token };
+        let of = |ce, kl, n_token| Divergence { ce, kl, kl_reverse: 2.0 * kl, n_token };
         let mean = Divergence::mean(&[of(1.0, 0.5, 3), of(0.0, 0.0, 0), of(2.0, 0.1, 1)]);
         assert_eq!(mean, of(1.25, 0.4, 4));
         let gone = serde_json::to_string(&of(f64::NAN, f64::INFINITY, 2)).unwrap();
@@ -158,10 +323,31 @@ mod tests {
     }
 
     #[test]
-    fn keeps_pairs_together() {
-        let text = |n: usize| Text::plain(vec![1; n]);
-        let texts = [text(10), text(10), text(30), text(30), text(2), text(2)];
-        assert_eq!(pairs_per_batch(&texts, 64, 4), [0..2, 2..6]);
-        assert_eq!(pairs_per_batch(&texts, 60, 4), [0..2, 2..4, 4..6]);
+    fn a_batch_takes_all_readings_of_a_window() {
+        let window = |n: usize| Window { document: 0, tokens: vec![1; n], from: 1 };
+        let windows = [10, 30, 2].map(window);
+        let n = |from: usize, n_token| n_that_fit(&windows[from..], 2, n_token, 4);
+        assert_eq!([n(0, 64), n(1, 64), n(1, 60), n(0, 19)], [1, 2, 1, 0]);
+        assert_eq!(n_that_fit(&windows[2..], 2, 64, 4), 1);
+    }
+
+    #[test]
+    fn a_long_document_is_read_whole_and_once() {
+        for (n, n_start, longest) in [(9, 1, 4), (9, 0, 4), (30, 1, 7), (5, 1, 4), (4, 1, 4)] {
+            let tokens: Vec<i32> = (0..n).collect();
+            let windows = windows(3, &tokens, n_start, longest);
+            let mut predicted: Vec<i32> = Vec::new();
+            for window in &windows {
+                assert!(window.tokens.len() <= longest && window.document == 3, "{windows:?}");
+                assert_eq!(window.tokens[..n_start], tokens[..n_start]);
+                predicted.extend(&window.tokens[window.from..]);
+                let after = &window.tokens[window.from.max(n_start)..];
+                assert!(after.windows(2).all(|two| two[1] == two[0] + 1), "{windows:?}");
+            }
+            assert_eq!(predicted, tokens[1..], "{n} tokens in windows of {longest}");
+            let lengths = || windows.iter().map(|window| window.tokens.len());
+            assert!(windows.len() < 3 || lengths().min() > Some(2) || n < 10, "{windows:?}");
+        }
+        assert!(windows(0, &[1], 1, 4).is_empty() && windows(0, &[], 0, 4).is_empty());
     }
 }

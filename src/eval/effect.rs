@@ -5,12 +5,11 @@
 //! is computed once, unsteered, and held; what each vector adds is the last prompt token and the
 //! answers. A neutral document is steered at every token, so only its unsteered reading is shared.
 
-use super::divergence::kl;
-use super::{Evaluator, log_sum_exp};
+use super::{Divergence, Evaluator};
 use crate::capture::plan::Text;
 use crate::data::{PromptForm, Question};
 use crate::steer::SteeringVector;
-use crate::{Error, Result, Special};
+use crate::{Error, Result};
 
 /// Vectors that are tried on one model, each by itself.
 pub struct Trials<'e, 'v> {
@@ -38,7 +37,7 @@ impl Effects {
     }
 }
 
-/// KL(steered ‖ base) over the tokens of one document.
+/// KL(original ‖ steered) over the tokens of one document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
     /// Σ KL over the tokens, in nats, for each vector tried.
@@ -149,57 +148,22 @@ impl<'e, 'v> Trials<'e, 'v> {
         Ok(Effects::of(&odds))
     }
 
-    /// KL(steered ‖ base) of the next token of a document, under each of the vectors `which`, every
+    /// KL(original ‖ steered) of the next token of a document, under each of the vectors `which`, every
     /// token steered.
     ///
     /// # Errors
     /// What planning and decoding give.
     pub fn costs(&mut self, which: &[usize], document: &str) -> Result<Cost> {
-        let mut tokens = self.evaluator.model().tokenize(document, Special::Start)?;
-        tokens.truncate(self.evaluator.limits.n_token.min(self.evaluator.limits.longest));
-        // What the last token predicts is not in the document.
-        tokens.pop();
-        let n_token = tokens.len();
-        if n_token == 0 {
-            return Ok(Cost { sums: vec![0.0; which.len()], n_token });
-        }
-        let name = |_| "a neutral document".to_owned();
-        let mut base: Vec<(Vec<f32>, f64)> = Vec::with_capacity(n_token);
-        self.evaluator.read(
-            &[Text::plain(tokens.clone())],
-            |_| 0..n_token,
-            name,
-            |_, read| {
-                for position in 0..n_token {
-                    let logits = read.logits(position)?;
-                    base.push((logits.to_vec(), log_sum_exp(logits)));
-                }
-                Ok(())
-            },
-        )?;
-        let mut sums = Vec::with_capacity(which.len());
+        let mut cost = Cost { sums: Vec::with_capacity(which.len()), n_token: 0 };
         for chunk in which.chunks(self.rows.len() - 1) {
-            let texts: Vec<Text> = self
-                .load(chunk)?
-                .into_iter()
-                .map(|row| Text { tokens: tokens.clone(), row, steer_from: 0 })
-                .collect();
-            self.evaluator.read(
-                &texts,
-                |_| 0..n_token,
-                name,
-                |_, read| {
-                    let mut sum = 0.0;
-                    for (position, (base, base_total)) in base.iter().enumerate() {
-                        let steered = read.logits(position)?;
-                        sum += kl((steered, log_sum_exp(steered)), (base, *base_total));
-                    }
-                    sums.push(sum);
-                    Ok(())
-                },
-            )?;
+            let rows = self.load(chunk)?;
+            for of in self.evaluator.divergences_under(&rows, &[document])? {
+                let Divergence { kl, n_token, .. } = of[0];
+                cost.sums.push(kl * n_token as f64);
+                cost.n_token = n_token;
+            }
         }
-        Ok(Cost { sums, n_token })
+        Ok(cost)
     }
 
     /// The rows of these vectors, loaded where they are not yet. A vector keeps its row where all

@@ -18,14 +18,14 @@ pub enum Cut {
 impl Cut {
     /// The strings that end an answer. Chats begin answers with a line end at times: there the first
     /// line is taken afterwards.
-    fn stops(self, is_chat: bool) -> &'static [&'static str] {
+    pub(super) fn stops(self, is_chat: bool) -> &'static [&'static str] {
         match self {
             Self::Line if !is_chat => &["Q:", "\n"],
             _ => &["Q:"],
         }
     }
 
-    fn of(self, text: &str) -> &str {
+    pub(super) fn of(self, text: &str) -> &str {
         let text = text.trim();
         match self {
             Self::Line => text.lines().next().unwrap_or_default().trim_end(),
@@ -66,13 +66,18 @@ impl Evaluator {
         };
         self.held.clear();
         let mut generation = self.session.generate(&tokens, steering)?;
+        let mut n_written = 0;
         for _ in 0..n_predict {
             let Some(token) = generation.next(&mut sampler)? else { break };
+            n_written += 1;
             stream.push(&model.piece(token));
             if stream.stopped() {
                 break;
             }
         }
+        let n_reused = generation.n_reused();
+        let n_read = tokens.len() + n_written;
+        self.count(n_read, n_read - n_reused);
         Ok(Written { text: self.cut.of(&stream.text()).to_owned() })
     }
 }

@@ -79,6 +79,17 @@ impl Evaluator {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Vec<QuestionScore>> {
+        Ok(self.score_under(&[self.row], questions, form, preamble)?.remove(0))
+    }
+
+    /// The same under each of some bank rows, side by side.
+    pub(super) fn score_under(
+        &mut self,
+        rows: &[usize],
+        questions: &[&Question],
+        form: &PromptForm,
+        preamble: &str,
+    ) -> Result<Vec<Vec<QuestionScore>>> {
         let questions: Vec<&Question> =
             questions.iter().copied().filter(|question| question.is_two_sided()).collect();
         if questions.is_empty() {
@@ -86,9 +97,12 @@ impl Evaluator {
         }
         let (mut texts, mut n_prompts) = (Vec::new(), Vec::new());
         for question in &questions {
-            let (of_question, n) = self.answers(question, form, preamble, self.row)?;
-            texts.extend(of_question);
-            n_prompts.extend(n);
+            // All readings of a question stand together, so that they share its prompt.
+            let (of_question, n) = self.answers(question, form, preamble, 0)?;
+            for &row in rows {
+                texts.extend(of_question.iter().map(|text| Text { row, ..text.clone() }));
+                n_prompts.extend(&n);
+            }
         }
         let mut preamble = self.model().tokenize_as(form, &form.start(preamble))?;
         for text in &texts {
@@ -99,17 +113,18 @@ impl Evaluator {
         let name = |i: usize| format!("answer {i} with its prompt");
         let scores = self.log_probabilities(&texts, &n_prompts, name)?;
         let mut scores = scores.into_iter();
-        Ok(questions
-            .iter()
-            .map(|question| {
-                let answers = &question.answers;
-                QuestionScore {
+        let mut of_rows = vec![Vec::with_capacity(questions.len()); rows.len()];
+        for question in questions {
+            let answers = &question.answers;
+            for of_row in &mut of_rows {
+                of_row.push(QuestionScore {
                     log_probabilities: scores.by_ref().take(answers.len()).collect(),
                     labels: answers.iter().map(|a| a.label).collect(),
                     best: question.best(),
-                }
-            })
-            .collect())
+                });
+            }
+        }
+        Ok(of_rows)
     }
 
     /// The text of each answer with its prompt, steered as the policy says, and how many of its tokens

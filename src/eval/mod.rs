@@ -11,6 +11,7 @@ mod effect;
 mod greedy;
 mod mc;
 mod read;
+mod several;
 
 use crate::capture::plan::Limits;
 use crate::export::ControlVector;
@@ -21,6 +22,7 @@ use crate::{Error, Model, Result};
 
 pub use self::agreement::Agreement;
 pub use self::divergence::Divergence;
+pub(crate) use self::divergence::windows_of;
 pub use self::effect::{Cost, Effects, Trials};
 pub use self::greedy::{Cut, Written, is_true};
 pub use self::mc::{McScore, QuestionScore};

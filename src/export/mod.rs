@@ -9,4 +9,4 @@ mod nearest;
 pub(crate) use bake::check_base;
 pub use bake::{Bake, BakeParams, BakeRecord, Baked, Place, bake};
 pub use control_vector::{ARCHITECTURE as CONTROL_VECTOR, ControlVector};
-pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_tokens};
+pub use nearest::{Method, Nearest, Record, Row, Task, nearest, text_windows};

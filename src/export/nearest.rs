@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::ControlVector;
 use super::bake::project;
 use crate::data::{PromptForm, Question};
-use crate::eval::{Agreement, Evaluator, McScore, N_CHUNK, Policy};
+use crate::eval::{Agreement, Evaluator, McScore, N_CHUNK, Policy, windows_of};
 use crate::gguf::Gguf;
 use crate::ledger::Ledger;
 use crate::session::SessionParams;
@@ -33,7 +33,7 @@ use crate::{Error, Model, Result};
 
 /// Tokens of text that vectors are made from, at most.
 const N_FIT_TOKEN: usize = 2048;
-/// Tokens that are read of a text.
+/// Tokens that are read at once; a longer text is read in several windows.
 const N_TEXT_TOKEN: usize = 256;
 
 /// How a control vector was made.
@@ -147,14 +147,12 @@ impl Task<'_> {
     }
 }
 
-/// A text's first tokens, as many as are read of it.
+/// A text's tokens, in windows that are read each by itself; none where there is no token to predict.
 ///
 /// # Errors
 /// As [`Model::tokenize`].
-pub fn text_tokens(model: &Model, text: &str) -> Result<Vec<i32>> {
-    let mut tokens = model.tokenize(text, crate::Special::Start)?;
-    tokens.truncate(N_TEXT_TOKEN.min(model.n_ctx_train()));
-    Ok(tokens)
+pub fn text_windows(model: &Model, text: &str) -> Result<Vec<Vec<i32>>> {
+    windows_of(model, text, N_TEXT_TOKEN.min(model.n_ctx_train()))
 }
 
 /// Makes both control vectors, keeps the nearer one and measures how near they are. What the ledger

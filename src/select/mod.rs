@@ -6,7 +6,7 @@
 //! what that does is measured on development questions and neutral documents:
 //!
 //! - **effect**: the mean shift of ln p(best answer) − ln Σ p(false answers), in nats;
-//! - **cost**: KL(steered ‖ base) per token of neutral text, in nats;
+//! - **cost**: KL(original ‖ steered) per token of neutral text, in nats;
 //! - **causal score**: effect / √(cost + 1e-4). KL grows as the square of a small shift, so the
 //!   score does not depend on its size.
 //!

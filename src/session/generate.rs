@@ -41,6 +41,8 @@ pub struct Generation<'s> {
     /// Index of the token whose logits come next, in the last batch.
     i_output: usize,
     position: usize,
+    /// Prompt tokens that were not computed again.
+    n_reused: usize,
     end: Option<End>,
 }
 
@@ -70,7 +72,8 @@ impl Session {
                 n_ctx: self.n_ctx(),
             });
         }
-        let mut start = self.reusable(prompt, steering);
+        let n_reused = self.reusable(prompt, steering);
+        let mut start = n_reused;
         let mut i_output = 0;
         while start < prompt.len() {
             let end = prompt.len().min(start + self.n_batch());
@@ -95,7 +98,8 @@ impl Session {
         };
         self.held = prompt[..n_reusable].to_vec();
         self.held_under = steering;
-        Ok(Generation { session: self, steering, i_output, position: prompt.len(), end: None })
+        let position = prompt.len();
+        Ok(Generation { session: self, steering, i_output, position, n_reused, end: None })
     }
 
     /// Cuts sequence 0 back to what it shares with `prompt` and gives the length of that. The last
@@ -155,6 +159,12 @@ impl Generation<'_> {
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// Tokens of the prompt that the session held already, and that were not computed again.
+    #[must_use]
+    pub fn n_reused(&self) -> usize {
+        self.n_reused
     }
 
     /// The session, to read what was observed at the token just computed.

@@ -58,9 +58,44 @@ pub(super) struct Answered {
 pub(super) struct Outcome {
     /// By question, an index into the data set: one for each draw.
     pub(super) answered: BTreeMap<usize, Vec<Answered>>,
-    /// By document: the mean over draws. None where the condition does not change how neutral text
-    /// is read.
-    pub(super) neutral: Vec<Divergence>,
+    /// By document: one for each draw. None where the condition does not change how neutral text is
+    /// read.
+    pub(super) neutral: Vec<Vec<Divergence>>,
+    /// Where it is of several folds, each with draws of its own: the fold of each question, and of
+    /// each document.
+    fold_of: BTreeMap<usize, usize>,
+    fold_of_document: Vec<usize>,
+}
+
+impl Outcome {
+    /// Of documents alone, read once.
+    pub(super) fn of_documents(documents: Vec<Divergence>) -> Self {
+        Self { neutral: documents.into_iter().map(|of| vec![of]).collect(), ..Self::default() }
+    }
+
+    /// Adds what came out of another fold, whose number this is.
+    pub(super) fn add(&mut self, fold: usize, other: Self) {
+        self.fold_of.extend(other.answered.keys().map(|&i| (i, fold)));
+        self.fold_of_document.extend(other.neutral.iter().map(|_| fold));
+        self.answered.extend(other.answered);
+        self.neutral.extend(other.neutral);
+    }
+
+    /// The fold of a question.
+    pub(super) fn fold_of(&self, question: usize) -> usize {
+        self.fold_of.get(&question).copied().unwrap_or(0)
+    }
+
+    /// Each document with its fold.
+    pub(super) fn documents(&self) -> impl Iterator<Item = (usize, &[Divergence])> {
+        let folds = self.fold_of_document.iter().copied().chain(std::iter::repeat(0));
+        folds.zip(self.neutral.iter().map(Vec::as_slice))
+    }
+
+    /// The mean over the tokens of all documents and over draws.
+    pub(super) fn divergence(&self) -> Divergence {
+        Divergence::mean(&self.neutral.concat())
+    }
 }
 
 /// A fold to be scored.
@@ -117,34 +152,45 @@ impl Fold<'_> {
         // What stands before the questions is computed once for all turns that have the same:
         // writing, which needs the memory for itself, comes last.
         turns.sort_by_key(|(condition, _)| condition.is_instructed());
+        // Draws of one condition are measured side by side.
+        let groups: Vec<(Condition, Vec<Turn>)> =
+            turns.into_iter().fold(Vec::new(), |mut groups, (condition, turn)| {
+                match groups.last_mut() {
+                    Some((of, turns)) if *of == condition => turns.push(turn),
+                    _ => groups.push((condition, vec![turn])),
+                }
+                groups
+            });
         let mut outcomes: BTreeMap<Condition, Outcome> = BTreeMap::new();
-        for (_, turn) in &turns {
-            self.score(turn, on_step)?;
+        for (_, turns) in &groups {
+            self.score(turns, on_step)?;
         }
-        let mut draws: BTreeMap<Condition, Vec<Vec<Divergence>>> = BTreeMap::new();
-        for (condition, turn) in &turns {
+        for (condition, turns) in &groups {
             // An instruction changes the prompt, not the reading of neutral text.
             if !condition.is_instructed() {
-                draws.entry(*condition).or_default().push(self.read_neutral(turn)?);
+                let draws = self.read_neutral(turns)?;
+                let of_document = |i: usize| draws.iter().map(|draw| draw[i]).collect();
+                outcomes.entry(*condition).or_default().neutral =
+                    (0..self.documents.len()).map(of_document).collect();
             }
-            on_step()?;
+            turns.iter().try_for_each(|_| on_step())?;
         }
-        for (condition, draws) in draws {
-            let of_document =
-                |i: usize| draws.iter().filter_map(|draw| draw.get(i).copied()).collect::<Vec<_>>();
-            let n_draw = draws.len();
-            let mean = |i| {
-                let mean = Divergence::mean(&of_document(i));
-                Divergence { n_token: mean.n_token / n_draw, ..mean }
-            };
-            outcomes.entry(condition).or_default().neutral =
-                (0..self.documents.len()).map(mean).collect();
-        }
-        for (condition, turn) in &turns {
-            self.write(turn, on_step)?;
-            self.collect(turn, outcomes.entry(*condition).or_default());
+        for (condition, turns) in &groups {
+            self.write(turns, on_step)?;
+            for turn in turns {
+                self.collect(turn, outcomes.entry(*condition).or_default());
+            }
         }
         Ok(outcomes)
+    }
+
+    /// The vectors of several turns, if there are several: all are steered, at one strength, after the
+    /// same words.
+    fn vectors<'v>(turns: &[&Turn<'v>]) -> Option<(Vec<&'v SteeringVector>, f32)> {
+        let (_, alpha) = turns.first()?.steered?;
+        let vector = |turn: &&Turn<'v>| turn.steered.map(|(vector, _)| vector);
+        let vectors: Vec<_> = turns.iter().filter_map(vector).collect();
+        (turns.len() > 1 && vectors.len() == turns.len()).then_some((vectors, alpha))
     }
 
     /// The name of a question's scores.
@@ -171,72 +217,112 @@ impl Fold<'_> {
         self.name(turn, question) + how
     }
 
-    /// Scores all questions, as far as that is not known.
+    /// Scores all questions under each turn, side by side, as far as that is not known.
     pub(super) fn score(
         &mut self,
-        turn: &Turn,
+        turns: &[Turn],
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Protocol { data, form, .. } = self.protocol;
-        self.evaluator.steer_with(turn.steered)?;
         for chunk in self.questions.chunks(N_CHUNK) {
-            let is_missing = |i: &usize| self.known_scores(turn, *i).is_none();
-            let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
-            if !missing.is_empty() {
+            let is_known = |turn: &Turn, i: usize| self.known_scores(turn, i).is_some();
+            let missing: Vec<usize> = chunk
+                .iter()
+                .copied()
+                .filter(|&i| turns.iter().any(|turn| !is_known(turn, i)))
+                .collect();
+            let open: Vec<&Turn> =
+                turns.iter().filter(|turn| missing.iter().any(|&i| !is_known(turn, i))).collect();
+            if let Some(Turn { preamble, steered, .. }) = open.first().copied() {
                 let questions: Vec<_> = missing.iter().map(|&i| &data.questions[i]).collect();
-                let scores = self.evaluator.score_answers(&questions, form, &turn.preamble)?;
-                let records: Vec<_> = missing
-                    .iter()
-                    .zip(scores)
-                    .map(|(&i, score)| {
+                let scores = match Self::vectors(&open) {
+                    Some((vectors, alpha)) => self
+                        .evaluator
+                        .score_answers_under(&vectors, alpha, &questions, form, preamble)?,
+                    None => {
+                        self.evaluator.steer_with(*steered)?;
+                        vec![self.evaluator.score_answers(&questions, form, preamble)?]
+                    }
+                };
+                let mut records = Vec::new();
+                for (turn, scores) in open.iter().zip(scores) {
+                    records.extend(missing.iter().zip(scores).map(|(&i, score)| {
                         (self.name(turn, i), Record::Scores(score.log_probabilities))
-                    })
-                    .collect();
+                    }));
+                }
                 self.ledger.put(records)?;
             }
-            on_step()?;
+            turns.iter().try_for_each(|_| on_step())?;
         }
         Ok(())
     }
 
-    /// Lets the model answer all questions, as far as that is not known.
+    /// Lets the model answer all questions under each turn, side by side, as far as that is not known.
     pub(super) fn write(
         &mut self,
-        turn: &Turn,
+        turns: &[Turn],
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Protocol { data, form, n_predict, .. } = self.protocol;
-        self.evaluator.steer_with(turn.steered)?;
         for chunk in self.questions.chunks(N_CHUNK) {
             let mut records = Vec::new();
-            for &i in chunk {
-                let name = self.name_of_writing(turn, i);
-                let is_known = matches!(self.ledger.get(&name), Some(Record::Written(_)));
-                if *n_predict > 0 && !is_known {
-                    let question = &data.questions[i];
-                    let written =
-                        self.evaluator.write(question, form, &turn.preamble, *n_predict)?;
-                    records.push((name, Record::Written(written.text)));
-                }
+            for &i in chunk.iter().filter(|_| *n_predict > 0) {
+                let is_open = |turn: &&Turn| {
+                    let name = self.name_of_writing(turn, i);
+                    !matches!(self.ledger.get(&name), Some(Record::Written(_)))
+                };
+                let open: Vec<&Turn> = turns.iter().filter(is_open).collect();
+                let Some(Turn { preamble, steered, .. }) = open.first().copied() else { continue };
+                let (question, n) = (&data.questions[i], *n_predict);
+                let written = match Self::vectors(&open) {
+                    Some((vectors, alpha)) => {
+                        self.evaluator.write_under(&vectors, alpha, question, form, preamble, n)?
+                    }
+                    None => {
+                        self.evaluator.steer_with(*steered)?;
+                        vec![self.evaluator.write(question, form, preamble, n)?]
+                    }
+                };
+                records.extend(open.iter().zip(written).map(|(turn, written)| {
+                    (self.name_of_writing(turn, i), Record::Written(written.text))
+                }));
             }
             if !records.is_empty() {
                 self.ledger.put(records)?;
             }
-            on_step()?;
+            turns.iter().try_for_each(|_| on_step())?;
         }
         Ok(())
     }
 
-    /// Reads the documents, unless what that gives is known.
-    pub(super) fn read_neutral(&mut self, turn: &Turn) -> Result<Vec<Divergence>> {
-        let name = format!("{}, {}, neutral", self.name, turn.label);
-        if let Some(Record::Neutral(documents)) = self.ledger.get(&name) {
-            return Ok(documents.clone());
+    /// Reads the documents under each turn, side by side, as far as what that gives is not known.
+    pub(super) fn read_neutral(&mut self, turns: &[Turn]) -> Result<Vec<Vec<Divergence>>> {
+        let name = |turn: &Turn| format!("{}, {}, neutral", self.name, turn.label);
+        let names: Vec<String> = turns.iter().map(name).collect();
+        let is_known = |name: &str| matches!(self.ledger.get(name), Some(Record::Neutral(_)));
+        let open: Vec<(&Turn, &String)> =
+            turns.iter().zip(&names).filter(|(_, name)| !is_known(name)).collect();
+        let of_turns: Vec<&Turn> = open.iter().map(|(turn, _)| *turn).collect();
+        if let Some(Turn { steered, .. }) = of_turns.first().copied() {
+            let found = match Self::vectors(&of_turns) {
+                Some((vectors, alpha)) => {
+                    self.evaluator.divergences_of(&vectors, alpha, self.documents)?
+                }
+                None => {
+                    self.evaluator.steer_with(*steered)?;
+                    vec![self.evaluator.divergences(self.documents)?]
+                }
+            };
+            let records = open.iter().zip(found);
+            let records: Vec<_> =
+                records.map(|((_, name), of)| ((*name).clone(), Record::Neutral(of))).collect();
+            self.ledger.put(records)?;
         }
-        self.evaluator.steer_with(turn.steered)?;
-        let documents = self.evaluator.divergences(self.documents)?;
-        self.ledger.put([(name, Record::Neutral(documents.clone()))])?;
-        Ok(documents)
+        let known = |name: &String| match self.ledger.get(name) {
+            Some(Record::Neutral(documents)) => documents.clone(),
+            _ => Vec::new(),
+        };
+        Ok(names.iter().map(known).collect())
     }
 
     /// Adds what the ledger knows of the questions.

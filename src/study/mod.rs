@@ -7,28 +7,28 @@
 //! the highest MC1 on the development questions, at equal MC1 the one with the lowest KL.
 //! [`of_vector`] scores a vector that is there already, [`unsteered`] the model as it is.
 
-mod bootstrap;
 mod develop;
+mod interval;
 mod judged;
 mod measure;
 mod report;
 mod sweep;
 mod transfer;
+mod values;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::bootstrap::Estimate;
 pub use self::develop::{Developed, develop};
+pub use self::interval::{Estimate, Range, Sample};
 pub use self::judged::Judging;
 use self::measure::Fold;
 pub use self::measure::Record;
-pub use self::report::{
-    Category, Example, FoldReport, Intervals, QuestionReport, Report, Row, Scored,
-};
+pub use self::report::{Category, Example, FoldReport, HeadsFrom, QuestionReport, Report, Scored};
 pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
 pub use self::transfer::{
     Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
 };
+pub use self::values::{Draws, Intervals, Row};
 use crate::data::{Dataset, PromptForm, split};
 use crate::eval::{Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
@@ -64,7 +64,7 @@ pub struct Protocol<'a> {
     pub sigma: SigmaFrom,
     /// The pairs of K and α to choose from.
     pub grid: Grid,
-    /// Draws of random heads and directions.
+    /// Draws of random heads and directions, other ones in each fold.
     pub n_random: usize,
     /// Tokens of a written answer; 0: none is written.
     pub n_predict: usize,
@@ -254,7 +254,7 @@ pub fn two_fold<'a>(
         let developed =
             develop_once(evaluator, source, protocol, (fold, half), kept, &mut on_step)?;
         let Developed { development, vector, choice, .. } = &developed;
-        let random = random_vectors(development, source, choice.k, protocol)?;
+        let random = random_vectors(development, source, choice.k, (protocol, fold))?;
         let mut measure = Fold {
             evaluator: &mut *evaluator,
             protocol,
@@ -315,7 +315,7 @@ pub fn of_vector<'a>(
     let development = Development::fit(source, &usable, &protocol.fit(), || ())?;
     let k = vector.heads().len();
     let random = match vector.layers() {
-        None => random_vectors(&development, source, k, protocol)?,
+        None => random_vectors(&development, source, k, (protocol, 0))?,
         Some(layers) => random_layers(&development, source, (vector, layers), protocol)?,
     };
     let steered = Some((vector, alpha));
@@ -366,11 +366,11 @@ fn random_layers(
 ) -> Result<Vec<SteeringVector>> {
     let heads = match vector.heads().len() {
         0 => None,
-        k => Some(random_vectors(development, source, k, protocol)?),
+        k => Some(random_vectors(development, source, k, (protocol, 0))?),
     };
     (0..protocol.n_random)
         .map(|draw| {
-            let layers = layers.random_like(protocol.seed + 1 + draw as u64);
+            let layers = layers.random_like(draw_seed(protocol, 0, draw));
             match heads.as_ref().and_then(|heads| heads.get(draw)) {
                 Some(heads) => heads.clone().with_layers(layers),
                 None => SteeringVector::of_layers(vector.n_head(), vector.d_head(), layers),
@@ -383,9 +383,15 @@ fn random_vectors(
     development: &Development,
     source: &impl Activations,
     k: usize,
-    protocol: &Protocol,
+    (protocol, fold): (&Protocol, usize),
 ) -> Result<Vec<SteeringVector>> {
-    (0..protocol.n_random as u64)
-        .map(|draw| development.random(source, k, protocol.seed + 1 + draw))
+    (0..protocol.n_random)
+        .map(|draw| development.random(source, k, draw_seed(protocol, fold, draw)))
         .collect()
+}
+
+/// The seed of a draw: no two folds have one in common.
+fn draw_seed(protocol: &Protocol, fold: usize, draw: usize) -> u64 {
+    let place = 1 + draw as u64 + ((fold as u64) << 32);
+    protocol.seed.wrapping_add(place)
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::measure::{Answered, Outcome};
-use super::{Condition, Estimate, Protocol};
+use super::values::{Values, mean, mean_of_draws, score, share, truth};
+use super::{Condition, Estimate, Protocol, Row, Sample};
 use crate::Site;
 use crate::data::Question;
-use crate::eval::{Divergence, McScore, QuestionScore, Written, is_true};
+use crate::eval::McScore;
 use crate::judge::Judgement;
 use crate::select::Choice;
 use crate::steer::{Development, SteeringVector};
@@ -18,57 +19,9 @@ use crate::steer::{Development, SteeringVector};
 pub struct Report<'a> {
     pub(super) questions: &'a [Question],
     n_example: usize,
-    seed: u64,
     pub(super) outcomes: BTreeMap<Condition, Outcome>,
     /// One for each fold, in order.
     pub folds: Vec<FoldReport>,
-}
-
-/// One line of the table: means over all questions; `None` where it was not measured.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Row {
-    /// The condition.
-    pub name: &'static str,
-    /// Multiple choice.
-    #[serde(flatten)]
-    pub mc: McScore,
-    /// Cross-entropy on neutral text, nats per token.
-    pub ce: Option<f64>,
-    /// KL(steered ‖ base) on neutral text, nats per token.
-    pub kl: Option<f64>,
-    /// Share of greedily written answers that are true, as the judge says, or word for word.
-    #[serde(rename = "true")]
-    pub truth: Option<f64>,
-    /// Share of written answers that inform; needs a judge.
-    pub info: Option<f64>,
-    /// Share of written answers that are true and inform; needs a judge.
-    pub true_info: Option<f64>,
-    /// All of these with their intervals.
-    pub interval: Intervals,
-    /// The same as changes from `base`, paired by question and by document.
-    pub change: Intervals,
-}
-
-/// Means over questions, or over the tokens of documents, with 95 % intervals by bootstrap.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-pub struct Intervals {
-    /// MC1.
-    pub mc1: Option<Estimate>,
-    /// MC2.
-    pub mc2: Option<Estimate>,
-    /// MC3.
-    pub mc3: Option<Estimate>,
-    /// True answers.
-    #[serde(rename = "true")]
-    pub truth: Option<Estimate>,
-    /// Answers that inform.
-    pub info: Option<Estimate>,
-    /// Answers that are true and inform.
-    pub true_info: Option<Estimate>,
-    /// Cross-entropy, over documents.
-    pub ce: Option<Estimate>,
-    /// KL(steered ‖ base), over documents.
-    pub kl: Option<Estimate>,
 }
 
 /// What was chosen for one fold, and what it gave there.
@@ -83,10 +36,26 @@ pub struct FoldReport {
     pub heads: Vec<Site>,
     /// Validation accuracy of every head's probe, layer by layer.
     pub head_accuracy: Vec<f32>,
+    /// Where that was measured.
+    pub head_accuracy_from: HeadsFrom,
     /// By condition: means over the fold.
     pub mc: BTreeMap<&'static str, McScore>,
     /// MC1 with its interval.
     pub mc1_interval: BTreeMap<&'static str, Estimate>,
+}
+
+/// Where accuracies of heads were measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "source")]
+pub enum HeadsFrom {
+    /// The sidecar that is scored has them, from where it was fitted.
+    Sidecar,
+    /// Probes were fitted here, to so many rows: of the half that is not scored, or, beside a vector
+    /// that is there already, of the questions that are scored.
+    Fitted {
+        /// Labelled rows; a fifth of the questions ranks the heads, the rest fits the probes.
+        n_row: usize,
+    },
 }
 
 /// One category of questions.
@@ -145,21 +114,6 @@ pub struct Example {
     pub after: (String, bool),
 }
 
-impl Intervals {
-    /// Of what is measured by question.
-    fn of(estimate: impl Fn(fn(&Values) -> &Vec<f64>) -> Option<Estimate>) -> Self {
-        Self {
-            mc1: estimate(|v| &v.mc1),
-            mc2: estimate(|v| &v.mc2),
-            mc3: estimate(|v| &v.mc3),
-            truth: estimate(|v| &v.truth),
-            info: estimate(|v| &v.info),
-            true_info: estimate(|v| &v.true_info),
-            ..Self::default()
-        }
-    }
-}
-
 impl FoldReport {
     pub(super) fn of(
         choice: &Choice,
@@ -172,6 +126,7 @@ impl FoldReport {
             n_question,
             heads: vector.heads().iter().map(|head| head.site).collect(),
             head_accuracy: development.accuracies(),
+            head_accuracy_from: HeadsFrom::Fitted { n_row: development.n_row() },
             mc: BTreeMap::new(),
             mc1_interval: BTreeMap::new(),
         }
@@ -183,7 +138,6 @@ impl<'a> Report<'a> {
         Self {
             questions: &protocol.data.questions,
             n_example: protocol.n_example,
-            seed: protocol.seed,
             outcomes: BTreeMap::new(),
             folds: Vec::new(),
         }
@@ -203,9 +157,7 @@ impl<'a> Report<'a> {
 
     pub(super) fn gather(&mut self, outcomes: BTreeMap<Condition, Outcome>) {
         for (condition, outcome) in outcomes {
-            let all = self.outcomes.entry(condition).or_default();
-            all.answered.extend(outcome.answered);
-            all.neutral.extend(outcome.neutral);
+            self.outcomes.entry(condition).or_default().add(self.folds.len(), outcome);
         }
     }
 
@@ -230,44 +182,9 @@ impl<'a> Report<'a> {
         outcome: &Outcome,
         base: Option<&Outcome>,
     ) -> Row {
-        let values = self.values(outcome);
-        let base = base.map(|outcome| self.values(outcome));
-        let change = |pick: fn(&Values) -> &Vec<f64>| {
-            Estimate::of_difference(pick(&values), pick(base.as_ref()?), self.seed)
-        };
-        let per_token = |value: fn(&Divergence) -> f64| {
-            let documents: Vec<_> =
-                values.neutral.iter().map(|d| (value(d), d.n_token as f64)).collect();
-            Estimate::of_weighted(&documents, self.seed)
-        };
-        let change_per_token = |value: fn(&Divergence) -> f64| {
-            let pairs = values.neutral.iter().zip(&base.as_ref()?.neutral);
-            let changes: Vec<_> =
-                pairs.map(|(a, b)| (value(a) - value(b), a.n_token as f64)).collect();
-            Estimate::of_weighted(&changes, self.seed)
-        };
-        let (ce, kl) = (per_token(|d| d.ce), per_token(|d| d.kl));
-        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-        let some = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
-        Row {
-            name: condition.name(),
-            mc: McScore { mc1: mean(&values.mc1), mc2: mean(&values.mc2), mc3: mean(&values.mc3) },
-            ce: ce.map(|ce| ce.mean),
-            kl: kl.map(|kl| kl.mean),
-            truth: some(&values.truth),
-            info: some(&values.info),
-            true_info: some(&values.true_info),
-            interval: Intervals {
-                ce,
-                kl,
-                ..Intervals::of(|pick| Estimate::of(pick(&values), self.seed))
-            },
-            change: Intervals {
-                ce: change_per_token(|d| d.ce),
-                kl: change_per_token(|d| d.kl),
-                ..Intervals::of(change)
-            },
-        }
+        let values = Values::of(outcome, self.questions);
+        let base = base.map(|outcome| Values::of(outcome, self.questions));
+        values.row(condition, base.as_ref())
     }
 
     /// Multiple choice by category; none where the data names none.
@@ -357,8 +274,12 @@ impl<'a> Report<'a> {
     }
 
     fn mc1(&self, outcome: &Outcome, ids: &[usize]) -> Option<Estimate> {
-        let scores: Vec<f64> = self.scores(outcome, ids).iter().map(|score| score.mc1).collect();
-        Estimate::of(&scores, self.seed)
+        let mut sample = Sample::default();
+        for (i, draws) in ids.iter().filter_map(|i| Some((i, outcome.answered.get(i)?))) {
+            let mc = |draw: &Answered| score(&self.questions[*i], draw).mc1;
+            sample.push(outcome.fold_of(*i), 1.0, draws.iter().map(mc).collect());
+        }
+        sample.share()
     }
 
     fn scores(&self, outcome: &Outcome, ids: &[usize]) -> Vec<McScore> {
@@ -366,69 +287,4 @@ impl<'a> Report<'a> {
             .filter_map(|i| Some(mean_of_draws(&self.questions[*i], outcome.answered.get(i)?)))
             .collect()
     }
-
-    /// One value per question: means over draws.
-    fn values(&self, outcome: &Outcome) -> Values {
-        let mut values = Values { neutral: outcome.neutral.clone(), ..Values::default() };
-        for (&i, draws) in &outcome.answered {
-            let question = &self.questions[i];
-            let mc = mean_of_draws(question, draws);
-            values.mc1.push(mc.mc1);
-            values.mc2.push(mc.mc2);
-            values.mc3.push(mc.mc3);
-            values.truth.extend(share(draws, |draw| truth(question, draw)));
-            values.info.extend(share(draws, |draw| Some(draw.judged?.info.is_yes())));
-            values.true_info.extend(share(draws, |draw| Some(draw.judged?.is_both())));
-        }
-        values
-    }
-}
-
-/// One value per question, and one per document.
-#[derive(Debug, Default)]
-struct Values {
-    neutral: Vec<Divergence>,
-    mc1: Vec<f64>,
-    mc2: Vec<f64>,
-    mc3: Vec<f64>,
-    truth: Vec<f64>,
-    info: Vec<f64>,
-    true_info: Vec<f64>,
-}
-
-fn mean(scores: &[McScore]) -> McScore {
-    let n = scores.len().max(1) as f64;
-    let of = |value: fn(&McScore) -> f64| scores.iter().map(value).sum::<f64>() / n;
-    McScore { mc1: of(|s| s.mc1), mc2: of(|s| s.mc2), mc3: of(|s| s.mc3) }
-}
-
-fn mean_of_draws(question: &Question, draws: &[Answered]) -> McScore {
-    let scores: Vec<McScore> = draws
-        .iter()
-        .map(|draw| {
-            let score = QuestionScore {
-                log_probabilities: draw.log_probabilities.clone(),
-                labels: question.answers.iter().map(|answer| answer.label).collect(),
-                best: question.best(),
-            };
-            score.mc()
-        })
-        .collect();
-    mean(&scores)
-}
-
-/// Whether what was written is true: as the judge says, else word for word.
-fn truth(question: &Question, draw: &Answered) -> Option<bool> {
-    if let Some(judged) = draw.judged {
-        return Some(judged.truth.is_yes());
-    }
-    let written = Written { text: draw.written.clone()? };
-    Some(is_true(&written, question))
-}
-
-/// The share of draws of which it is so; `None` where none says.
-fn share(draws: &[Answered], is_so: impl Fn(&Answered) -> Option<bool>) -> Option<f64> {
-    let said: Vec<f64> =
-        draws.iter().filter_map(is_so).map(|is_so| f64::from(u8::from(is_so))).collect();
-    (!said.is_empty()).then(|| said.iter().sum::<f64>() / said.len() as f64)
 }

@@ -77,7 +77,7 @@ pub struct Scores {
     pub mc1: Option<f64>,
     /// Cross-entropy on neutral text, nats per token.
     pub ce: f64,
-    /// KL(steered ‖ base) on neutral text, nats per token.
+    /// KL(original ‖ steered) on neutral text, nats per token.
     pub kl: f64,
 }
 
@@ -184,7 +184,7 @@ pub fn sweep<'a>(
         let Measured { vector, alpha, label, development, .. } = &fold.cells[chosen];
         let vector = &fold.vectors[*vector];
         let k = vector.heads().len();
-        let random = random_vectors(&fold.development, source, k, protocol)?;
+        let random = random_vectors(&fold.development, source, k, (protocol, number))?;
         let mut measure = Fold {
             evaluator: &mut *evaluator,
             protocol,
@@ -349,21 +349,22 @@ impl Sweeper<'_, '_, '_> {
         let protocol = self.protocol;
         // Documents first: what stands before all questions is then computed once for a cell.
         let mut held_out = self.fold(false);
-        let mut outcome = Outcome { neutral: held_out.read_neutral(turn)?, ..Outcome::default() };
+        let turn = std::slice::from_ref(turn);
+        let documents = held_out.read_neutral(turn)?.remove(0);
+        let mut outcome = Outcome::of_documents(documents);
         let mut development = self.fold(true);
-        let mut chosen_on =
-            Outcome { neutral: development.read_neutral(turn)?, ..Outcome::default() };
+        let mut chosen_on = Outcome::of_documents(development.read_neutral(turn)?.remove(0));
         on_step()?;
-        if Divergence::mean(&chosen_on.neutral).kl <= protocol.grid.kl_budget {
+        if chosen_on.divergence().kl <= protocol.grid.kl_budget {
             development.score(turn, on_step)?;
-            development.collect(turn, &mut chosen_on);
+            development.collect(&turn[0], &mut chosen_on);
         } else {
             development.questions.chunks(N_CHUNK).try_for_each(|_| on_step())?;
         }
         let mut held_out = self.fold(false);
         held_out.score(turn, on_step)?;
         held_out.write(turn, on_step)?;
-        held_out.collect(turn, &mut outcome);
+        held_out.collect(&turn[0], &mut outcome);
         Ok((scores(&chosen_on, self.report), outcome))
     }
 
@@ -383,7 +384,7 @@ impl Sweeper<'_, '_, '_> {
 
 /// The mean over one half.
 fn scores(outcome: &Outcome, report: &Report) -> Scores {
-    let Divergence { ce, kl, .. } = Divergence::mean(&outcome.neutral);
+    let Divergence { ce, kl, .. } = outcome.divergence();
     let ids: Vec<usize> = outcome.answered.keys().copied().collect();
     let mc1 = (!ids.is_empty()).then(|| report.mean_mc(outcome, &ids).mc1);
     Scores { mc1, ce, kl }
@@ -393,9 +394,8 @@ fn scores(outcome: &Outcome, report: &Report) -> Scores {
 fn together(folds: &[Swept], axes: &Axes, protocol: &Protocol, report: &Report) -> Vec<Cell> {
     let merged = |outcomes: Vec<&Outcome>| {
         let mut all = Outcome::default();
-        for outcome in outcomes {
-            all.answered.extend(outcome.answered.clone());
-            all.neutral.extend(&outcome.neutral);
+        for (fold, outcome) in outcomes.into_iter().enumerate() {
+            all.add(fold, outcome.clone());
         }
         all
     };

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Estimate;
+use super::{Estimate, Sample};
 use crate::data::{Dataset, Question, split};
 use crate::probe::{Activations, HeadScore};
 use crate::steer::{Development, FitParams};
@@ -117,7 +117,7 @@ pub fn transfer<S: Activations>(
     let readings = pairs
         .into_par_iter()
         .map(|(a, b)| {
-            let reading = fitted[a].read(&sets[b], (a, b), params.fit.seed);
+            let reading = fitted[a].read(&sets[b], (a, b));
             on_step();
             reading
         })
@@ -163,7 +163,6 @@ impl Reader {
         &self,
         set: &Labelled<S>,
         (fitted, read): (usize, usize),
-        seed: u64,
     ) -> Result<Reading> {
         let all: Vec<usize> = (0..set.data.questions.len()).collect();
         let candidates = if fitted == read { &self.test } else { &all };
@@ -190,7 +189,7 @@ impl Reader {
         };
         let is_true = by_question(rows.iter().map(|&row| (labels[row], row)), groups);
         let estimate = |values: &[f64]| {
-            Estimate::of(values, seed).ok_or_else(|| {
+            Sample::of(values).share().ok_or_else(|| {
                 let problem =
                     format!("nothing is left that {} has not: leave one out", self.about.name);
                 Error::invalid(set.data.path.display().to_string(), problem)

@@ -94,7 +94,7 @@ pub fn all() -> Vec<Hostile> {
     add("npy", "a shape of 10,000 axes", npy(&format!("({})", "1,".repeat(10_000)), 4));
     add("npy", "a megabyte of heads", npy("(125000, 2)", 1_000_000));
 
-    let header = "{\"candor_ledger\":1,\"identity\":\"a\"}\n";
+    let header = "{\"candor_ledger\":2,\"identity\":\"a\"}\n";
     let known = |i: usize| format!("[\"{i}\",[0.5,1]]\n");
     add("ledger", "60,000 results", {
         header.bytes().chain((0..60_000).flat_map(|i| known(i).into_bytes())).collect()

@@ -55,8 +55,8 @@ pub(in crate::cli) struct AskArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) limit: usize,
 
-    /// Draws of random heads and directions.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Draws of random heads and directions, other ones in each fold.
+    #[arg(long, value_name = "N", default_value_t = 10)]
     pub(in crate::cli) draws: usize,
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::args::common::{ModelArgs, budget, selection};
 use crate::cli::show::output::Output;
-use crate::cli::show::table::{counted, short};
+use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::{embedded, interrupt};
 use crate::data::{Dataset, sha256};
 use crate::eval::Evaluator;
@@ -36,7 +36,8 @@ pub(in crate::cli) struct SelectArgs {
     #[arg(long, value_name = "NATS", value_parser = budget)]
     kl_budget: Option<f64>,
 
-    /// Text that asks nothing, a document per line [default: 40 short stories].
+    /// Text that asks nothing, a document per line, read whole [default: 20 passages of plain English
+    /// prose; 40 short stories for the built-in model].
     #[arg(long, value_name = "FILE")]
     neutral: Option<PathBuf>,
 }
@@ -83,17 +84,28 @@ impl SelectArgs {
         Ok(())
     }
 
-    /// The pairs of K and α to try: those that were given, else the usual ones.
-    pub(in crate::cli) fn grid(&self, model: &Model, k: Option<usize>, alpha: Option<f32>) -> Grid {
+    /// The pairs of K and α to try: those that were given, else the usual ones. Where one of the two
+    /// was given, and no budget, none is there to refuse it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the model has fewer heads than were asked for.
+    pub(in crate::cli) fn grid(
+        &self,
+        model: &Model,
+        k: Option<usize>,
+        alpha: Option<f32>,
+    ) -> Result<Grid> {
         let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.kl_budget.unwrap_or(DEFAULT_BUDGET);
+        let default = if alpha.is_some() { f64::INFINITY } else { DEFAULT_BUDGET };
+        grid.kl_budget = self.kl_budget.unwrap_or(default);
         if let Some(k) = k {
+            check_k(model, k)?;
             grid.ks = vec![k];
         }
         if let Some(alpha) = alpha {
             grid.alphas = vec![alpha];
         }
-        grid
+        Ok(grid)
     }
 
     /// The user's file of them.
@@ -102,13 +114,13 @@ impl SelectArgs {
     }
 
     /// The documents that ask nothing.
-    pub(in crate::cli) fn neutral(&self) -> Result<Vec<String>> {
-        neutral_documents(self.neutral.as_deref())
+    pub(in crate::cli) fn neutral(&self, model: &ModelArgs) -> Result<Neutral> {
+        Neutral::read(self.neutral.as_deref(), model)
     }
 
     /// The same, of which there must be one for each of two halves.
-    pub(in crate::cli) fn neutral_halves(&self) -> Result<Vec<String>> {
-        let neutral = self.neutral()?;
+    pub(in crate::cli) fn neutral_halves(&self, model: &ModelArgs) -> Result<Neutral> {
+        let neutral = self.neutral(model)?;
         match neutral.len() {
             0 | 1 => Err(Error::invalid("--neutral", "holds one document, at least 2 are needed")),
             _ => Ok(neutral),
@@ -217,17 +229,56 @@ fn duration(n_token: usize, pace: f64) -> std::time::Duration {
     std::time::Duration::from_secs_f64((n_token as f64 / pace).min(1e9))
 }
 
-/// The documents of a file, one per line, or the built-in ones.
-pub(in crate::cli) fn neutral_documents(path: Option<&Path>) -> Result<Vec<String>> {
-    let Some(path) = path else {
-        return Ok(embedded::neutral().into_iter().map(str::to_owned).collect());
-    };
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let documents: Vec<String> =
-        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-    if documents.is_empty() {
-        let problem = "holds no document: one per line is expected";
-        return Err(Error::invalid(path.display().to_string(), problem));
+/// Refuses more heads than a model has.
+pub(in crate::cli) fn check_k(model: &Model, k: usize) -> Result<()> {
+    let n_head = model.attention_layers().count() * model.geometry().n_head;
+    if k <= n_head {
+        return Ok(());
     }
-    Ok(documents)
+    Err(Error::invalid("--heads", format!("{k} heads cannot be chosen from {n_head}")))
+}
+
+/// Text that asks nothing.
+pub(in crate::cli) struct Neutral {
+    documents: Vec<String>,
+    /// What it is: the file, or in words.
+    pub(in crate::cli) about: String,
+}
+
+impl Neutral {
+    /// The documents of a file, one per line, or the built-in ones that fit the model.
+    pub(in crate::cli) fn read(path: Option<&Path>, model: &ModelArgs) -> Result<Self> {
+        let Some(path) = path else {
+            let (documents, about) = embedded::neutral(model.model.as_deref());
+            let documents = documents.into_iter().map(str::to_owned).collect();
+            return Ok(Self { documents, about: about.to_owned() });
+        };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let documents: Vec<String> =
+            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        if documents.is_empty() {
+            let problem = "holds no document: one per line is expected";
+            return Err(Error::invalid(path.display().to_string(), problem));
+        }
+        Ok(Self { documents, about: path.display().to_string() })
+    }
+
+    pub(in crate::cli) fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    pub(in crate::cli) fn texts(&self) -> Vec<&str> {
+        self.documents.iter().map(String::as_str).collect()
+    }
+
+    /// Says what is read, and how much of it: all. Gives the number of tokens.
+    pub(in crate::cli) fn tell(&self, evaluator: &Evaluator, output: Output) -> Result<usize> {
+        let n_token = evaluator.n_neutral_token(&self.texts())?;
+        output.note(format_args!(
+            "neutral text: {}, {}, {n_token} tokens",
+            printable_line(&self.about),
+            counted(self.len(), "document"),
+        ));
+        Ok(n_token)
+    }
 }

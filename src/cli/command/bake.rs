@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::common::{ModelArgs, SteerArgs, Subject};
-use crate::cli::args::select::neutral_documents;
+use crate::cli::args::select::Neutral;
 use crate::cli::interrupt;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{bytes, counted, printable_line, short};
@@ -80,7 +80,7 @@ struct Document<'a> {
 impl BakeArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let neutral = neutral_documents(self.neutral.as_deref())?;
+        let neutral = Neutral::read(self.neutral.as_deref(), &self.model)?;
         let base = self.model.path()?;
         let (sidecar_path, sidecar) = self.sidecar(&base, output)?;
         let alpha = self.steer.alpha(&sidecar);
@@ -175,13 +175,13 @@ impl BakeArgs {
         base: &Path,
         sidecar: &Sidecar,
         alpha: f32,
-        neutral: &[String],
+        neutral: &Neutral,
         output: Output,
     ) -> Result<[Agreement; 2]> {
         let params = self.model.params();
         let [model, baked] = [base, &self.output].map(|path| Model::load(path, &params));
         let (model, baked) = (model?, baked?);
-        let documents: Vec<&str> = neutral.iter().map(String::as_str).collect();
+        let documents = neutral.texts();
         let session = SessionParams {
             n_ctx: self.model.ctx_size().unwrap_or(N_TOKEN),
             ..self.model.session(&model)

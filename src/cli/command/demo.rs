@@ -9,6 +9,7 @@ use crate::capture::Store;
 use crate::cli::args::common::{ModelArgs, budget, selection};
 use crate::cli::command::capture::run_capture;
 use crate::cli::show::output::{BOLD, DIM, Output};
+use crate::cli::show::report::intervals_text;
 use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::{embedded, interrupt};
 use crate::data::PromptForm;
@@ -39,8 +40,8 @@ pub(in crate::cli) struct DemoArgs {
     #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = selection())]
     select: Selection,
 
-    /// Random draws to compare with.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Random draws to compare with, other ones in each fold.
+    #[arg(long, value_name = "N", default_value_t = 10)]
     draws: usize,
 
     /// Seed of splits and draws.
@@ -96,7 +97,7 @@ impl DemoArgs {
         let protocol = Protocol {
             data: &data,
             form,
-            neutral: embedded::neutral(),
+            neutral: embedded::stories(),
             preamble: String::new(),
             instruction: INSTRUCTION.to_owned(),
             shuffle: false,
@@ -149,7 +150,7 @@ impl DemoArgs {
             report.n_question(),
             captured.n_row,
         ));
-        print(&report, selection, self.draws, output);
+        print(&report, selection, output);
         output.line(format_args!(
             "\n{DIM}{seconds:.0} s. Talk to it: candor fit, then candor chat{DIM:#}"
         ));
@@ -157,12 +158,14 @@ impl DemoArgs {
     }
 }
 
-fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
+fn print(report: &Report, selection: Selection, output: Output) {
+    let rows = report.rows();
     output.line(format_args!(
         "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
         "scored on the half not fitted on"
     ));
-    for row in report.rows() {
+    for row in &rows {
+        let n_draw = row.draws.map_or(1, |draws| draws.n);
         let name = match row.name {
             "base" => "no steering".to_owned(),
             "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
@@ -182,6 +185,7 @@ fn print(report: &Report, selection: Selection, n_draw: usize, output: Output) {
         ));
     }
     output.line("");
+    output.text(&intervals_text(&rows));
     for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
         output.line(format_args!(
             "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",

@@ -14,7 +14,7 @@ use crate::cli::args::judge::{JudgeArgs, JudgeReport};
 use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs};
 use crate::cli::show::heads::{amount_of, chosen_by};
 use crate::cli::show::output::{BOLD, DIM, Output};
-use crate::cli::show::report::{DataFacts, Made, ReportArgs, rows_text};
+use crate::cli::show::report::{DataFacts, Made, ReportArgs, draws_text, rows_text};
 use crate::cli::show::table::{counted, percent, printable_line, short};
 use crate::cli::{interrupt, show::html};
 use crate::data::{Dataset, Question};
@@ -23,8 +23,8 @@ use crate::ledger::Ledger;
 use crate::select::Journal;
 use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
-    Category, FoldReport, Protocol, QuestionReport, Record, Report, Row, of_vector, two_fold,
-    unsteered,
+    Category, FoldReport, HeadsFrom, Protocol, QuestionReport, Record, Report, Row, of_vector,
+    two_fold, unsteered,
 };
 use crate::{Error, Model, Result};
 
@@ -33,8 +33,8 @@ use crate::{Error, Model, Result};
 /// Scores every answer (MC1, MC2, MC3), lets the model write its own, and reads neutral text (CE,
 /// KL): without steering, steered, steered by random directions in random heads, asked by a plain
 /// instruction, and both. With --cv 2 a vector is fitted on each half of the questions and scored on
-/// the other; else a sidecar is scored on all of them. Intervals are 95 %, by bootstrap over
-/// questions. Stopped, the same command goes on where it was.
+/// the other; else a sidecar is scored on all of them. Intervals are 95 %, over questions, and over
+/// draws where there are several. Stopped, the same command goes on where it was.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EvalArgs {
     #[command(flatten)]
@@ -123,7 +123,11 @@ pub(in crate::cli) struct Settings<'a> {
     shuffle: bool,
     n_random: usize,
     n_predict: usize,
+    /// The text that asks nothing.
+    neutral: &'a str,
     n_document: usize,
+    /// Its tokens, all of which are read.
+    n_neutral_token: usize,
     /// Who says whether a written answer is true.
     pub(in crate::cli) judge: String,
     pub(in crate::cli) seed: u64,
@@ -147,18 +151,18 @@ impl EvalArgs {
         let start = Instant::now();
         let data = self.data()?;
         let preamble = self.ask.preamble.text()?;
-        let neutral = self.select.neutral_halves()?;
+        let neutral = self.select.neutral_halves(&self.model)?;
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load_hashed(output)?;
         let form = self.data.form(&data, &model)?;
         let policy = self.ask.policy;
         let vector = self.vector(&model, output)?;
-        let grid = self.select.grid(&model, self.heads, self.steer.given_alpha());
+        let grid = self.select.grid(&model, self.heads, self.steer.given_alpha())?;
         let protocol = Protocol {
             data: &data,
             form: form.clone(),
             preamble,
-            neutral: neutral.iter().map(String::as_str).collect(),
+            neutral: neutral.texts(),
             instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
             direction: self.direction,
@@ -186,9 +190,13 @@ impl EvalArgs {
         let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
+        let n_neutral_token = neutral.tell(&evaluator, output)?;
         let source = activations.as_ref().map(|activations| &activations.store);
         let kept = (&mut ledger, journals(&place, &identity));
         let mut report = self.study(&mut evaluator, (&vector, source), &protocol, kept, output)?;
+        if let Vector::Sidecar(_, sidecar, _) = &vector {
+            show_own_heads(&mut report, sidecar);
+        }
         let n_token = evaluator.n_token();
         // A judge of its own size needs the memory.
         drop(evaluator);
@@ -209,11 +217,15 @@ impl EvalArgs {
                 direction: vector.direction(&protocol).map(DirectionKind::name),
                 selection: vector.selection(&protocol),
                 sigma: self.ask.sigma_name(),
-                kl_budget: matches!(vector, Vector::TwoFold).then_some(protocol.grid.kl_budget),
+                kl_budget: matches!(vector, Vector::TwoFold)
+                    .then_some(protocol.grid.kl_budget)
+                    .filter(|budget| budget.is_finite()),
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
+                neutral: &neutral.about,
                 n_document: neutral.len(),
+                n_neutral_token,
                 judge: judge.facts.about.clone(),
                 seed: self.data.seed,
             },
@@ -307,6 +319,16 @@ impl EvalArgs {
     }
 }
 
+/// Takes the accuracies of heads from the sidecar where it has them: those of probes that are fitted
+/// anew, to the few questions at hand, say less.
+fn show_own_heads(report: &mut Report, sidecar: &Sidecar) {
+    let accuracies = &sidecar.about.head_accuracy;
+    for fold in report.folds.iter_mut().filter(|_| !accuracies.is_empty()) {
+        fold.head_accuracy.clone_from(accuracies);
+        fold.head_accuracy_from = HeadsFrom::Sidecar;
+    }
+}
+
 /// What is scored.
 enum Vector {
     /// One for each half of the questions, fitted on the other.
@@ -384,6 +406,9 @@ fn print(document: &Document, output: Output) {
     ));
     output.text(&rows_text(&document.rows, settings.layers_alone()));
     output.line("");
+    for row in document.rows.iter().filter(|row| row.name == "random") {
+        output.text(&draws_text(row).replacen("  its", "random:", 1));
+    }
     for row in document.rows.iter().filter(|row| row.name == "iti") {
         let both = row.change.true_info;
         for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::cli::args::asking::{ledger_place, open_ledger};
 use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs};
-use crate::cli::args::select::neutral_documents;
+use crate::cli::args::select::Neutral;
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::{interrupt, show::table};
 use crate::data::{Dataset, Kind, PromptForm, sha256};
 use crate::eval::Agreement;
-use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_tokens};
+use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_windows};
 use crate::file::{check_target, stem};
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
@@ -92,7 +92,7 @@ impl ExportArgs {
         let start = Instant::now();
         let Format::ControlVector = self.format;
         let data = self.data()?;
-        let neutral = neutral_documents(self.neutral.as_deref())?;
+        let neutral = Neutral::read(self.neutral.as_deref(), &self.model)?;
         let model = self.model.load_hashed(output)?;
         let (path, sidecar) = self.steer.required(&model, output)?;
         let alpha = self.steer.alpha(&sidecar);
@@ -232,22 +232,21 @@ fn task<'a>(
     model: &Model,
     sidecar: &'a Sidecar,
     alpha: f32,
-    neutral: &[String],
+    neutral: &Neutral,
     data: Option<&'a Dataset>,
     form: PromptForm,
 ) -> Result<Task<'a>> {
     let questions = data.map_or(&[][..], |data| &data.questions);
     let texts = questions.iter().filter_map(|question| {
-        let answer = question.answers.get(question.best())?;
-        Some(text_tokens(model, &form.text(&question.text, &answer.text)))
+        let best = question.answers.get(question.best())?;
+        Some(text_windows(model, &form.text(&question.text, &best.text)))
     });
-    let mut texts: Vec<Vec<i32>> = texts.collect::<Result<_>>()?;
-    texts.retain(|tokens| !tokens.is_empty());
-    let neutral = neutral.iter().map(|text| text_tokens(model, text));
+    let texts = texts.collect::<Result<Vec<_>>>()?.concat();
+    let neutral = neutral.texts().into_iter().map(|text| text_windows(model, text));
     Ok(Task {
         vector: &sidecar.vector,
         alpha,
-        neutral: neutral.collect::<Result<_>>()?,
+        neutral: neutral.collect::<Result<Vec<_>>>()?.concat(),
         texts,
         questions: questions.iter().filter(|question| question.is_two_sided()).collect(),
         form,

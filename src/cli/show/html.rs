@@ -12,7 +12,7 @@ use crate::cli::show::plot::{self, Bar, Pair};
 use crate::cli::show::report::title_under;
 use crate::cli::show::table::{form_line, nats, percent, printable_line, short};
 use crate::judge::Reading;
-use crate::study::{Estimate, FoldReport, Row, Scored};
+use crate::study::{Estimate, FoldReport, HeadsFrom, Row, Scored};
 use crate::{Error, Result};
 
 /// What all pages have in common.
@@ -218,7 +218,7 @@ fn mc1_plot(document: &Document) -> Result<Plot> {
         id: "mc1",
         title: "MC1".to_owned(),
         note: "Questions whose best answer is likelier than every false one, in percent; 95 % \
-               intervals over questions."
+               intervals over questions, and over random draws."
             .to_owned(),
         svg: plot::bars_svg("MC1 in percent", &bars)?,
     })
@@ -233,18 +233,34 @@ fn fold_plots(document: &Document, fold: &FoldReport, name: &str) -> Result<Vec<
     let map = Plot {
         id: "accuracy",
         title: format!("What heads know{name}"),
-        note: "Validation accuracy of a linear probe on each head's output; the steered heads \
-               are outlined."
-            .to_owned(),
+        note: format!(
+            "Validation accuracy of a linear probe on each head's output, {}; the steered heads are \
+             outlined.",
+            heads_from(document, fold)
+        ),
         svg: plot::svg("", &maps)?,
     };
     let distribution = Plot {
         id: "distribution",
         title: format!("How many heads know{name}"),
-        note: "Heads by the accuracy of their probes.".to_owned(),
+        note: format!("Heads by the accuracy of their probes, {}.", heads_from(document, fold)),
         svg: plot::histogram_svg(accuracy)?,
     };
     Ok(vec![map, distribution])
+}
+
+/// Where the accuracies of heads were measured, in words.
+fn heads_from(document: &Document, fold: &FoldReport) -> String {
+    match fold.head_accuracy_from {
+        HeadsFrom::Sidecar => "as the sidecar has it from where it was fitted".to_owned(),
+        HeadsFrom::Fitted { n_row } => {
+            let which = match document.settings.size {
+                Some(_) => "the questions that are scored, since the sidecar has none of its own",
+                None => "the other half of the questions",
+            };
+            format!("fitted here to {n_row} rows of {which}; a fifth of the questions validates")
+        }
+    }
 }
 
 fn categories_plot(document: &Document) -> Result<Plot> {

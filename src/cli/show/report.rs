@@ -162,6 +162,35 @@ pub(in crate::cli) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
     table(without_info(header), &rows)
 }
 
+/// How sure MC1 is with and without a vector, and how far random draws lie apart: a line each.
+pub(in crate::cli) fn intervals_text(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| matches!(row.name, "base" | "iti" | "random")) {
+        let Some(mc1) = row.interval.mc1 else { continue };
+        let (low, high) = (percent(mc1.low), percent(mc1.high));
+        text += &format!(
+            "MC1 {}: {}, 95 % interval {low} to {high}\n",
+            title(row.name),
+            percent(mc1.mean)
+        );
+        text += &draws_text(row);
+    }
+    text
+}
+
+/// How far the draws of a row lie apart; nothing where there are not several.
+pub(in crate::cli) fn draws_text(row: &Row) -> String {
+    let Some(draws) = row.draws else { return String::new() };
+    let mut text = format!("  its {} draws", draws.n);
+    if let Some(mc1) = draws.mc1 {
+        text += &format!(": MC1 {} to {}", percent(mc1.low), percent(mc1.high));
+    }
+    if let Some(kl) = draws.kl {
+        text += &format!(", KL {} to {}", nats(kl.low, 4), nats(kl.high, 4));
+    }
+    text + "\n"
+}
+
 fn without_info<T>([a, b, c, d, e, f, _, _, g, h]: [T; 10]) -> [T; 8] {
     [a, b, c, d, e, f, g, h]
 }

@@ -75,7 +75,7 @@ impl SelectArgs {
             questions: data.questions.iter().collect(),
             form: &self.data.form(&data, &model)?,
             preamble: &preamble,
-            documents: &embedded::neutral(),
+            documents: &embedded::neutral(self.model.model.as_deref()).0,
             direction: DirectionKind::Random,
             params: SelectParams::default(),
         };

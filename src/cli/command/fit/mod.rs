@@ -12,7 +12,9 @@ use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::PreambleArgs;
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
-use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, strength_within};
+use crate::cli::args::select::{
+    DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs, check_k, strength_within,
+};
 use crate::cli::command::capture::KEPT;
 use crate::cli::interrupt;
 use crate::cli::show::output::Output;
@@ -97,8 +99,8 @@ impl FitArgs {
         self.check(&data, tunes)?;
         let path = self.path(&data)?;
         let preamble = self.preamble.text()?;
-        let neutral = self.select.neutral()?;
-        let neutral: Vec<&str> = neutral.iter().map(String::as_str).collect();
+        let neutral = self.select.neutral(&self.model)?;
+        let documents = neutral.texts();
         let model = self.model.load_hashed(output)?;
         self.preamble.check((&model, &self.model), &preamble)?;
         let n_head = self.n_head(&model)?;
@@ -125,7 +127,7 @@ impl FitArgs {
             questions: data.questions.iter().collect(),
             form: &form,
             preamble: &preamble,
-            documents: &neutral,
+            documents: &documents,
             direction: self.direction,
             params: self.select.params(),
         };
@@ -135,8 +137,15 @@ impl FitArgs {
             data.sha256
         );
         let place = (path.with_extension("trials.jsonl"), identity);
-        let chosen =
-            self.choose(&model, &development, source, &trial, place, (tunes, n_head), output)?;
+        let chosen = self.choose(
+            &model,
+            &development,
+            source,
+            (&trial, &neutral),
+            place,
+            (tunes, n_head),
+            output,
+        )?;
         let about = self.about(&model, &data, &form, &development, &chosen, params)?;
         let sidecar = Sidecar { vector: chosen.vector, about };
         interrupt::check(KEPT)?;
@@ -223,13 +232,8 @@ impl FitArgs {
             let problem = "layers without attention have no place in the map: leave it out";
             return Err(Error::invalid("--plot", problem));
         }
-        match self.heads {
-            Some(k) if k > n_head => {
-                let problem = format!("{k} heads cannot be chosen from {n_head}");
-                Err(Error::invalid("--heads", problem))
-            }
-            _ => Ok(n_head),
-        }
+        self.heads.map_or(Ok(()), |k| check_k(model, k))?;
+        Ok(n_head)
     }
 
     fn balance(&self) -> Balance {
@@ -258,7 +262,7 @@ impl FitArgs {
         model: &Model,
         development: &Development,
         source: &Store,
-        trial: &Trial,
+        (trial, neutral): (&Trial, &Neutral),
         (place, identity): (PathBuf, String),
         (tunes, n_head): (bool, usize),
         output: Output,
@@ -277,6 +281,7 @@ impl FitArgs {
             });
         }
         let mut evaluator = self.model.evaluator(model)?;
+        neutral.tell(&evaluator, output)?;
         let mut journal = SelectArgs::journal(&place, &identity, trial)?;
         let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
         let Ranked { development, effects } = {
@@ -284,7 +289,7 @@ impl FitArgs {
             self.select.rank(&mut evaluator, development, source, trial, journal, output)?
         };
         let (vector, alpha, choice) = if tunes {
-            let grid = self.select.grid(model, self.heads, self.alpha);
+            let grid = self.select.grid(model, self.heads, self.alpha)?;
             let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
             let bar = output.progress("tuning", grid.n_step(n_question));
             interrupt::install();

@@ -10,7 +10,7 @@ use crate::cli::show::output::{DIM, printable};
 use crate::cli::show::table::{facts, printable_line, short};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Policy};
-use crate::export::text_tokens;
+use crate::export::text_windows;
 use crate::session::SessionParams;
 use crate::steer::{Positions, Sidecar};
 use crate::{Error, Result};
@@ -45,7 +45,7 @@ pub(super) struct Verified {
     off_is_off: bool,
     /// The strength that the rest is measured at: the sidecar's own.
     alpha: f32,
-    /// KL(steered ‖ not steered) on neutral text, every token steered, in nats per token.
+    /// KL(original ‖ steered) on neutral text, every token steered, in nats per token.
     kl: f64,
     /// The share of these tokens after which another one is likeliest.
     top1_changed: f64,
@@ -76,10 +76,12 @@ pub(super) fn verify(sidecar: &Sidecar, args: &ModelArgs) -> Result<Verified> {
     let params = args.session(&model);
     let mut stock = Evaluator::with(&model, n_ctx, SessionParams { tap: false, ..params.clone() })?;
     let mut tapped = Evaluator::with(&model, n_ctx, params)?;
-    let documents = embedded::neutral().into_iter().take(N_DOCUMENT);
+    let (documents, _) = embedded::neutral(args.model.as_deref());
     let texts: Vec<Vec<i32>> = documents
+        .into_iter()
+        .take(N_DOCUMENT)
         .map(|text| {
-            let mut tokens = text_tokens(&model, text)?;
+            let mut tokens = text_windows(&model, text)?.into_iter().next().unwrap_or_default();
             tokens.truncate(N_DOCUMENT_TOKEN);
             Ok(tokens)
         })
@@ -92,7 +94,7 @@ pub(super) fn verify(sidecar: &Sidecar, args: &ModelArgs) -> Result<Verified> {
         off_is_off &= tapped.agreement(&mut stock, &texts)?.identical;
     }
     tapped.steer_with(Some((vector, alpha)))?;
-    let steered = tapped.agreement(&mut stock, &texts)?;
+    let steered = stock.agreement(&mut tapped, &texts)?;
     // Each layer that is steered, with whether all that is steered there is in the graph.
     let heads = vector.heads().iter().map(|head| head.site.layer);
     let mut ways: BTreeMap<usize, bool> =

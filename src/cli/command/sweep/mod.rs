@@ -112,7 +112,11 @@ struct Settings<'a> {
     shuffle: bool,
     n_random: usize,
     n_predict: usize,
+    /// The text that asks nothing.
+    neutral: &'a str,
     n_document: usize,
+    /// Its tokens, all of which are read.
+    n_neutral_token: usize,
     judge: String,
     seed: u64,
 }
@@ -179,7 +183,7 @@ impl SweepArgs {
         }
         self.select.check(&data)?;
         let preamble = self.ask.preamble.text()?;
-        let neutral = self.select.neutral_halves()?;
+        let neutral = self.select.neutral_halves(&self.model)?;
         let model = self.model.load_hashed(output)?;
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
@@ -188,7 +192,7 @@ impl SweepArgs {
             data: &data,
             form: form.clone(),
             preamble,
-            neutral: neutral.iter().map(String::as_str).collect(),
+            neutral: neutral.texts(),
             instruction: self.ask.instruction.clone(),
             shuffle: self.shuffle,
             direction: axes.directions[0],
@@ -214,6 +218,7 @@ impl SweepArgs {
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_policy(self.ask.policy);
+        let n_neutral_token = neutral.tell(&evaluator, output)?;
         interrupt::install();
         let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
         let source = &activations.store;
@@ -240,7 +245,9 @@ impl SweepArgs {
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
+                neutral: &neutral.about,
                 n_document: neutral.len(),
+                n_neutral_token,
                 judge: JudgeFacts::words().about,
                 seed: self.data.seed,
             },

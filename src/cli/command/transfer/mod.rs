@@ -29,7 +29,7 @@ const TEST_SHARE: f64 = 0.2;
 /// the best head, and the best few together, then read the rest of their own set and all of every
 /// other one. Where the rest of its own is read well and the others are not, a probe reads what true
 /// sentences of one set have in common, and not truth. Statements that stand in both sets count only
-/// where they were not fitted to. Intervals are 95 %, by bootstrap. Stopped, the same command goes
+/// where they were not fitted to. Intervals are 95 %. Stopped, the same command goes
 /// on where it was.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TransferArgs {
