@@ -113,10 +113,12 @@ impl Model {
         let fail = |problem: String| Error::Model { path: path.to_owned(), problem };
         let placement = Placement::choose(params.devices.as_deref(), &params.rpc)?;
         let mut warnings = Vec::new();
-        if let Some(n) = params.n_gpu_layers {
-            if n > 0 && params.devices.is_none() && placement.is_cpu() {
-                warnings.push(ModelWarning::NoDevice { n_gpu_layers: n });
-            }
+        if let Some(n) = params.n_gpu_layers
+            && n > 0
+            && params.devices.is_none()
+            && placement.is_cpu()
+        {
+            warnings.push(ModelWarning::NoDevice { n_gpu_layers: n });
         }
         let inner = host::load(path, placement.devices(), params.n_gpu_layers).map_err(fail)?;
         if host::has_encoder(&inner) {

@@ -102,7 +102,7 @@ impl TaskSet {
         let same = words::unchanged(task);
         let others: Vec<usize> = (0..task.options().len()).filter(|&o| o != same).collect();
         let other = others[index / 2 % others.len()];
-        if index % 2 == 0 { [same, other] } else { [other, same] }
+        if index.is_multiple_of(2) { [same, other] } else { [other, same] }
     }
 
     fn write_rows(
