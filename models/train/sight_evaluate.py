@@ -22,7 +22,7 @@ from sight_pictures import TASKS, Pictures
 from sight_vision import VisionConfig
 from tokenizer import Encoder as Words
 
-N_PER_TASK, N_CAPTION, KL_BUDGET, N_RANDOM = 240, 96, 0.1, 5
+N_PER_TASK, N_CAPTION, KL_BUDGET, N_RANDOM = 160, 64, 0.1, 5
 GRID_K, GRID_ALPHA = (1, 2, 3, 4, 6), (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
