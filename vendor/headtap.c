@@ -55,8 +55,7 @@ void headtap_free(struct headtap * tap) {
         free(tap->sites[i].loaded);
     }
     for (int32_t i = 0; i < tap->n_pool; ++i) {
-        ggml_backend_buffer_free(tap->pools[i].buffer);
-        ggml_free(tap->pools[i].ctx);
+        headtap_free_pool(&tap->pools[i]);
     }
     free(tap->sites);
     free(tap->pools);
@@ -139,20 +138,16 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
     if (!is_valid(tap, pass)) {
         return HEADTAP_BAD_ARG;
     }
-    bool same_rows = tap->n_rows == pass->n_token;
     int32_t n_out = 0;
     for (int32_t i = 0; i < pass->n_token; ++i) {
         const int32_t row = pass->rows ? pass->rows[i] : 0;
-        same_rows    = same_rows && tap->rows[i] == row && tap->n_before[i] == n_out;
         tap->rows[i] = row;
         tap->n_before[i] = n_out;
         if (pass->outputs && pass->outputs[i]) {
             tap->rows[tap->n_batch + n_out++] = row;
         }
     }
-    same_rows = same_rows && tap->n_before[pass->n_token] == n_out;
     tap->n_before[pass->n_token] = n_out;
-    tap->n_rows = pass->n_token;
     tap->pass   = *pass;
     tap->status = HEADTAP_OK;
     tap->failed = -1;
@@ -161,10 +156,9 @@ enum headtap_status headtap_begin(struct headtap * tap, const struct headtap_pas
         tap->sites[i].n_seen = 0;
         tap->sites[i].i_want = 0;
     }
-    const enum headtap_status status = headtap_upload(tap, same_rows);
+    const enum headtap_status status = headtap_upload(tap);
     if (status != HEADTAP_OK) {
-        tap->n_rows = 0; /* not every device has the rows */
-        tap->pass   = no_pass;
+        tap->pass = no_pass;
     }
     return status;
 }
@@ -245,15 +239,13 @@ static void patch(struct headtap * tap, struct site * site, struct ggml_tensor *
         site->view.src[0] = t->src[KEPT_SRC];
         t->src[0]         = &site->view;
     }
-    const struct ggml_tensor * all = tap->pools[site->pool].rows;
-    site->rows           = *all;
-    site->rows.ne[0]     = t->ne[1];
-    site->rows.nb[1]     = site->rows.nb[0] * (size_t) t->ne[1];
-    site->rows.nb[2]     = site->rows.nb[1];
-    site->rows.nb[3]     = site->rows.nb[1];
-    site->rows.view_src  = (struct ggml_tensor *) all;
-    site->rows.view_offs = (size_t) site->first * sizeof(int32_t);
-    site->rows.data      = (char *) all->data + site->rows.view_offs;
+    const struct ggml_tensor * ids = headtap_ids(tap, site, (int32_t) t->ne[1]);
+    site->rows          = *ids;
+    site->rows.ne[0]    = t->ne[1];
+    site->rows.nb[1]    = site->rows.nb[0] * (size_t) t->ne[1];
+    site->rows.nb[2]    = site->rows.nb[1];
+    site->rows.nb[3]    = site->rows.nb[1];
+    site->rows.view_src = (struct ggml_tensor *) ids;
 
     t->op     = GGML_OP_ADD_ID;
     t->src[1] = site->bank;
@@ -433,8 +425,9 @@ const char * headtap_device(const struct headtap * tap, enum headtap_kind kind, 
         return NULL;
     }
     /* memory of the host that a GPU may read as well names that GPU: the processor computes there */
-    ggml_backend_dev_t device = ggml_backend_buft_is_host(site->buft) ? NULL : ggml_backend_buft_get_device(site->buft);
-    return device ? ggml_backend_dev_name(device) : "CPU";
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(site->buft);
+    const bool is_host = ggml_backend_buft_is_host(site->buft) && !headtap_is_split(device);
+    return device && !is_host ? ggml_backend_dev_name(device) : "CPU";
 }
 
 enum headtap_reader headtap_reader_of(const struct headtap * tap, int32_t il) {

@@ -17,10 +17,12 @@
  *
  * Steering runs inside the graph wherever the node is a no-op view (RESHAPE, which is what flash
  * attention leaves there), or the control vector's ADD: while the scheduler asks about the node,
- * the tap turns it, in place, into an ADD_ID of the same data, the bank and the tokens' rows. The graph is not cut, nothing is
- * synchronized, and changing a row rewrites a few kilobytes. Elsewhere (a CONT node, a device that
- * has no ADD_ID, a node that moved to another device) the tap reads, adds and writes in the
- * callback: the same sums, at one graph cut per layer.
+ * the tap turns it, in place, into an ADD_ID of the same data, the bank and the tokens' rows. The
+ * graph is not cut, nothing is synchronized, and changing a row rewrites a few kilobytes. Row numbers
+ * are written to the device once per ubatch, where they changed, at its own alignment. Elsewhere (a
+ * CONT node, a device that has no ADD_ID, a node that moved to another device) the tap reads, adds and
+ * writes in the callback: the same sums, at one graph cut per layer. So it does where llama.cpp splits tensors over
+ * several devices (`--split-mode tensor`), none of which would see the edit.
  *
  * A quantized V cache makes llama.cpp rotate the node: each block of headtap_rotation values is
  * multiplied by a Hadamard matrix, and rotated back before the projection. The tap rotates offsets

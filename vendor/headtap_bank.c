@@ -92,10 +92,20 @@ enum headtap_status headtap_set_row(struct headtap * tap, enum headtap_kind kind
     return HEADTAP_OK;
 }
 
+bool headtap_is_split(ggml_backend_dev_t device) {
+    return device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_META;
+}
+
+/* Whether nodes of this buffer type can be turned into ADD_ID. Nodes that are split cannot: each
+ * device computes tensors of its own, made when the node was allocated, and never sees what becomes
+ * of the node. */
 static bool adds_by_id(ggml_backend_buffer_type_t buft, struct ggml_context * ctx, struct ggml_tensor * bank) {
     ggml_backend_dev_t device = ggml_backend_buft_get_device(buft);
     if (!device) {
         return ggml_backend_buft_is_host(buft);
+    }
+    if (headtap_is_split(device)) {
+        return false;
     }
     struct ggml_tensor * node = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, bank->ne[0], 1);
     struct ggml_tensor * rows = ggml_new_tensor_2d(ctx, GGML_TYPE_I32, 1, 1);
@@ -105,6 +115,21 @@ static bool adds_by_id(ggml_backend_buffer_type_t buft, struct ggml_context * ct
 /* Whether the site is to be steered in the graph and has no bank where its node lives. */
 static bool wants_bank(const struct site * site) {
     return site->n_loaded > 0 && site->buft && !site->bank && site->home != site->buft;
+}
+
+static bool init_place(const struct headtap * tap, struct ggml_context * ctx, struct place * place) {
+    place->ids    = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, tap->n_batch);
+    place->held   = calloc((size_t) tap->n_batch, sizeof(int32_t));
+    place->n_held = 0;
+    return place->held != NULL;
+}
+
+void headtap_free_pool(struct pool * pool) {
+    ggml_backend_buffer_free(pool->buffer);
+    ggml_free(pool->ctx);
+    free(pool->all.held);
+    free(pool->wanted.held);
+    memset(pool, 0, sizeof(*pool));
 }
 
 /* One pool for all sites that want a bank on `buft`. A device without ADD_ID gets none: those
@@ -118,15 +143,11 @@ static enum headtap_status add_pool(struct headtap * tap, ggml_backend_buffer_ty
     struct pool * pool = &tap->pools[tap->n_pool];
     struct ggml_context * scratch = ggml_init(params);
     pool->ctx = ggml_init(params);
-    if (!scratch || !pool->ctx) {
-        ggml_free(scratch);
-        ggml_free(pool->ctx);
-        return HEADTAP_NO_MEMORY;
-    }
+    bool has_memory = scratch && pool->ctx && init_place(tap, pool->ctx, &pool->all) &&
+                      init_place(tap, pool->ctx, &pool->wanted);
     bool supported = true;
     bool asked     = false;
-    pool->rows = ggml_new_tensor_1d(pool->ctx, GGML_TYPE_I32, 2 * (int64_t) tap->n_batch);
-    for (int32_t i = 0; i < headtap_n_site(tap); ++i) {
+    for (int32_t i = 0; has_memory && i < headtap_n_site(tap); ++i) {
         struct site * site = &tap->sites[i];
         if (!wants_bank(site) || site->buft != buft) {
             continue;
@@ -144,23 +165,23 @@ static enum headtap_status add_pool(struct headtap * tap, ggml_backend_buffer_ty
         }
     }
     ggml_free(scratch);
-    pool->buffer = supported ? ggml_backend_alloc_ctx_tensors_from_buft(pool->ctx, buft) : NULL;
-    if (!pool->buffer) {
-        for (int32_t i = 0; i < headtap_n_site(tap); ++i) {
-            struct site * site = &tap->sites[i];
-            if (site->bank && site->pool == tap->n_pool) {
-                site->bank = NULL;
-                site->home = NULL;
-            }
-        }
-        ggml_free(pool->ctx);
-        return supported ? HEADTAP_NO_MEMORY : HEADTAP_OK;
+    pool->buffer = has_memory && supported ? ggml_backend_alloc_ctx_tensors_from_buft(pool->ctx, buft) : NULL;
+    if (pool->buffer) {
+        tap->n_pool++;
+        return HEADTAP_OK;
     }
-    tap->n_pool++;
-    return HEADTAP_OK;
+    for (int32_t i = 0; i < headtap_n_site(tap); ++i) {
+        struct site * site = &tap->sites[i];
+        if (site->bank && site->pool == tap->n_pool) {
+            site->bank = NULL;
+            site->home = NULL;
+        }
+    }
+    headtap_free_pool(pool);
+    return has_memory && !supported ? HEADTAP_OK : HEADTAP_NO_MEMORY;
 }
 
-enum headtap_status headtap_upload(struct headtap * tap, bool same_rows) {
+enum headtap_status headtap_upload(struct headtap * tap) {
     for (int32_t i = 0; tap->in_graph && i < headtap_n_site(tap); ++i) {
         struct site * site = &tap->sites[i];
         if (wants_bank(site)) {
@@ -177,13 +198,18 @@ enum headtap_status headtap_upload(struct headtap * tap, bool same_rows) {
             site->stale_from = site->stale_to = 0;
         }
     }
-    for (int32_t i = same_rows ? tap->n_fresh : 0; i < tap->n_pool; ++i) {
-        struct ggml_tensor * rows = tap->pools[i].rows;
-        ggml_backend_tensor_set(rows, tap->rows, 0, (size_t) tap->n_rows * sizeof(int32_t));
-        const size_t n_out = (size_t) tap->n_before[tap->n_rows];
-        const size_t at    = (size_t) tap->n_batch;
-        ggml_backend_tensor_set(rows, tap->rows + at, at * sizeof(int32_t), n_out * sizeof(int32_t));
-    }
-    tap->n_fresh = tap->n_pool;
     return HEADTAP_OK;
+}
+
+const struct ggml_tensor * headtap_ids(struct headtap * tap, const struct site * site, int32_t n) {
+    struct pool   * pool  = &tap->pools[site->pool];
+    struct place  * place = site->first < tap->n_batch ? &pool->all : &pool->wanted;
+    const int32_t * rows  = tap->rows + site->first;
+    const size_t    size  = (size_t) n * sizeof(*rows);
+    if (n > place->n_held || memcmp(place->held, rows, size) != 0) {
+        memcpy(place->held, rows, size);
+        place->n_held = n;
+        ggml_backend_tensor_set(place->ids, rows, 0, size);
+    }
+    return place->ids;
 }

@@ -9,11 +9,20 @@
 #include "ggml-backend.h"
 #include "ggml.h"
 
+/* Where the row numbers of a ubatch lie on a device. Nodes read them from the start, which has the
+ * device's alignment: some devices (Vulkan) end the process over ids that begin between. */
+struct place {
+    struct ggml_tensor * ids;    /* I32 [n_batch]              */
+    int32_t            * held;   /* [n_batch] what `ids` holds */
+    int32_t              n_held; /* the first so many          */
+};
+
 /* Banks and row numbers of all sites that share a buffer type, hence a device. */
 struct pool {
     struct ggml_context * ctx;
     ggml_backend_buffer_t buffer;
-    struct ggml_tensor  * rows; /* I32 [2 * n_batch], as headtap.rows */
+    struct place          all;    /* of all tokens of a ubatch            */
+    struct place          wanted; /* of those of them whose output is wanted */
 };
 
 /* One kind of node in one layer. */
@@ -36,7 +45,7 @@ struct site {
     /* What a patched node points to. Rebuilt from the node each time the scheduler asks, so that
      * it is right whichever graph is running; its address is all that a graph keeps. */
     struct ggml_tensor view; /* the RESHAPE as it was before                               */
-    struct ggml_tensor rows; /* I32 [columns of the node, 1], a part of the pool's         */
+    struct ggml_tensor rows; /* I32 [columns of the node, 1], the start of a place          */
 
     /* What reads the heads, learned in the first pass. */
     enum headtap_reader reader;
@@ -65,8 +74,6 @@ struct headtap {
     int32_t           * rows;      /* [2 * n_batch] rows of the pass: of all tokens, and from
                                     * n_batch on of those whose output is wanted           */
     int32_t           * n_before;  /* [n_batch + 1] tokens before this one whose output is wanted */
-    int32_t             n_fresh;   /* pools whose row numbers are those of `rows`  */
-    int32_t             n_rows;    /* how many of `rows` are set                   */
     float             * column;    /* [width] scratch of the read-modify-write     */
     int32_t           * ids;       /* [n_batch] scratch of the order's check       */
     int32_t             n_checked; /* tokens of the pass whose order was checked   */
@@ -95,8 +102,15 @@ void headtap_rotate_rows(struct headtap * tap, struct site * site);
 /* The size of the site's rotation. Nothing is rotated before the first pass is over, which finds
  * out. */
 int32_t headtap_rotation_of(const struct headtap * tap, const struct site * site);
-/* Brings banks and row numbers on the devices up to date. */
-enum headtap_status headtap_upload(struct headtap * tap, bool same_rows);
+/* Brings the banks on the devices up to date. */
+enum headtap_status headtap_upload(struct headtap * tap);
+/* The place on the site's device that holds the rows of the n columns of its node. To be called
+ * while the scheduler asks: whatever read the place before has been computed by then, and all that
+ * reads it in this ubatch wants the same rows. */
+const struct ggml_tensor * headtap_ids(struct headtap * tap, const struct site * site, int32_t n);
+void headtap_free_pool(struct pool * pool);
+/* Whether the device stands for several, over which tensors are split (`--split-mode tensor`). */
+bool headtap_is_split(ggml_backend_dev_t device);
 
 /* ---- headtap_learn.c: what the graph tells ---- */
 

@@ -42,7 +42,7 @@ pub(crate) struct Context {
     means: Option<LayerMeans>,
     n_vocab: usize,
     is_tapped: bool,
-    /// What the tap took of the last decode before llama.cpp began: banks and rows brought up to date.
+    /// What the tap took of the last decode before llama.cpp began: banks brought up to date.
     tap_begin: Duration,
     /// Freed last.
     _model: Arc<Weights>,

@@ -1,6 +1,8 @@
 //! The tap alone: under a model, and on graphs made by hand.
 
+mod devices;
 mod graph;
+mod raw;
 mod tap;
 
 use std::path::Path;
