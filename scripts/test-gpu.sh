@@ -3,7 +3,8 @@
 # compiler are enough for all but `rust`.
 #
 #   scripts/test-gpu.sh pack FOLDER          where there is cargo: copies into FOLDER what `run` needs
-#                                            besides this tree, 18 MB of llama.cpp's source
+#                                            besides this tree, 18 MB of llama.cpp's source and
+#                                            small models of several architectures
 #   scripts/test-gpu.sh run FOLDER OUT       builds that llama.cpp and the test in C (tests/c) for the
 #                                            GPU at hand, checks, and measures what the tap costs
 #   scripts/test-gpu.sh rust FEATURE OUT     where there is cargo: builds candor with `cuda`, `metal` or
@@ -18,6 +19,32 @@
 #   ARCH=90      CUDA's architecture, instead of the GPU's          JOBS=16       instead of all cores
 #   COST="1.1b 7b"  random models to measure with ("": none)        ROUNDS=15     of each lane
 set -euo pipefail
+
+# A compiler that was killed leaves part of an object file, which make would take for whole: each
+# goes by another name until it is.
+compile() {
+    local args=() out=""
+    while (($#)); do
+        if [[ $1 == -o && $2 == *.o ]]; then
+            out=$2
+            args+=(-o "$out.part")
+            shift 2
+        else
+            args+=("$1")
+            shift
+        fi
+    done
+    "${args[@]}" || exit $?
+    if [[ -n $out ]]; then
+        mv "$out.part" "$out"
+    fi
+}
+if [[ ${1:-} == compile ]]; then
+    shift
+    compile "$@"
+    exit
+fi
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 die() {
@@ -45,26 +72,6 @@ step() {
     fi
 }
 
-# A compiler that was killed leaves part of an object file, which make would take for whole: each
-# goes by another name until it is.
-compile() {
-    local args=() out=""
-    while (($#)); do
-        if [[ $1 == -o && $2 == *.o ]]; then
-            out=$2
-            args+=(-o "$out.part")
-            shift 2
-        else
-            args+=("$1")
-            shift
-        fi
-    done
-    "${args[@]}" || exit $?
-    if [[ -n $out ]]; then
-        mv "$out.part" "$out"
-    fi
-}
-
 # ---- pack ----
 
 pack() {
@@ -72,6 +79,7 @@ pack() {
     source=$(cargo metadata --format-version 1 --locked | tr ',' '\n' |
         sed -n 's/^"manifest_path":"\(.*llama-cpp-sys-2-[^/]*\)\/Cargo.toml"$/\1/p' | head -n 1)
     [[ -d $source/llama.cpp/ggml ]] || die "cargo does not say where llama-cpp-sys-2 lies"
+    mkdir -p "$folder" && folder=$(cd "$folder" && pwd)
     rm -rf "$folder/llama.cpp"
     mkdir -p "$folder/llama.cpp/ggml/src"
     cp -R "$source/llama.cpp/"{src,include,cmake,LICENSE} "$folder/llama.cpp"
@@ -86,6 +94,10 @@ pack() {
         esac
         cp -R "$kept" "$folder/llama.cpp/ggml/src"
     done
+    # Small models of several architectures, which the tests in Rust write.
+    rm -rf "$folder/models"
+    CANDOR_FIXTURES=$folder/models cargo test --quiet --release --locked --test fixtures -- \
+        --ignored leaves_fixtures_in_a_folder >/dev/null
     local size
     size=$(du -sk "$folder/llama.cpp" | cut -f 1)
     ((size < 40 * 1024)) || die "$folder/llama.cpp has $size KB, more than 40 MB"
@@ -209,6 +221,9 @@ run() {
     [[ -n $device ]] || die "there is no device $names: say DEVICE=NAME"
 
     local models=(models/demo.gguf models/judged.gguf "$(write_model "$build" tiny "$folder")")
+    if [[ -d $folder/models ]]; then
+        models+=("$folder"/models/*.gguf)
+    fi
     check "as it is" "$program" "$device" "${models[@]}"
     for model in $variants; do
         export "$model=1"
@@ -262,6 +277,8 @@ cpu() {
     trap 'kill "${workers[@]}" 2>/dev/null || true' EXIT
     check "processor" "$build/headtap_test" CPU --worker "$(address "$out/worker-1.log")" \
         --worker "$(address "$out/worker-2.log")" models/demo.gguf "$tiny"
+    # a device whose memory is not the host's: all layers there, and half of them
+    check "worker" "$build/headtap_test" RPC0 --worker "$(address "$out/worker-1.log")" "$tiny"
     # so that what measures does not rot; figures of a minute mean nothing
     check "cost" "$build/headtap_test" CPU --rounds 1 --prompt 64 --threads 1 --cost "$tiny"
     finish
@@ -317,6 +334,5 @@ case ${1:-} in
     run) [[ $# == 3 ]] || die "scripts/test-gpu.sh run FOLDER OUT" && run "$2" "$3" ;;
     rust) [[ $# == 3 ]] || die "scripts/test-gpu.sh rust FEATURE OUT" && rust "$2" "$3" ;;
     cpu) [[ $# == 2 ]] || die "scripts/test-gpu.sh cpu OUT" && cpu "$2" ;;
-    compile) shift && compile "$@" ;;
-    *) sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+    *) sed -n '2,23s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
 esac

@@ -126,3 +126,16 @@ fn an_edit_of_every_token_equals_a_bias_after_wo() {
     let plain = host::logits(&host::load(&path), &PROMPT, false);
     assert!((edited.logits - plain.mapv(f64::from)).iter().any(|shift| shift.abs() > 0.5));
 }
+
+/// For programs without Rust (`scripts/test-gpu.sh pack`).
+#[test]
+#[ignore = "writes small models into the folder that CANDOR_FIXTURES names"]
+fn leaves_fixtures_in_a_folder() {
+    let folder = std::env::var("CANDOR_FIXTURES").expect("CANDOR_FIXTURES names a folder");
+    std::fs::create_dir_all(&folder).unwrap();
+    for arch in Arch::CORE {
+        for kind in [TensorType::F32, TensorType::Q4_0] {
+            Fixture::new(arch).quantized(kind).write(folder.as_ref());
+        }
+    }
+}

@@ -5,10 +5,11 @@
  *     headtap_test DEVICE [--json FILE] [--label TEXT] [--cost MODEL]… [--rounds N] [--prompt N]
  *                  [--threads N] [--worker HOST:PORT]… MODEL…
  *
- * Every MODEL is checked, with one thread; every --cost MODEL is measured, with --threads. With two workers (`candor worker`, or
- * llama.cpp's rpc-server), models whose tensors are split over both are checked, too. For people on
- * stderr; a line of JSON per result to FILE (`-`: stdout). The last line is `N passed, N failed`; the
- * exit status is 0 where none failed, 1 where some did, 2 for a wrong call.
+ * Every MODEL is checked, with one thread; every --cost MODEL is measured, with --threads. Workers
+ * (`candor worker`, or llama.cpp's rpc-server) are devices, too: RPC0, RPC1, …; with two, models whose
+ * tensors are split over both are checked. For people on stderr; a line of JSON per result to FILE
+ * (`-`: stdout). The last line is `N passed, N failed`; the exit status is 0 where none failed, 1
+ * where some did, 2 for a wrong call.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -109,8 +110,6 @@ static void tell_machine(ggml_backend_dev_t device) {
     json_begin("machine", NULL);
     json_text("device", ggml_backend_dev_name(device));
     json_text("description", ggml_backend_dev_description(device));
-    json_text("driver", driver);
-    json_text("ggml", ggml_version());
     json_text("build", llama_print_system_info());
     json_number("memory_mb", (double) (total >> 20));
     json_end();
@@ -186,25 +185,31 @@ static void check_model(const char * path, ggml_backend_dev_t device) {
     close_host(&host);
 }
 
-/* Tensors split over two workers, beside the same model in one piece. */
-static void check_split_model(const char * path, const struct call * call, ggml_backend_dev_t device) {
-    static ggml_backend_dev_t parts[MAX_WORKER + 1];
+/* Puts the workers' devices into ggml's registry: RPC0, RPC1, … */
+static bool add_workers(const struct call * call, ggml_backend_dev_t * parts) {
     typedef ggml_backend_reg_t (*add_server_t)(const char *);
-    ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
-    for (int i = 0; i < call->n_worker && rpc && !parts[i]; ++i) {
-        add_server_t add_server = (add_server_t) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server");
-        ggml_backend_reg_t reg  = add_server(call->workers[i]);
-        if (reg) {
-            ggml_backend_register(reg);
-            parts[i] = ggml_backend_reg_dev_get(reg, 0);
+    ggml_backend_reg_t rpc  = call->n_worker ? ggml_backend_reg_by_name("RPC") : NULL;
+    add_server_t add_server = rpc ? (add_server_t) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server") : NULL;
+    for (int i = 0; i < call->n_worker; ++i) {
+        ggml_backend_reg_t reg = add_server ? add_server(call->workers[i]) : NULL;
+        if (!reg) {
+            fprintf(stderr, "headtap_test: no worker at %s, or a llama.cpp without RPC\n", call->workers[i]);
+            return false;
         }
+        ggml_backend_register(reg);
+        parts[i] = ggml_backend_reg_dev_get(reg, 0);
     }
+    return true;
+}
+
+/* Tensors split over the workers, beside the same model in one piece. */
+static void check_split_model(const char * path, ggml_backend_dev_t device, ggml_backend_dev_t * parts, int n_part) {
     struct host split, whole;
     struct place place = { .name = "all layers", .device = device, .n_on = -1 };
     if (!opened(&whole, path, place)) {
         return;
     }
-    place = (struct place) { .name = "tensors split", .device = device, .parts = parts, .n_part = call->n_worker };
+    place = (struct place) { .name = "tensors split", .device = device, .parts = parts, .n_part = n_part };
     if (opened(&split, path, place)) {
         if (is_taken(&split)) {
             check_split(&split, &whole);
@@ -225,6 +230,10 @@ int main(int argc, char ** argv) {
     if (!parse(argc, argv, &call)) {
         return usage();
     }
+    static ggml_backend_dev_t parts[MAX_WORKER];
+    if (!add_workers(&call, parts)) {
+        return 2;
+    }
     ggml_backend_dev_t device = ggml_backend_dev_by_name(call.device);
     if (!device) {
         fprintf(stderr, "headtap_test: there is no device %s; `headtap_test devices` lists them\n", call.device);
@@ -233,8 +242,8 @@ int main(int argc, char ** argv) {
     tell_machine(device);
     for (int i = 0; i < call.n_model; ++i) {
         check_model(call.models[i], device);
-        if (call.n_worker > 0) {
-            check_split_model(call.models[i], &call, device);
+        if (call.n_worker > 1) {
+            check_split_model(call.models[i], device, parts, call.n_worker);
         }
     }
     for (int i = 0; i < call.n_cost; ++i) {

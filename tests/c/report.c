@@ -1,5 +1,6 @@
 /* What was found: for people on stderr, for programs as a line of JSON each. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "test.h"
@@ -64,6 +65,8 @@ void json_begin(const char * kind, const struct host * host) {
     fprintf(json, "{\"kind\":");
     put_text(kind);
     json_text("label", label);
+    json_text("driver", getenv("HEADTAP_DRIVER"));
+    json_text("ggml", ggml_version());
     if (host) {
         const char * slash = strrchr(host->path, '/');
         json_text("device", ggml_backend_dev_name(host->place.device));

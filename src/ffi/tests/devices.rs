@@ -95,14 +95,14 @@ fn worker() -> String {
 #[test]
 fn steers_where_tensors_are_split_over_devices() {
     let workers = Placement::choose(None, &[worker(), worker()]).expect("the workers answer");
-    let devices = &workers.indices()[..2];
+    let devices = [0, 1].map(|i: usize| workers.devices()[i].index);
     let tokens: Vec<Token> = (0..6).map(|p| (1 + 2 * p, p, 0, true)).collect();
     let rows = rows(tokens.len());
     let nothing = vec![0; tokens.len()];
     for kinds in [&[Kind::Heads][..], &[Kind::Output], &[Kind::Heads, Kind::Output]] {
         let mut whole = Raw::new(&[], Some(tap(false)), |_| ());
-        let mut split = Raw::new(devices, Some(tap(true)), |_| ());
-        let mut stock = Raw::new(devices, None, |_| ());
+        let mut split = Raw::new(&devices, Some(tap(true)), |_| ());
+        let mut stock = Raw::new(&devices, None, |_| ());
         if kinds.contains(&Kind::Output) {
             for raw in [&mut whole, &mut split, &mut stock] {
                 raw.hold_outputs();
