@@ -2,7 +2,7 @@
 //! both to Rust.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn main() {
     let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
@@ -46,6 +46,10 @@ fn main() {
         .extra_warnings(true)
         .compile("guard");
 
+    if env::var_os("CARGO_FEATURE_PLUGIN").is_some() && env::var_os("CARGO_CFG_UNIX").is_some() {
+        build_plugin(&include);
+    }
+
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("headtap.rs");
     bindgen::Builder::default()
         .header("vendor/guard.h")
@@ -64,4 +68,39 @@ fn main() {
         .expect("bindgen reads vendor/headtap.h")
         .write_to_file(&out)
         .expect("OUT_DIR is writable");
+}
+
+/// The tap as a library that is loaded before a program's own. It calls ggml through a table that is
+/// filled at run time, so it is linked with nothing but the C library.
+fn build_plugin(include: &Path) {
+    let parts =
+        ["", "_bank", "_learn", "_host", "_plan", "_preload", "_context", "_batch", "_control"];
+    let sources: Vec<String> = parts.iter().map(|p| format!("vendor/headtap{p}.c")).collect();
+    for header in ["host", "plan", "preload"] {
+        println!("cargo:rerun-if-changed=vendor/headtap_{header}.h");
+    }
+    for source in &sources {
+        println!("cargo:rerun-if-changed={source}");
+    }
+    let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let compiler = cc::Build::new()
+        .include("vendor")
+        .include(include)
+        .std("gnu11")
+        .opt_level(2)
+        .pic(true)
+        .warnings(true)
+        .extra_warnings(true)
+        .get_compiler();
+    let status = compiler
+        .to_command()
+        .args(["-shared", "-fvisibility=hidden", "-DHEADTAP_THROUGH_HOST"])
+        .args(["-include", "vendor/headtap_host.h"])
+        .args(&sources)
+        .arg("-o")
+        .arg(out.join("libheadtap-preload"))
+        .args(["-ldl", "-lpthread", "-lm"])
+        .status()
+        .expect("the C compiler runs");
+    assert!(status.success(), "the library of the tap could not be linked");
 }

@@ -24,6 +24,8 @@ pub mod judge;
 pub mod ledger;
 mod limits;
 mod model;
+#[cfg(all(feature = "plugin", unix))]
+pub mod plugin;
 pub mod probe;
 pub mod select;
 pub mod session;

@@ -9,7 +9,7 @@ use clap::builder::styling::Style;
 
 /// Subcommands, by what people want.
 pub(in crate::cli) const GROUPS: [(&str, &[&str]); 5] = [
-    ("Use", &["chat", "run", "inspect"]),
+    ("Use", &["chat", "run", "attach", "inspect"]),
     ("Make", &["fit", "sweep", "capture", "import", "mix"]),
     ("Measure", &["demo", "eval", "transfer", "bench"]),
     ("Share", &["bake", "export", "card"]),
@@ -30,6 +30,12 @@ candor chat -m model.gguf --steer calm.gguf --alpha 5"
 candor run -m model.gguf -p \"Q: Can you sweat out toxins? A:\"
 candor run -m model.gguf --chat -p \"Can you sweat out toxins?\"
 echo \"Once upon a time\" | candor run -m model.gguf -p - --temp 0 -n 50"
+        }
+        "attach" => {
+            "\
+candor attach -- llama-server -m model.gguf              with the vector beside the model
+candor attach --slot 0=4 --slot 1=12 -- llama-server -m model.gguf -np 2
+candor attach --set alpha=8 4711                         while it runs, by its process number"
         }
         "inspect" => {
             "\

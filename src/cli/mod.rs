@@ -13,6 +13,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+#[cfg(unix)]
+use self::command::attach;
 #[cfg(feature = "sight")]
 use self::command::sight;
 use self::command::{
@@ -52,6 +54,8 @@ enum Command {
     Card(card::CardArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    #[cfg(unix)]
+    Attach(attach::AttachArgs),
     Bake(bake::BakeArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
@@ -103,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
         Command::Chat(args) => args.run(output),
+        #[cfg(unix)]
+        Command::Attach(args) => args.run(output),
         Command::Bake(args) => args.run(output),
         Command::Bench(args) => args.run(output),
         Command::Inspect(args) => args.run(output),

@@ -390,6 +390,16 @@ impl SteerArgs {
         })
     }
 
+    /// The sidecars that were named; `None` where that is left to what is beside the model.
+    pub(in crate::cli) fn parts(&self) -> Option<&[Part]> {
+        self.special().is_none().then_some(self.steer.as_slice())
+    }
+
+    /// Whether sidecars of other models are taken.
+    pub(in crate::cli) fn is_forced(&self) -> bool {
+        self.force
+    }
+
     /// Whether the sidecar is whatever is found beside the model.
     pub(in crate::cli) fn is_auto(&self) -> bool {
         self.special() == Some("auto")

@@ -1,5 +1,7 @@
 //! What the program can do: one file or folder per subcommand.
 
+#[cfg(unix)]
+pub(super) mod attach;
 pub(super) mod bake;
 pub(super) mod bench;
 pub(super) mod capture;
