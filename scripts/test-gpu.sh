@@ -256,7 +256,7 @@ cpu() {
     local target=${CARGO_TARGET_DIR:-target} root build
     out=$1
     # the newest that is whole: another one stays behind whenever features change
-    root=$(ls -dt "$target"/release/build/llama-cpp-sys-2-*/out/lib/libllama.a 2>/dev/null | head -n 1)
+    root=$(ls -dt "$target"/release/build/llama-cpp-sys-2-*/out/lib/libllama.a 2>/dev/null | head -n 1 || true)
     root=${root%/lib/libllama.a}
     [[ -n $root && -x $target/release/candor ]] || die "first cargo build --release"
     build=$target/gpu/cpu

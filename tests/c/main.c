@@ -3,7 +3,7 @@
  *
  *     headtap_test devices
  *     headtap_test DEVICE [--json FILE] [--label TEXT] [--cost MODEL]… [--rounds N] [--prompt N]
- *                  [--threads N] [--worker HOST:PORT]… MODEL…
+ *                  [--threads N] [--clock wall|processor] [--worker HOST:PORT]… MODEL…
  *
  * Every MODEL is checked, with one thread; every --cost MODEL is measured, with --threads. Workers
  * (`candor worker`, or llama.cpp's rpc-server) are devices, too: RPC0, RPC1, …; with two, models whose
@@ -39,7 +39,7 @@ static int usage(void) {
     fprintf(stderr,
             "usage: headtap_test devices\n"
             "       headtap_test DEVICE [--json FILE] [--label TEXT] [--cost MODEL]... [--rounds N] [--prompt N]\n"
-            "                    [--threads N] [--worker HOST:PORT]... MODEL...\n");
+            "                    [--threads N] [--clock wall|processor] [--worker HOST:PORT]... MODEL...\n");
     return 2;
 }
 
@@ -85,6 +85,8 @@ static bool parse(int argc, char ** argv, struct call * call) {
             call->n_round = atoi(value);
         } else if (strcmp(word, "--prompt") == 0) {
             call->n_prompt = atoi(value);
+        } else if (strcmp(word, "--clock") == 0) {
+            use_processor_time = strcmp(value, "processor") == 0;
         } else if (strcmp(word, "--threads") == 0) {
             call->n_threads = atoi(value);
         } else if (strcmp(word, "--cost") == 0 && call->n_cost < MAX_MODEL) {
@@ -94,6 +96,11 @@ static bool parse(int argc, char ** argv, struct call * call) {
         } else {
             return false;
         }
+    }
+    /* threads of ggml's that wait count as busy */
+    if (use_processor_time && call->n_threads != 1) {
+        fprintf(stderr, "headtap_test: --clock processor needs --threads 1\n");
+        return false;
     }
     /* prompts are whole tokens of 32 sequences, and fit a batch */
     return call->device && call->n_round > 0 && call->n_threads > 0 && call->n_prompt >= 64 && call->n_prompt <= 2048 && call->n_prompt % 32 == 0 &&

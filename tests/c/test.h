@@ -138,6 +138,7 @@ void check_sequences(const struct host * host);
 void check_quantized(const struct host * host);
 /* The model's tensors are split over devices: steered as where they are not. */
 void check_split(const struct host * split, const struct host * whole);
+extern bool use_processor_time;
 /* Rounds of every lane beside the plain one. */
 void measure_cost(const struct host * host, int n_round, int n_prompt, int n_threads);
 
