@@ -13,7 +13,7 @@ use candor::data::{Dataset, PromptForm, Question, split};
 use candor::eval::{Evaluator, McScore, Policy};
 use candor::export::{BakeParams, bake};
 use candor::gguf::{Builder, Gguf, TensorType};
-use candor::select::{Choice, Grid, Journal, SelectParams, Trial, choose};
+use candor::select::{Choice, Grid, Journal, Parts, SelectParams, Trial, choose};
 use candor::steer::{Development, DirectionKind, FitParams, Sidecar, SteeringVector};
 use candor::{Error, Model, SessionParams};
 use common::load;
@@ -75,9 +75,17 @@ impl Task {
                 params: SelectParams::default(),
             };
             let journal = &mut Journal::in_memory();
-            let (vector, choice) =
-                choose(&mut evaluator, &development, &store, &trial, &grid, journal, || Ok(()))
-                    .unwrap();
+            let parts = Parts::fit(&development, &store, &trial, || ()).unwrap();
+            let (vector, choice) = choose(
+                &mut evaluator,
+                (&development, &parts),
+                &store,
+                &trial,
+                &grid,
+                journal,
+                || Ok(()),
+            )
+            .unwrap();
             fitted.push(Fitted { vector, choice, test: self.halves[test].clone() });
         }
         fitted

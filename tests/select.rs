@@ -6,7 +6,9 @@ use std::cell::Cell;
 
 use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Effects, Evaluator, Trials};
-use candor::select::{Grid, HeadEffect, Journal, SelectParams, Trial, choose, measure, ranking};
+use candor::select::{
+    Grid, HeadEffect, Journal, Parts, SelectParams, Trial, choose, measure, ranking,
+};
 use candor::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom, SteeringVector};
 use candor::study::{Developed, Protocol, develop};
 use candor::{Error, Model, ModelParams, Site, Special};
@@ -60,6 +62,7 @@ impl Room {
                 n_screen: [3, 2],
                 n_leader: 2,
                 n_full: [8, 4],
+                n_part: 2,
             },
         }
     }
@@ -330,21 +333,29 @@ fn a_stopped_choice_of_heads_and_strength_goes_on() {
     let trial = room.trial(&form);
     let grid = Grid { ks: vec![1, 3], alphas: vec![0.5, 2.0, 50.0], kl_budget: 1.0 };
     let path = room._folder.path().join("trials.jsonl");
+    let parts = Parts::fit(&development, &room.source, &trial, || ()).unwrap();
     let run = |journal: &mut Journal, stop_after: usize| {
         let (mut evaluator, mut n_step) = (room.evaluator(), 0);
-        let result =
-            choose(&mut evaluator, &development, &room.source, &trial, &grid, journal, || {
+        let result = choose(
+            &mut evaluator,
+            (&development, &parts),
+            &room.source,
+            &trial,
+            &grid,
+            journal,
+            || {
                 n_step += 1;
                 match n_step > stop_after {
                     true => Err(Error::Interrupted { kept: String::new() }),
                     false => Ok(()),
                 }
-            });
+            },
+        );
         (result, n_step, evaluator.n_token().computed)
     };
     let (whole, n_step, n_token) = run(&mut Journal::in_memory(), usize::MAX);
     let whole = whole.unwrap();
-    assert_eq!(n_step, grid.n_step(trial.questions.len()));
+    assert_eq!(n_step, grid.n_step(trial.questions.len(), 2));
     for stop_after in [0, 3] {
         let mut journal = Journal::open(&path, "same").unwrap();
         let (stopped, _, _) = run(&mut journal, stop_after);
@@ -353,6 +364,6 @@ fn a_stopped_choice_of_heads_and_strength_goes_on() {
     let mut journal = Journal::open(&path, "same").unwrap();
     let (resumed, n_step, n_token_after) = run(&mut journal, usize::MAX);
     assert_eq!(resumed.unwrap(), whole);
-    assert_eq!(n_step, grid.n_step(trial.questions.len()));
+    assert_eq!(n_step, grid.n_step(trial.questions.len(), 2));
     assert!(n_token_after < n_token, "{n_token_after} of {n_token} tokens again");
 }

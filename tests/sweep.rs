@@ -65,6 +65,7 @@ fn protocol<'a>(data: &'a Dataset, neutral: [&'a str; 4], selection: Selection) 
             n_screen: [3, 1],
             n_leader: 2,
             n_full: [4, 2],
+            n_part: 4,
             ..SelectParams::default()
         },
         sigma: SigmaFrom::Development,

@@ -5,6 +5,7 @@
 //! ranks them (section 3).
 
 mod activations;
+mod chance;
 mod fit;
 mod rank;
 mod start;
@@ -16,6 +17,8 @@ pub use activations::Activations;
 pub(crate) use activations::check_rows;
 #[cfg(test)]
 pub(crate) use activations::memory::Memory;
+pub use chance::Chance;
+pub(crate) use chance::chance;
 pub use fit::fit_probe;
 pub use rank::{HeadScore, fit_heads};
 

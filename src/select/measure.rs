@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::journal::Item;
-use super::{HeadEffect, Journal, SelectParams};
+use super::{HeadEffect, Journal, Parts, SelectParams};
 use crate::data::{PromptForm, Question};
 use crate::eval::{Evaluator, Trials};
 use crate::probe::Activations;
@@ -37,7 +37,8 @@ pub struct Step {
     pub n_all: usize,
 }
 
-/// Measures what the heads of a model cause. The result has one entry for each candidate, ordered
+/// Measures what the heads of a model cause, on each question with directions that come from others
+/// ([`Parts`]). The result has one entry for each candidate, ordered
 /// by site; heads without a direction are none. `on_step` is called as the work goes on and may end it
 /// by an error: what the journal holds then is not measured again.
 ///
@@ -50,23 +51,54 @@ pub fn measure(
     source: &impl Activations,
     trial: &Trial,
     journal: &mut Journal,
+    on_step: impl FnMut(Step) -> Result<()>,
+) -> Result<Vec<HeadEffect>> {
+    measure_in("", evaluator, development, source, trial, journal, on_step)
+}
+
+/// As [`measure`]; `scope` is what names in the journal begin with.
+pub(super) fn measure_in(
+    scope: &str,
+    evaluator: &mut Evaluator,
+    development: &Development,
+    source: &impl Activations,
+    trial: &Trial,
+    journal: &mut Journal,
     mut on_step: impl FnMut(Step) -> Result<()>,
 ) -> Result<Vec<HeadEffect>> {
-    let SelectParams { alpha, n_candidate, n_screen, n_leader, n_full } = trial.params;
+    let SelectParams { n_candidate, n_screen, n_leader, n_full, .. } = trial.params;
     let questions = trial.two_sided()?;
     if trial.documents.is_empty() {
         return Err(Error::invalid("neutral documents", "there are none"));
     }
     // A head without a direction cannot be moved along it.
     let mut sites = development.with_direction(source, trial.direction)?;
+    let parts = Parts::redirect(development, source, trial)?;
+    let fitted: Vec<&Development> =
+        parts.list().iter().filter_map(|part| part.fitted.as_ref()).collect();
+    for fitted in &fitted {
+        let has_one = fitted.with_direction(source, trial.direction)?;
+        sites.retain(|site| has_one.contains(site));
+    }
     sites.truncate(n_candidate.unwrap_or(usize::MAX));
     sites.sort_unstable();
-    let vectors = sites
-        .iter()
-        .map(|&site| development.ranked(&[site])?.vector(source, 1, trial.direction))
-        .collect::<Result<Vec<SteeringVector>>>()?;
+    let alone = |of: &Development| -> Result<Vec<SteeringVector>> {
+        let vector = |&site: &Site| of.ranked(&[site])?.vector(source, 1, trial.direction);
+        sites.iter().map(vector).collect()
+    };
+    // Documents have no answers: what a head costs is measured with its final direction.
+    let mut vectors = vec![alone(development)?];
+    for fitted in fitted {
+        vectors.push(alone(fitted)?);
+    }
+    let set_of = |place: usize| {
+        let part = parts.list().iter().position(|part| part.held.contains(&place));
+        part.map_or(0, |part| part + 1)
+    };
     let mut work = Work {
-        trials: Trials::new(evaluator, &vectors, alpha)?,
+        scope,
+        vectors: &vectors,
+        set_of: questions.iter().map(|&place| set_of(place)).collect(),
         sites: &sites,
         trial,
         questions: &questions,
@@ -84,15 +116,12 @@ pub fn measure(
     let n_more = full.len().saturating_sub(screen.len());
     let mut step =
         Step { n_done: 0, n_all: all.len() * screen.len() + all.len().min(2 * n_leader) * n_more };
-    for &item in &screen {
-        work.run(item, &all, &mut step, &mut on_step)?;
-    }
+    work.run_all(evaluator, (&screen, &all), &mut step, &mut on_step)?;
     let screened = work.results(&all, &screen);
     let leaders = leaders(&screened, n_leader);
     step.n_all = all.len() * screen.len() + leaders.len() * n_more;
-    for &item in full.iter().filter(|item| !screen.contains(item)) {
-        work.run(item, &leaders, &mut step, &mut on_step)?;
-    }
+    let more: Vec<Item> = full.iter().filter(|item| !screen.contains(item)).copied().collect();
+    work.run_all(evaluator, (&more, &leaders), &mut step, &mut on_step)?;
     let mut results = screened;
     for (&i, result) in leaders.iter().zip(work.results(&leaders, &full)) {
         results[i] = result;
@@ -101,11 +130,11 @@ pub fn measure(
 }
 
 impl<'a> Trial<'a> {
-    /// The questions that have both true and false answers.
-    pub(super) fn two_sided(&self) -> Result<Vec<&'a Question>> {
-        let is_two_sided = |question: &&Question| question.is_two_sided();
-        let questions: Vec<&Question> =
-            self.questions.iter().copied().filter(is_two_sided).collect();
+    /// The questions that have both true and false answers, by their places.
+    pub(super) fn two_sided(&self) -> Result<Vec<usize>> {
+        let places = 0..self.questions.len();
+        let questions: Vec<usize> =
+            places.filter(|&place| self.questions[place].is_two_sided()).collect();
         if questions.is_empty() {
             let problem = "none has both true and false answers: take data that has such";
             return Err(Error::invalid("questions", problem));
@@ -138,43 +167,85 @@ impl<'a> Trial<'a> {
     }
 }
 
-struct Work<'a, 'e, 'v> {
-    trials: Trials<'e, 'v>,
+struct Work<'a> {
+    /// What names in the journal begin with.
+    scope: &'a str,
+    /// By set, of all heads: those for documents, then those of each part.
+    vectors: &'a [Vec<SteeringVector>],
+    /// The set of each question.
+    set_of: Vec<usize>,
     sites: &'a [Site],
     trial: &'a Trial<'a>,
-    questions: &'a [&'a Question],
+    /// Places in the trial's questions.
+    questions: &'a [usize],
     journal: &'a mut Journal,
 }
 
-impl Work<'_, '_, '_> {
+impl Work<'_> {
+    /// Tries the heads `which` on all these items, set by set.
+    fn run_all(
+        &mut self,
+        evaluator: &mut Evaluator,
+        (items, which): (&[Item], &[usize]),
+        step: &mut Step,
+        on_step: &mut impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        let vectors = self.vectors;
+        for (set, vectors) in vectors.iter().enumerate() {
+            let of_set: Vec<Item> =
+                items.iter().copied().filter(|&item| self.set(item) == set).collect();
+            if of_set.is_empty() {
+                continue;
+            }
+            let mut trials = Trials::new(&mut *evaluator, vectors, self.trial.params.alpha)?;
+            for item in of_set {
+                self.run(item, (&mut trials, which), step, on_step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&self, item: Item) -> usize {
+        match item {
+            Item::Question(i) => self.set_of[i],
+            Item::Document(_) => 0,
+        }
+    }
+
+    fn name(&self, item: Item, site: Site) -> String {
+        format!("{}{}", self.scope, item.of(site))
+    }
+
     /// Tries the heads `which` on one item, those that the journal knows left out.
     fn run(
         &mut self,
         item: Item,
-        which: &[usize],
+        (trials, which): (&mut Trials, &[usize]),
         step: &mut Step,
         on_step: &mut impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
         let unknown: Vec<usize> = which
             .iter()
             .copied()
-            .filter(|&i| self.journal.get(&item.of(self.sites[i])).is_none())
+            .filter(|&i| self.journal.get(&self.name(item, self.sites[i])).is_none())
             .collect();
         // Kept every few dozen heads: a large model takes minutes for one question.
         for part in unknown.chunks(64) {
             let (values, n) = match item {
                 Item::Question(i) => {
-                    let Trial { form, preamble, .. } = self.trial;
-                    (self.trials.effects(part, self.questions[i], form, preamble)?.shifts, 1)
+                    let Trial { form, preamble, ref questions, .. } = *self.trial;
+                    let question = questions[self.questions[i]];
+                    (trials.effects(part, question, form, preamble)?.shifts, 1)
                 }
                 Item::Document(i) => {
-                    let cost = self.trials.costs(part, self.trial.documents[i])?;
+                    let cost = trials.costs(part, self.trial.documents[i])?;
                     (cost.sums, cost.n_token)
                 }
             };
             let results = part.iter().zip(values).map(|(&i, value)| {
-                (item.of(self.sites[i]), (value.is_finite().then_some(value), n))
+                (self.name(item, self.sites[i]), (value.is_finite().then_some(value), n))
             });
+            let results: Vec<_> = results.collect();
             self.journal.put(results)?;
             step.n_done += part.len();
             on_step(*step)?;
@@ -190,7 +261,8 @@ impl Work<'_, '_, '_> {
             // Sum and number: of questions, and of tokens.
             let (mut effect, mut cost) = ((0.0, 0), (0.0, 0));
             for &item in items {
-                let Some(&(value, n)) = self.journal.get(&item.of(site)) else { continue };
+                let name = self.name(item, site);
+                let Some(&(value, n)) = self.journal.get(&name) else { continue };
                 let value = value.unwrap_or(f64::NAN);
                 let sum = match item {
                     Item::Question(_) => &mut effect,

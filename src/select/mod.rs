@@ -5,7 +5,8 @@
 //! head is moved by [`SelectParams::alpha`] standard deviations along its direction, alone, and
 //! what that does is measured on development questions and neutral documents:
 //!
-//! - **effect**: the mean shift of ln p(best answer) − ln Σ p(false answers), in nats;
+//! - **effect**: the mean shift of ln p(best answer) − ln Σ p(false answers), in nats, each question
+//!   tried with directions that were not fitted to it ([`Parts`]);
 //! - **cost**: KL(original ‖ steered) per token of neutral text, in nats;
 //! - **causal score**: effect / √(cost + 1e-4). KL grows as the square of a small shift, so the
 //!   score does not depend on its size.
@@ -15,10 +16,13 @@
 
 mod journal;
 mod measure;
+pub(crate) mod parts;
 mod tune;
 
 pub use self::journal::Journal;
+use self::measure::measure_in;
 pub use self::measure::{Step, Trial, measure};
+pub use self::parts::Parts;
 pub use self::tune::{Choice, Grid, choose};
 use crate::eval::Evaluator;
 use crate::probe::Activations;
@@ -41,11 +45,20 @@ pub struct SelectParams {
     pub n_leader: usize,
     /// Questions and documents on which the leaders are measured.
     pub n_full: [usize; 2],
+    /// Parts that the questions are dealt into ([`Parts`]): each is tried with what the others say.
+    pub n_part: usize,
 }
 
 impl Default for SelectParams {
     fn default() -> Self {
-        Self { alpha: 4.0, n_candidate: None, n_screen: [12, 4], n_leader: 64, n_full: [80, 20] }
+        Self {
+            alpha: 4.0,
+            n_candidate: None,
+            n_screen: [12, 4],
+            n_leader: 64,
+            n_full: [80, 20],
+            n_part: 4,
+        }
     }
 }
 
@@ -98,16 +111,21 @@ pub fn ranking(heads: &[HeadEffect], by: Selection) -> Result<Vec<Site>> {
     if by == Selection::Accuracy {
         return Err(Error::invalid("selection", "accuracy does not rank by effects"));
     }
-    let n_question = heads.iter().map(|head| head.n_question).max().unwrap_or(0);
-    let mut eligible: Vec<&HeadEffect> =
-        heads.iter().filter(|h| h.n_question == n_question && h.effect > 0.0).collect();
-    if eligible.is_empty() {
+    let sites = eligible(heads, by);
+    if sites.is_empty() {
         let problem = "none moves the choice towards true answers: try --select accuracy, or \
                        another direction";
         return Err(Error::invalid("heads", problem));
     }
+    Ok(sites)
+}
+
+fn eligible(heads: &[HeadEffect], by: Selection) -> Vec<Site> {
+    let n_question = heads.iter().map(|head| head.n_question).max().unwrap_or(0);
+    let mut eligible: Vec<&HeadEffect> =
+        heads.iter().filter(|h| h.n_question == n_question && h.effect > 0.0).collect();
     eligible.sort_by(|a, b| b.score(by).total_cmp(&a.score(by)).then(a.site.cmp(&b.site)));
-    Ok(eligible.into_iter().map(|head| head.site).collect())
+    eligible.into_iter().map(|head| head.site).collect()
 }
 
 /// The heads of a model in the order in which they are to be steered.
@@ -138,6 +156,23 @@ pub fn rank(
     let effects = measure(evaluator, development, source, trial, journal, on_step)?;
     let development = development.ranked(&ranking(&effects, by)?)?;
     Ok(Ranked { development, effects })
+}
+
+/// The heads that may be steered, the best first, as [`rank`] finds them; none where all work against
+/// the truth. `scope` is what their names in the journal begin with.
+#[allow(clippy::too_many_arguments, reason = "everything that a ranking depends on")]
+fn ranking_in(
+    scope: &str,
+    evaluator: &mut Evaluator,
+    development: &Development,
+    source: &impl Activations,
+    trial: &Trial,
+    by: Selection,
+    journal: &mut Journal,
+    on_step: impl FnMut(Step) -> Result<()>,
+) -> Result<Vec<Site>> {
+    let effects = measure_in(scope, evaluator, development, source, trial, journal, on_step)?;
+    Ok(eligible(&effects, by))
 }
 
 /// Spearman's rank correlation of two lists of the same length, equal values sharing their mean

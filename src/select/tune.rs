@@ -1,8 +1,9 @@
 //! How many heads, and how far: chosen by trying.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Journal, Trial};
+use super::parts;
+use super::{Journal, Parts, Trial};
 use crate::data::{Question, sha256};
 use crate::eval::{Evaluator, N_CHUNK};
 use crate::probe::Activations;
@@ -21,61 +22,95 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// Steps of [`choose`] on so many questions with true and false answers.
+    /// Whether there is anything to choose.
     #[must_use]
-    pub fn n_step(&self, n_question: usize) -> usize {
-        self.ks.len() * self.alphas.len() * (1 + n_question.div_ceil(N_CHUNK))
+    pub fn is_choice(&self) -> bool {
+        self.ks.len() * self.alphas.len() > 1
+    }
+
+    /// Steps of [`choose`] on so many questions with true and false answers, dealt into
+    /// [`SelectParams::n_part`](super::SelectParams) parts.
+    #[must_use]
+    pub fn n_step(&self, n_question: usize, n_part: usize) -> usize {
+        if !self.is_choice() {
+            return 1;
+        }
+        let n_chunk = parts::n_chunk(n_question, n_part);
+        self.ks.len() * self.alphas.len() * (1 + n_chunk) + n_chunk
     }
 }
 
-/// What was chosen on one development half, and what it gave there.
+/// What was chosen on one development half, and what it looked like there while it was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// Heads.
     pub k: usize,
     /// Strength.
     pub alpha: f32,
-    /// MC1 on the development questions.
+    /// MC1 on the development questions, each under a vector of the same K and α that comes from
+    /// others. The best of many is too good: what the vector gives stands on questions that nothing
+    /// was chosen on. NaN where there was nothing to choose.
+    #[serde(deserialize_with = "number")]
     pub mc1: f64,
+    /// The same without steering.
+    #[serde(deserialize_with = "number")]
+    pub base: f64,
     /// KL per token on the development documents.
+    #[serde(deserialize_with = "number")]
     pub kl: f64,
 }
 
+/// JSON has no NaN: it is written as null.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// Chooses K and α on development questions and documents: of all pairs of the grid that stay
-/// within the KL budget the one with the highest MC1, at equal MC1 the one with the lowest KL.
-/// A K above the heads that may be steered is taken as their number. What the journal holds is not
-/// measured again. `on_step` is called after each of [`Grid::n_step`] steps and may refuse to go on
-/// by an error.
+/// within the KL budget the one with the highest MC1, at equal MC1 the one with the lowest KL. Each
+/// question is tried with vectors that come from the other `parts`; the documents, which have no
+/// answers, with the vector of all questions, which is what comes out. A K above the heads that may
+/// be steered is taken as their number. What the journal holds is not measured again. `on_step` is
+/// called after each of [`Grid::n_step`] steps and may refuse to go on by an error.
 ///
 /// # Errors
-/// What evaluating gives; [`Error::Invalid`] where no question has true and false answers, or no pair
-/// stays within the KL budget.
+/// What evaluating gives; [`Error::Invalid`] where no pair stays within the KL budget.
 pub fn choose(
     evaluator: &mut Evaluator,
-    development: &Development,
+    (development, parts): (&Development, &Parts),
     source: &impl Activations,
     trial: &Trial,
     grid: &Grid,
     journal: &mut Journal,
     mut on_step: impl FnMut() -> Result<()>,
 ) -> Result<(SteeringVector, Choice)> {
-    // Only MC1 is asked for.
-    let questions: Vec<Question> = trial.two_sided()?.into_iter().map(Question::deciding).collect();
-    let n_step_of_pair = 1 + questions.len().div_ceil(N_CHUNK);
-    let mut tuner = Tuner { evaluator, trial, questions: &questions, journal };
+    let is_choice = grid.is_choice();
+    let mut tuner = Tuner { evaluator, trial, parts, journal };
+    let n_chunk: usize = parts.list().iter().map(|part| part.held.len().div_ceil(N_CHUNK)).sum();
+    let n_step_of_pair = 1 + if is_choice { n_chunk } else { 0 };
+    let unsteered: Vec<Option<SteeringVector>> = vec![None; parts.list().len()];
+    let base = match is_choice {
+        true => tuner.mc1("unsteered", (&unsteered, 0.0), &mut on_step)?,
+        false => f64::NAN,
+    };
     let mut last_k = 0;
     let mut best: Option<(SteeringVector, Choice)> = None;
     for &k in &grid.ks {
         let k = k.min(development.scores.len());
-        let vector = match k == last_k {
+        let vectors = match k == last_k {
             true => None,
-            false => Some(development.vector(source, k, trial.direction)?),
+            false => {
+                let parts = match is_choice {
+                    true => parts.vectors(source, k, trial.direction)?,
+                    false => Vec::new(),
+                };
+                Some((development.vector(source, k, trial.direction)?, parts))
+            }
         };
         last_k = k;
         let mut over_budget = false;
         for &alpha in &grid.alphas {
             let mut n_step = 0;
-            if let Some(vector) = vector.as_ref().filter(|_| !over_budget) {
+            if let Some((vector, parts)) = vectors.as_ref().filter(|_| !over_budget) {
                 let mut on_step = || {
                     n_step += 1;
                     on_step()
@@ -87,9 +122,12 @@ pub fn choose(
                 // KL grows with α, and ends as NaN: larger ones need not be tried.
                 over_budget = kl.is_nan() || kl > grid.kl_budget;
                 if !over_budget {
-                    let mc1 = tuner.mc1(&name, on_step)?;
+                    let mc1 = match is_choice {
+                        true => tuner.mc1(&name, (parts, alpha), on_step)?,
+                        false => f64::NAN,
+                    };
                     if best.as_ref().is_none_or(|(_, b)| (mc1, -kl) > (b.mc1, -b.kl)) {
-                        best = Some((vector.clone(), Choice { k, alpha, mc1, kl }));
+                        best = Some((vector.clone(), Choice { k, alpha, mc1, base, kl }));
                     }
                 }
             }
@@ -107,7 +145,7 @@ pub fn choose(
 struct Tuner<'a> {
     evaluator: &'a mut Evaluator,
     trial: &'a Trial<'a>,
-    questions: &'a [Question],
+    parts: &'a Parts,
     journal: &'a mut Journal,
 }
 
@@ -123,28 +161,37 @@ impl Tuner<'_> {
         Ok(found.kl)
     }
 
-    /// Mean MC1 over the questions.
-    fn mc1(&mut self, name: &str, mut on_step: impl FnMut() -> Result<()>) -> Result<f64> {
+    /// Mean MC1 over the questions of all parts, each under its part's vector.
+    fn mc1(
+        &mut self,
+        name: &str,
+        (vectors, alpha): (&[Option<SteeringVector>], f32),
+        mut on_step: impl FnMut() -> Result<()>,
+    ) -> Result<f64> {
         let Trial { form, preamble, .. } = self.trial;
         let name_of = |i: usize| format!("{name} question {i}");
-        let mut sum = 0.0;
-        let all: Vec<usize> = (0..self.questions.len()).collect();
-        for chunk in all.chunks(N_CHUNK) {
-            let is_missing = |i: &usize| self.journal.get(&name_of(*i)).is_none();
-            let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
-            if !missing.is_empty() {
-                let questions: Vec<&Question> =
-                    missing.iter().map(|&i| &self.questions[i]).collect();
-                let scores = self.evaluator.score_answers(&questions, form, preamble)?;
-                let scored = missing.iter().zip(scores);
-                let results = scored.map(|(&i, score)| (name_of(i), (Some(score.mc().mc1), 1)));
-                self.journal.put(results.collect::<Vec<_>>())?;
+        let (mut sum, mut n) = (0.0, 0);
+        for (part, vector) in self.parts.list().iter().zip(vectors) {
+            self.evaluator.steer_with(vector.as_ref().map(|vector| (vector, alpha)))?;
+            for chunk in part.held.chunks(N_CHUNK) {
+                let is_missing = |i: &usize| self.journal.get(&name_of(*i)).is_none();
+                let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
+                if !missing.is_empty() {
+                    // Only MC1 is asked for.
+                    let questions: Vec<Question> =
+                        missing.iter().map(|&i| self.trial.questions[i].deciding()).collect();
+                    let questions: Vec<&Question> = questions.iter().collect();
+                    let scores = self.evaluator.score_answers(&questions, form, preamble)?;
+                    let scored = missing.iter().zip(scores);
+                    let results = scored.map(|(&i, score)| (name_of(i), (Some(score.mc().mc1), 1)));
+                    self.journal.put(results.collect::<Vec<_>>())?;
+                }
+                sum += chunk.iter().filter_map(|&i| self.journal.get(&name_of(i))?.0).sum::<f64>();
+                n += chunk.len();
+                on_step()?;
             }
-            let known = chunk.iter().filter_map(|&i| self.journal.get(&name_of(i))?.0);
-            sum += known.sum::<f64>();
-            on_step()?;
         }
-        Ok(sum / self.questions.len() as f64)
+        Ok(sum / n as f64)
     }
 }
 

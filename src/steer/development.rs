@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::fit::{SigmaRows, fit_vector, given_vector, random_vector, with_direction};
 use super::{DirectionKind, SteeringVector};
 use crate::data::split::{rows_of, train_validation};
-use crate::probe::{Activations, HeadScore, fit_heads};
+use crate::probe::{Activations, Chance, HeadScore, chance, fit_heads};
 use crate::{Error, Result, Site};
 
 /// Which labelled rows of the development questions are used.
@@ -33,6 +33,10 @@ pub enum SigmaFrom {
     /// compare with the paper's numbers.
     All,
 }
+
+/// Fewest rows that a sigma is worth: the standard deviation of n rows is off by 1 / √(2n) itself, an
+/// eighth of n = 32, and a strength counts in sigmas. From one or two rows it may be anything.
+pub const SIGMA_ROWS: usize = 32;
 
 /// How to fit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,8 +71,11 @@ pub struct Development {
     pub scores: Vec<HeadScore>,
     /// Labelled rows of the development questions: directions come from them.
     rows: Vec<usize>,
+    /// Rows that the heads were ranked on.
+    validation: Vec<usize>,
     sigma_rows: OwnSigmaRows,
-    seed: u64,
+    questions: Vec<usize>,
+    params: FitParams,
 }
 
 impl Development {
@@ -85,13 +92,7 @@ impl Development {
     ) -> Result<Self> {
         let (train, validation) =
             train_validation(questions, params.validation_share, params.seed)?;
-        let all = rows_of(source.groups(), questions);
-        let balance = match params.balance {
-            Balance::Always => true,
-            Balance::Never => false,
-            Balance::Auto => is_lopsided(source.labels(), &all),
-        };
-        let rows = if balance { balanced(source, &all) } else { all };
+        let rows = labelled(source, questions, params.balance);
         let among = |part: &[usize]| {
             let part: HashSet<usize> = part.iter().copied().collect();
             rows.iter()
@@ -99,12 +100,57 @@ impl Development {
                 .filter(|&row| part.contains(&source.groups()[row]))
                 .collect::<Vec<_>>()
         };
+        let validation = among(&validation);
         Ok(Self {
-            scores: fit_heads(source, &among(&train), &among(&validation), on_done)?,
+            scores: fit_heads(source, &among(&train), &validation, on_done)?,
             sigma_rows: OwnSigmaRows::new(source, questions, &rows, params.sigma),
             rows,
-            seed: params.seed,
+            validation,
+            questions: questions.to_vec(),
+            params: *params,
         })
+    }
+
+    /// The same heads in the same order, with their probes; directions and sigmas that are made of it
+    /// come from these questions alone.
+    #[must_use]
+    pub fn on(&self, source: &impl Activations, questions: &[usize]) -> Self {
+        let rows = labelled(source, questions, self.params.balance);
+        Self {
+            sigma_rows: OwnSigmaRows::new(source, questions, &rows, self.params.sigma),
+            rows,
+            questions: questions.to_vec(),
+            ..self.clone()
+        }
+    }
+
+    /// The questions that all of it comes from, as groups of the activations.
+    #[must_use]
+    pub fn questions(&self) -> &[usize] {
+        &self.questions
+    }
+
+    /// How it was fitted.
+    #[must_use]
+    pub fn params(&self) -> &FitParams {
+        &self.params
+    }
+
+    /// What the best head's accuracy is worth: beside the majority's, and beside what the best of as
+    /// many heads reaches with shuffled labels.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where no head is left.
+    pub fn chance(&self, source: &impl Activations) -> Result<Chance> {
+        chance(source, &self.scores, &self.validation, self.params.seed)
+    }
+
+    /// Rows that sigma is measured over.
+    #[must_use]
+    pub fn n_sigma_row(&self) -> usize {
+        match &self.sigma_rows {
+            OwnSigmaRows::Main(rows) | OwnSigmaRows::Next(rows) => rows.len(),
+        }
     }
 
     /// The same with these heads only, in this order of merit: for a ranking by something else than
@@ -117,12 +163,7 @@ impl Development {
             let score = self.scores.iter().find(|score| score.site == *site).cloned();
             score.ok_or_else(|| Error::invalid(format!("head {site}"), "no probe was fitted to it"))
         };
-        Ok(Self {
-            scores: sites.iter().map(score_of).collect::<Result<_>>()?,
-            rows: self.rows.clone(),
-            sigma_rows: self.sigma_rows.clone(),
-            seed: self.seed,
-        })
+        Ok(Self { scores: sites.iter().map(score_of).collect::<Result<_>>()?, ..self.clone() })
     }
 
     /// Labelled rows that the probes and directions were fitted on.
@@ -141,7 +182,7 @@ impl Development {
         k: usize,
         kind: DirectionKind,
     ) -> Result<SteeringVector> {
-        fit_vector(source, &self.scores, k, kind, &self.rows, self.sigma_rows(), self.seed)
+        fit_vector(source, &self.scores, k, kind, &self.rows, self.sigma_rows(), self.params.seed)
     }
 
     /// The heads that have a direction of this kind, the best first. One that says the same of all
@@ -154,7 +195,7 @@ impl Development {
         source: &impl Activations,
         kind: DirectionKind,
     ) -> Result<Vec<Site>> {
-        with_direction(source, &self.scores, kind, &self.rows, self.seed)
+        with_direction(source, &self.scores, kind, &self.rows, self.params.seed)
     }
 
     /// The control: random directions in `k` random heads, both drawn by `seed`.
@@ -222,6 +263,17 @@ impl OwnSigmaRows {
             (true, SigmaFrom::All) => Self::Main((0..source.labels().len()).collect()),
         }
     }
+}
+
+/// The labelled rows of these questions that are used.
+fn labelled(source: &impl Activations, questions: &[usize], balance: Balance) -> Vec<usize> {
+    let all = rows_of(source.groups(), questions);
+    let is_balanced = match balance {
+        Balance::Always => true,
+        Balance::Never => false,
+        Balance::Auto => is_lopsided(source.labels(), &all),
+    };
+    if is_balanced { balanced(source, &all) } else { all }
 }
 
 /// The `next` rows whose questions are both among `questions`, ascending.

@@ -9,7 +9,7 @@ mod selection;
 mod sidecar;
 mod vector;
 
-pub use development::{Balance, Development, FitParams, SigmaFrom};
+pub use development::{Balance, Development, FitParams, SIGMA_ROWS, SigmaFrom};
 pub use direction::{DirectionKind, sigma};
 pub(crate) use direction::{length, unit};
 pub use fit::{SigmaRows, fit_vector, random_vector};

@@ -4,7 +4,7 @@ use super::{Protocol, SELECT_STEPS};
 use crate::Result;
 use crate::eval::Evaluator;
 use crate::probe::Activations;
-use crate::select::{Choice, HeadEffect, Journal, Step, Trial, choose, rank};
+use crate::select::{Choice, HeadEffect, Journal, Parts, Step, Trial, choose, rank};
 use crate::steer::{Development, SteeringVector};
 
 /// What was found on one development half.
@@ -20,13 +20,15 @@ pub struct Developed {
     pub choice: Choice,
 }
 
-/// Reports the steps of choosing heads by what they cause as [`SELECT_STEPS`], counted in `n_step`.
-pub(super) fn in_parts(
+/// Reports the steps of choosing heads by what they cause as [`SELECT_STEPS`], counted in `n_step`,
+/// that come after `n_before`.
+pub(super) fn in_steps(
+    n_before: usize,
     n_step: &mut usize,
     on_step: &mut impl FnMut() -> Result<()>,
 ) -> impl FnMut(Step) -> Result<()> {
     move |step| {
-        let due = SELECT_STEPS * step.n_done / step.n_all.max(1);
+        let due = n_before + SELECT_STEPS * step.n_done / step.n_all.max(1);
         while *n_step < due {
             *n_step += 1;
             on_step()?;
@@ -60,11 +62,18 @@ pub fn develop(
         direction: protocol.direction,
         params: protocol.select,
     };
-    let mut n_step = 0;
-    let on_trial = in_parts(&mut n_step, &mut on_step);
     let by = protocol.selection;
+    let mut n_step = 0;
+    let on_trial = in_steps(0, &mut n_step, &mut on_step);
     let ranked = rank(evaluator, &development, source, &trial, by, journal, on_trial)?;
-    let (vector, choice) =
-        choose(evaluator, &ranked.development, source, &trial, &protocol.grid, journal, on_step)?;
+    let mut parts = Parts::default();
+    if protocol.grid.is_choice() {
+        parts = Parts::fit(&development, source, &trial, || ())?;
+        let on_trial = in_steps(SELECT_STEPS, &mut n_step, &mut on_step);
+        parts = parts.rank(evaluator, source, &trial, by, journal, on_trial)?;
+    }
+    (n_step..protocol.n_step_of_selection()).try_for_each(|_| on_step())?;
+    let of = (&ranked.development, &parts);
+    let (vector, choice) = choose(evaluator, of, source, &trial, &protocol.grid, journal, on_step)?;
     Ok(Developed { development, effects: ranked.effects, vector, choice })
 }

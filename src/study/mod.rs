@@ -4,10 +4,12 @@
 //! [`two_fold`] fits on one half of the questions and scores the other, both ways round. Heads,
 //! directions, K and α come from the development half alone ([`develop`]): of all pairs of K and α
 //! whose KL per token on one half of the neutral documents stays within the budget, the pair with
-//! the highest MC1 on the development questions, at equal MC1 the one with the lowest KL.
+//! the highest MC1 on the development questions, each tried with a vector that comes from others
+//! ([`Parts`](crate::select::Parts)), at equal MC1 the one with the lowest KL.
 //! [`of_vector`] scores a vector that is there already, [`unsteered`] the model as it is.
 
 mod develop;
+mod held_out;
 mod interval;
 mod judged;
 mod measure;
@@ -19,6 +21,7 @@ mod values;
 use serde::{Deserialize, Serialize};
 
 pub use self::develop::{Developed, develop};
+pub use self::held_out::{HeldOut, held_out};
 pub use self::interval::{Estimate, Range, Sample};
 pub use self::judged::Judging;
 use self::measure::Fold;
@@ -155,12 +158,13 @@ impl<'a> Protocol<'a> {
     }
 
     fn n_step_of_selection(&self) -> usize {
-        if self.selection == Selection::Accuracy { 0 } else { SELECT_STEPS }
+        // Of all questions, and of the parts.
+        if self.selection == Selection::Accuracy { 0 } else { 2 * SELECT_STEPS }
     }
 
     /// Steps of [`develop`].
     fn n_step_of_choice(&self, n_question: usize) -> usize {
-        self.n_step_of_selection() + self.grid.n_step(n_question)
+        self.n_step_of_selection() + self.grid.n_step(n_question, self.select.n_part)
     }
 
     fn n_step_of_fold(&self, n_question: usize) -> usize {
@@ -265,7 +269,8 @@ pub fn two_fold<'a>(
         };
         let steered = Some((vector, choice.alpha));
         let outcomes = measure.run(steered, ITI, &random, &mut on_step)?;
-        report.add(outcomes, FoldReport::of(choice, vector, development, half.test.len()));
+        let fold = FoldReport::of(choice, vector, development, half.test.len());
+        report.add(outcomes, fold.fitted(development, source)?);
     }
     Ok(report)
 }
@@ -321,7 +326,7 @@ pub fn of_vector<'a>(
     let steered = Some((vector, alpha));
     let outcomes =
         whole(evaluator, protocol, &usable, ledger).run(steered, ITI, &random, &mut on_step)?;
-    let choice = Choice { k, alpha, mc1: f64::NAN, kl: f64::NAN };
+    let choice = Choice { k, alpha, mc1: f64::NAN, base: f64::NAN, kl: f64::NAN };
     let mut report = Report::new(protocol);
     report.add(outcomes, FoldReport::of(&choice, vector, &development, usable.len()));
     Ok(report)

@@ -7,12 +7,13 @@ use serde::Serialize;
 use super::measure::{Answered, Outcome};
 use super::values::{Values, mean, mean_of_draws, score, share, truth};
 use super::{Condition, Estimate, Protocol, Row, Sample};
-use crate::Site;
 use crate::data::Question;
 use crate::eval::McScore;
 use crate::judge::Judgement;
+use crate::probe::{Activations, Chance};
 use crate::select::Choice;
 use crate::steer::{Development, SteeringVector};
+use crate::{Result, Site};
 
 /// What came out.
 #[derive(Debug, Clone)]
@@ -38,6 +39,10 @@ pub struct FoldReport {
     pub head_accuracy: Vec<f32>,
     /// Where that was measured.
     pub head_accuracy_from: HeadsFrom,
+    /// What the best of these accuracies is worth; `None` where no probes were fitted for the vector.
+    pub chance: Option<Chance>,
+    /// Rows that sigma was measured over; `None` where the vector brought its own.
+    pub n_sigma_row: Option<usize>,
     /// By condition: means over the fold.
     pub mc: BTreeMap<&'static str, McScore>,
     /// MC1 with its interval.
@@ -127,9 +132,24 @@ impl FoldReport {
             heads: vector.heads().iter().map(|head| head.site).collect(),
             head_accuracy: development.accuracies(),
             head_accuracy_from: HeadsFrom::Fitted { n_row: development.n_row() },
+            chance: None,
+            n_sigma_row: None,
             mc: BTreeMap::new(),
             mc1_interval: BTreeMap::new(),
         }
+    }
+
+    /// The same of a vector that was fitted on the development half.
+    pub(super) fn fitted(
+        self,
+        development: &Development,
+        source: &impl Activations,
+    ) -> Result<Self> {
+        Ok(Self {
+            chance: Some(development.chance(source)?),
+            n_sigma_row: Some(development.n_sigma_row()),
+            ..self
+        })
     }
 }
 

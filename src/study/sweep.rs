@@ -1,19 +1,21 @@
 //! Every K at every α, on questions that nothing was fitted to.
 //!
 //! In each of two folds heads are ranked once, each K gives one vector, and α scales it. Each cell
-//! is measured twice: on the development half, for the choice, and on the other, for the report.
-//! The rule of [`Cell::choose`] looks at the former alone, so what the chosen cell gives on the
-//! other half is a fair measurement.
+//! is measured twice: on the development half, for the choice, and on the other, for the report. For
+//! the choice each question is tried with a vector of the cell that comes from other questions of its
+//! half ([`Parts`]). The rule of [`Cell::choose`] looks at the development half alone, so what the
+//! chosen cell gives on the other half is a fair measurement.
 
 use serde::Serialize;
 
-use super::develop::in_parts;
+use super::develop::in_steps;
 use super::measure::{Fold, Outcome, Record, Turn};
 use super::{Condition, FoldReport, Half, Protocol, Report, Row, SELECT_STEPS, random_vectors};
 use crate::eval::{Divergence, Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
-use crate::select::{Choice, Journal, Trial, rank};
+use crate::select::parts::n_chunk as n_chunk_of_parts;
+use crate::select::{Choice, Journal, Parts, Trial, rank};
 use crate::steer::{Development, DirectionKind, Selection, SteeringVector};
 use crate::{Error, Result, Site};
 
@@ -64,7 +66,8 @@ pub struct CellFold {
     pub n_head: usize,
     /// Strength.
     pub alpha: f32,
-    /// On the half that everything was fitted to.
+    /// On the half that everything was fitted to: MC1 of each question under a vector of this K and α
+    /// that comes from the half's other questions, CE and KL under the vector itself.
     pub development: Scores,
     /// On the other half.
     pub held_out: Scores,
@@ -129,7 +132,8 @@ impl Protocol<'_> {
         let n_cell = n_base + n_direction * self.grid.ks.len() * n_cell;
         self.over_folds(|development, test| {
             n_direction * self.n_step_of_selection()
-                + n_cell * (n_chunk(development) + 2 * n_chunk(test) + 1)
+                + n_cell
+                    * (n_chunk_of_parts(development, self.select.n_part) + 2 * n_chunk(test) + 1)
                 + self.n_step_of_fold(test)
         })
     }
@@ -195,8 +199,10 @@ pub fn sweep<'a>(
         };
         let outcomes = measure.run(Some((vector, *alpha)), label, &random, &mut on_step)?;
         let mc1 = development.mc1.unwrap_or(f64::NAN);
-        let choice = Choice { k, alpha: *alpha, mc1, kl: development.kl };
-        report.add(outcomes, FoldReport::of(&choice, vector, &fold.development, half.test.len()));
+        let base = fold.base_development.mc1.unwrap_or(f64::NAN);
+        let choice = Choice { k, alpha: *alpha, mc1, base, kl: development.kl };
+        let of_fold = FoldReport::of(&choice, vector, &fold.development, half.test.len());
+        report.add(outcomes, of_fold.fitted(&fold.development, source)?);
         recommended.push(chosen);
     }
     // Where no cell suits both halves, the first one's choice is as good as any.
@@ -223,6 +229,7 @@ struct Swept {
     /// In the order of [`Sweep::cells`].
     cells: Vec<Measured>,
     base: Outcome,
+    base_development: Scores,
 }
 
 /// One cell in one fold.
@@ -252,11 +259,19 @@ impl Sweeper<'_, '_, '_> {
             preamble: self.protocol.preamble.clone(),
             steered: None,
         };
-        let (base_development, base) = self.measure(&unsteered, on_step)?;
+        let parts = Parts::fit(
+            &development,
+            source,
+            &trial(self.protocol, self.half, axes.directions[0]),
+            || (),
+        )?;
+        let nothing = vec![None; parts.list().len()];
+        let (base_development, base) = self.measure(&unsteered, (&parts, &nothing), on_step)?;
         for &direction in &axes.directions {
-            let ranked = self.rank(&development, source, direction, on_step)?;
+            let (ranked, parts) = self.rank((&development, &parts), source, direction, on_step)?;
             for &k in &self.protocol.grid.ks {
                 let vector = ranked.vector(source, k.min(ranked.scores.len()), direction)?;
+                let of_parts = parts.vectors(source, k, direction)?;
                 let alphas = match &axes.alphas {
                     Some(alphas) => alphas.clone(),
                     None => vec![self.strength(&vector, direction)?],
@@ -272,7 +287,7 @@ impl Sweeper<'_, '_, '_> {
                     let (label, (development, outcome)) = if alpha == 0.0 {
                         (unsteered.label.clone(), (base_development, base.clone()))
                     } else {
-                        let measured = self.measure(&turn, on_step)?;
+                        let measured = self.measure(&turn, (&parts, &of_parts), on_step)?;
                         (turn.label, measured)
                     };
                     let vector = vectors.len();
@@ -281,36 +296,29 @@ impl Sweeper<'_, '_, '_> {
                 vectors.push(vector);
             }
         }
-        Ok(Swept { development, vectors, cells, base })
+        Ok(Swept { development, vectors, cells, base, base_development })
     }
 
-    /// The heads in the order in which they are to be steered, from the ledger where that is known.
+    /// The heads in the order in which they are to be steered, those of all questions and of each part,
+    /// from the ledger where that is known.
     fn rank(
         &mut self,
-        development: &Development,
+        (development, parts): (&Development, &Parts),
         source: &impl Activations,
         direction: DirectionKind,
         on_step: &mut impl FnMut() -> Result<()>,
-    ) -> Result<Development> {
+    ) -> Result<(Development, Parts)> {
         let by = self.protocol.selection;
         if by == Selection::Accuracy {
-            return Ok(development.clone());
+            return Ok((development.clone(), parts.clone()));
         }
+        let trial = trial(self.protocol, self.half, direction);
         let name = format!("{}, {direction}, ranking", self.name);
         let mut n_step = 0;
         let sites: Vec<Site> = match self.ledger.get(&name) {
             Some(Record::Ranking(sites)) => sites.clone(),
             _ => {
-                let questions = &self.protocol.data.questions;
-                let trial = Trial {
-                    questions: self.half.development.iter().map(|&i| &questions[i]).collect(),
-                    form: &self.protocol.form,
-                    preamble: &self.protocol.preamble,
-                    documents: &self.half.development_documents,
-                    direction,
-                    params: self.protocol.select,
-                };
-                let on_trial = in_parts(&mut n_step, on_step);
+                let on_trial = in_steps(0, &mut n_step, on_step);
                 let mut journal = (self.journal)(&name)?;
                 let ranked =
                     rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial)?;
@@ -321,8 +329,28 @@ impl Sweeper<'_, '_, '_> {
                 sites
             }
         };
-        (n_step..SELECT_STEPS).try_for_each(|_| on_step())?;
-        development.ranked(&sites)
+        let mut ordered = parts.clone();
+        for number in 0..parts.list().len() {
+            let name = format!("{}, {direction}, part {number}, ranking", self.name);
+            let sites = match self.ledger.get(&name) {
+                Some(Record::Ranking(sites)) => sites.clone(),
+                _ => {
+                    let mut journal = (self.journal)(&name)?;
+                    let kept = (number, &mut journal);
+                    let on_trial = |_| Ok(());
+                    let sites =
+                        parts.ranking_of(self.evaluator, source, &trial, by, kept, on_trial)?;
+                    self.ledger.put([(name, Record::Ranking(sites.clone()))])?;
+                    journal.remove()?;
+                    sites
+                }
+            };
+            ordered.order(number, &sites)?;
+            let due = SELECT_STEPS + SELECT_STEPS * (number + 1) / parts.list().len();
+            (n_step..due).try_for_each(|_| on_step())?;
+            n_step = due;
+        }
+        Ok((development.ranked(&sites)?, ordered))
     }
 
     /// The largest strength within the budget, on the development documents.
@@ -340,45 +368,69 @@ impl Sweeper<'_, '_, '_> {
         Ok(alpha)
     }
 
-    /// Measures on both halves: on the development half MC1 only where KL is within the budget.
+    /// Measures on both halves: on the development half MC1 only where KL is within the budget, and
+    /// each part of it with its own vector.
     fn measure(
         &mut self,
         turn: &Turn,
+        (parts, vectors): (&Parts, &[Option<SteeringVector>]),
         on_step: &mut impl FnMut() -> Result<()>,
     ) -> Result<(Scores, Outcome)> {
         let protocol = self.protocol;
         // Documents first: what stands before all questions is then computed once for a cell.
-        let mut held_out = self.fold(false);
-        let turn = std::slice::from_ref(turn);
-        let documents = held_out.read_neutral(turn)?.remove(0);
-        let mut outcome = Outcome::of_documents(documents);
-        let mut development = self.fold(true);
-        let mut chosen_on = Outcome::of_documents(development.read_neutral(turn)?.remove(0));
+        let half = self.half;
+        let mut held_out = self.fold(None);
+        let turns = std::slice::from_ref(turn);
+        let mut outcome = Outcome::of_documents(held_out.read_neutral(turns)?.remove(0));
+        let mut development = self.fold(Some(("development", &half.development)));
+        let mut chosen_on = Outcome::of_documents(development.read_neutral(turns)?.remove(0));
         on_step()?;
-        if chosen_on.divergence().kl <= protocol.grid.kl_budget {
-            development.score(turn, on_step)?;
-            development.collect(&turn[0], &mut chosen_on);
-        } else {
-            development.questions.chunks(N_CHUNK).try_for_each(|_| on_step())?;
+        let is_within = chosen_on.divergence().kl <= protocol.grid.kl_budget;
+        for (number, (part, vector)) in parts.list().iter().zip(vectors).enumerate() {
+            let questions: Vec<usize> = part.held.iter().map(|&i| half.development[i]).collect();
+            if !is_within {
+                questions.chunks(N_CHUNK).try_for_each(|_| on_step())?;
+                continue;
+            }
+            let steered = turn.steered.and_then(|(_, alpha)| Some((vector.as_ref()?, alpha)));
+            let (label, preamble) = (turn.label.clone(), turn.preamble.clone());
+            let turn = Turn { label, preamble, steered };
+            let name = format!("development part {number}");
+            let mut fold = self.fold(Some((&name, &questions)));
+            fold.score(std::slice::from_ref(&turn), on_step)?;
+            fold.collect(&turn, &mut chosen_on);
         }
-        let mut held_out = self.fold(false);
-        held_out.score(turn, on_step)?;
-        held_out.write(turn, on_step)?;
-        held_out.collect(&turn[0], &mut outcome);
+        let mut held_out = self.fold(None);
+        held_out.score(turns, on_step)?;
+        held_out.write(turns, on_step)?;
+        held_out.collect(turn, &mut outcome);
         Ok((scores(&chosen_on, self.report), outcome))
     }
 
-    /// The development half, or the other.
-    fn fold<'s>(&'s mut self, is_development: bool) -> Fold<'s> {
-        let (name, questions, documents) = match is_development {
-            true => {
-                let name = format!("{} development", self.name);
-                (name, &self.half.development, &self.half.development_documents)
+    /// Some questions of the development half, by the name that the ledger knows them under, or the
+    /// other half.
+    fn fold<'s>(&'s mut self, development: Option<(&str, &'s [usize])>) -> Fold<'s> {
+        let half = self.half;
+        let (name, questions, documents) = match development {
+            Some((name, questions)) => {
+                (format!("{} {name}", self.name), questions, &half.development_documents)
             }
-            false => (self.name.clone(), &self.half.test, &self.half.documents),
+            None => (self.name.clone(), &half.test[..], &half.documents),
         };
         let (evaluator, ledger) = (&mut *self.evaluator, &mut *self.ledger);
         Fold { evaluator, protocol: self.protocol, name, questions, documents, ledger }
+    }
+}
+
+/// What heads are tried on.
+fn trial<'p>(protocol: &'p Protocol, half: &'p Half, direction: DirectionKind) -> Trial<'p> {
+    Trial {
+        questions: half.development.iter().map(|&i| &protocol.data.questions[i]).collect(),
+        form: &protocol.form,
+        preamble: &protocol.preamble,
+        documents: &half.development_documents,
+        direction,
+        params: protocol.select,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What people see: the terminal's tables and heat maps, plots, pages, JSON.
 
+pub(super) mod chance;
 pub(super) mod heads;
 pub(super) mod heat;
 pub(super) mod html;

@@ -10,22 +10,26 @@ use clap::Args;
 use self::report::{Fitted, maps};
 use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
-use crate::cli::args::asking::PreambleArgs;
+use crate::cli::args::asking::{PreambleArgs, journals};
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
 use crate::cli::args::select::{
     DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs, check_k, strength_within,
 };
 use crate::cli::command::capture::KEPT;
 use crate::cli::interrupt;
+use crate::cli::show::chance::{warn_of_chance, warn_of_sigma};
 use crate::cli::show::output::Output;
 use crate::cli::show::plot::{self, Format};
+use crate::cli::show::table::counted;
 use crate::data::{Dataset, PromptForm};
 use crate::file::{check_target, stem};
-use crate::select::{Choice, HeadEffect, Journal, Ranked, Trial, choose};
+use crate::ledger::Ledger;
+use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
-    SteeringVector, default_path,
+    SigmaFrom, SteeringVector, default_path,
 };
+use crate::study::{HeldOut, Protocol, held_out};
 use crate::{Error, Geometry, Model, Result};
 
 /// Fit a steering vector and write it as a sidecar beside the model
@@ -115,7 +119,7 @@ impl FitArgs {
         if questions.len() < FEW_QUESTIONS {
             output.warn(format_args!(
                 "only {}: accuracies measured on a fifth of them mean little",
-                crate::cli::show::table::counted(questions.len(), "question")
+                counted(questions.len(), "question")
             ));
         }
         let bar = output.progress("probing", n_head);
@@ -137,15 +141,22 @@ impl FitArgs {
             data.sha256
         );
         let place = (path.with_extension("trials.jsonl"), identity);
+        let chance = development.chance(source)?;
+        warn_of_chance(&chance, output);
+        warn_of_sigma(development.n_sigma_row(), output);
         let chosen = self.choose(
             &model,
             &development,
             source,
             (&trial, &neutral),
-            place,
+            place.clone(),
             (tunes, n_head),
             output,
         )?;
+        let held_out = match chosen.choice.filter(|choice| !choice.mc1.is_nan()) {
+            Some(_) => self.held_out(&model, (&data, &trial), source, place, output)?,
+            None => None,
+        };
         let about = self.about(&model, &data, &form, &development, &chosen, params)?;
         let sidecar = Sidecar { vector: chosen.vector, about };
         interrupt::check(KEPT)?;
@@ -161,6 +172,8 @@ impl FitArgs {
             development: &development,
             effects: &chosen.effects,
             choice: chosen.choice,
+            held_out,
+            chance,
             seconds: start.elapsed().as_secs_f64(),
             next: self.next(&path),
         };
@@ -260,7 +273,7 @@ impl FitArgs {
     fn choose(
         &self,
         model: &Model,
-        development: &Development,
+        fitted: &Development,
         source: &Store,
         (trial, neutral): (&Trial, &Neutral),
         (place, identity): (PathBuf, String),
@@ -273,7 +286,7 @@ impl FitArgs {
         // Models that cannot be evaluated can be fitted by accuracy.
         if by == Selection::Accuracy && !tunes && budget.is_none() {
             return Ok(Chosen {
-                vector: development.vector(source, k, trial.direction)?,
+                vector: fitted.vector(source, k, trial.direction)?,
                 alpha: self.alpha.unwrap_or(DEFAULT_ALPHA),
                 effects: Vec::new(),
                 choice: None,
@@ -286,19 +299,36 @@ impl FitArgs {
         let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
         let Ranked { development, effects } = {
             let journal = (&mut journal, kept.as_str());
-            self.select.rank(&mut evaluator, development, source, trial, journal, output)?
+            self.select.rank(&mut evaluator, fitted, source, trial, journal, output)?
         };
         let (vector, alpha, choice) = if tunes {
             let grid = self.select.grid(model, self.heads, self.alpha)?;
-            let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
-            let bar = output.progress("tuning", grid.n_step(n_question));
             interrupt::install();
-            let journal = &mut journal;
-            let result =
-                choose(&mut evaluator, &development, source, trial, &grid, journal, || {
-                    bar.inc(1);
-                    interrupt::check(&kept)
-                });
+            let parts = match grid.is_choice() {
+                false => Parts::default(),
+                true => {
+                    let bar = output.progress("probing", n_head * trial.params.n_part);
+                    let parts = Parts::fit(fitted, source, trial, || bar.inc(1))?;
+                    bar.finish_and_clear();
+                    let bar = output.progress("trying", 1);
+                    let journal = &mut journal;
+                    let parts = parts.rank(&mut evaluator, source, trial, by, journal, |step| {
+                        bar.set_length(step.n_all as u64);
+                        bar.set_position(step.n_done as u64);
+                        interrupt::check(&kept)
+                    });
+                    bar.finish_and_clear();
+                    parts?
+                }
+            };
+            let n_question = trial.questions.iter().filter(|q| q.is_two_sided()).count();
+            let n_step = grid.n_step(n_question, trial.params.n_part);
+            let bar = output.progress("tuning", n_step);
+            let (journal, of) = (&mut journal, (&development, &parts));
+            let result = choose(&mut evaluator, of, source, trial, &grid, journal, || {
+                bar.inc(1);
+                interrupt::check(&kept)
+            });
             bar.finish_and_clear();
             let (vector, choice) = result?;
             (vector, choice.alpha, Some(choice))
@@ -313,6 +343,58 @@ impl FitArgs {
             (vector, alpha, None)
         };
         Ok(Chosen { vector, alpha, effects, choice, journal })
+    }
+
+    /// What choosing in this way gives on questions that nothing was chosen on; `None` where there are
+    /// too few to part in two.
+    fn held_out(
+        &self,
+        model: &Model,
+        (data, trial): (&Dataset, &Trial),
+        source: &Store,
+        (place, identity): (PathBuf, String),
+        output: Output,
+    ) -> Result<Option<HeldOut>> {
+        let protocol = Protocol {
+            data,
+            form: trial.form.clone(),
+            preamble: trial.preamble.to_owned(),
+            neutral: trial.documents.to_vec(),
+            instruction: String::new(),
+            shuffle: true,
+            direction: self.direction,
+            selection: self.select.by(),
+            select: trial.params,
+            sigma: SigmaFrom::Development,
+            grid: self.select.grid(model, self.heads, self.alpha)?,
+            n_random: 0,
+            n_predict: 0,
+            n_example: 0,
+            seed: self.data.seed,
+        };
+        let n_question = data.questions.iter().filter(|q| q.is_two_sided()).count();
+        if n_question < 2 * FEWEST_OF_A_HALF || trial.documents.len() < 2 {
+            output.warn(format_args!(
+                "{} and {}: too few to say what the choice gives on questions that it was not made on",
+                counted(n_question, "question"),
+                counted(trial.documents.len(), "neutral document"),
+            ));
+            return Ok(None);
+        }
+        let place = place.with_extension("").with_extension("held-out.jsonl");
+        let identity = format!("{identity} {:?} {:?}", protocol.grid, protocol.select);
+        let mut ledger = Ledger::open(&place, &identity)?;
+        let mut evaluator = self.model.evaluator(model)?;
+        let bar = output.progress("held out", protocol.n_step_of_held_out());
+        let journal = journals(&place, &identity);
+        let found = held_out(&mut evaluator, source, &protocol, &mut ledger, journal, || {
+            bar.inc(1);
+            interrupt::check("what was tried is kept: run it again to go on")
+        });
+        bar.finish_and_clear();
+        let found = found?;
+        ledger.remove()?;
+        Ok(Some(found))
     }
 
     fn about(
@@ -386,6 +468,9 @@ fn n_site(model: &Model) -> usize {
     let Geometry { n_layer, n_head, .. } = model.geometry();
     n_layer * n_head
 }
+
+/// Fewest questions to choose on in each half.
+const FEWEST_OF_A_HALF: usize = 4;
 
 /// Below this many questions a ranking of heads is mostly luck.
 const FEW_QUESTIONS: usize = 40;

@@ -5,12 +5,15 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::Site;
+use crate::cli::show::chance;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output::{self, Output};
 use crate::cli::show::table::{nats, percent, short};
+use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, rank_correlation};
 use crate::steer::{Development, Sidecar};
+use crate::study::HeldOut;
 
 /// Heads of the table that is printed.
 const N_LISTED: usize = 12;
@@ -27,7 +30,8 @@ struct Document<'a> {
     /// What every head that was tried does by itself, by place; absent for `accuracy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     effects: Vec<Tried>,
-    /// What K and alpha reached where they were chosen by trying: MC1 on the questions.
+    /// What K and alpha looked like while they were chosen by trying: MC1, each question with a vector
+    /// that comes from others. The best of many: see `held_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     mc1: Option<f64>,
     /// The KL of the same, in nats per token of neutral text.
@@ -36,7 +40,14 @@ struct Document<'a> {
     /// Spearman's, of the accuracies and effects of the heads that were tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     rank_correlation: Option<f64>,
+    /// What the same choice gives on questions that it was not made on; absent where nothing was
+    /// chosen by trying, or there are too few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out: Option<&'a HeldOut>,
+    /// What the accuracy of the best head is worth.
+    chance: Chance,
     n_row: usize,
+    n_sigma_row: usize,
     seconds: f64,
 }
 
@@ -61,6 +72,9 @@ pub(super) struct Fitted<'a> {
     pub(super) effects: &'a [HeadEffect],
     /// What K and α reached, where they were tried.
     pub(super) choice: Option<Choice>,
+    /// What the same choice gives on questions that it was not made on.
+    pub(super) held_out: Option<HeldOut>,
+    pub(super) chance: Chance,
     pub(super) seconds: f64,
     /// What to type next.
     pub(super) next: String,
@@ -68,7 +82,9 @@ pub(super) struct Fitted<'a> {
 
 impl Fitted<'_> {
     pub(super) fn report(&self, output: Output) {
-        let Self { path, sidecar, development, effects, choice, seconds, .. } = *self;
+        let Self {
+            path, sidecar, development, effects, choice, ref held_out, chance, seconds, ..
+        } = *self;
         let about = &sidecar.about;
         let heads = heads::best_first(sidecar);
         let selection = about.selection.name();
@@ -87,10 +103,13 @@ impl Fitted<'_> {
                 selection,
                 heads,
                 effects: tried,
-                mc1: choice.map(|choice| choice.mc1),
+                mc1: choice.map(|choice| choice.mc1).filter(|mc1| !mc1.is_nan()),
                 kl: choice.map(|choice| choice.kl),
                 rank_correlation,
+                held_out: held_out.as_ref(),
+                chance,
                 n_row: development.n_row(),
+                n_sigma_row: development.n_sigma_row(),
                 seconds,
             });
             return;
@@ -113,13 +132,26 @@ impl Fitted<'_> {
             ("rows", about.split.clone()),
             ("time", format!("{seconds:.1} s")),
         ];
-        if let Some(Choice { mc1, kl, .. }) = choice {
-            let reached = format!(
-                "MC1 {} % on these questions, KL {} nats per token of neutral text",
-                percent(mc1),
-                nats(kl, 4)
+        fields.insert(3, ("reading", chance::text(&chance)));
+        if let Some(Choice { mc1, base, kl, .. }) = choice {
+            let mut reached = format!("KL {} nats per token of neutral text", nats(kl, 4));
+            if !mc1.is_nan() {
+                let [from, to] = [base, mc1].map(percent);
+                reached = format!("MC1 {from} → {to} % while it was chosen; {reached}");
+            }
+            fields.insert(5, ("looked like", reached));
+        }
+        if let Some(HeldOut { base, mc1, change, n_question, .. }) = held_out {
+            let interval = change.map_or_else(String::new, |change| {
+                let [mean, low, high] = [change.mean, change.low, change.high].map(|x| 100.0 * x);
+                format!(", {mean:+.1} points ({low:+.1} to {high:+.1})")
+            });
+            let [from, to] = [*base, *mc1].map(percent);
+            let gives = format!(
+                "MC1 {from} → {to} % on {n_question} questions, each left out of a choice on the other \
+                 half{interval}"
             );
-            fields.insert(4, ("reached", reached));
+            fields.insert(6, ("held out", gives));
         }
         output.fields(&fields);
         output.aside(format_args!("\nnext: {}", self.next));

@@ -1,0 +1,201 @@
+//! What choosing reports where there is nothing to find: the demo model's answers get labels that are
+//! drawn at random, heads, K and α are chosen on one half of the questions, and what that seems to gain
+//! stands beside what it gains on the other half.
+//!
+//! `cargo run --release --example no_signal -- [draws] [parts] [accuracy|effect|causal]`; 0 draws: with
+//! the labels as they are, once.
+//!
+//! Three gains in MC1, each in points, the means over both halves: of the chosen vector on the questions
+//! that it was fitted to; as it looked while it was chosen; and on the other half, which is what candor
+//! reports. The second table compares the best head with shuffled labels.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use candor::capture::{CaptureParams, Store, capture};
+use candor::data::{Dataset, PromptForm, Question, split};
+use candor::eval::{Evaluator, McScore};
+use candor::probe::Activations;
+use candor::select::{Grid, Journal, SelectParams};
+use candor::steer::{DirectionKind, Selection, SigmaFrom};
+use candor::study::{Protocol, develop};
+use candor::{Model, ModelParams, Result, SessionParams, Site};
+use ndarray::Array2;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// A store whose texts have other labels.
+struct Relabelled<'s>(&'s Store, Vec<bool>);
+
+impl Activations for Relabelled<'_> {
+    fn n_layer(&self) -> usize {
+        self.0.n_layer()
+    }
+
+    fn n_head(&self) -> usize {
+        self.0.n_head()
+    }
+
+    fn d_head(&self) -> usize {
+        self.0.d_head()
+    }
+
+    fn labels(&self) -> &[bool] {
+        &self.1
+    }
+
+    fn groups(&self) -> &[usize] {
+        self.0.groups()
+    }
+
+    fn head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        Activations::head(self.0, site, rows)
+    }
+
+    fn next_groups(&self) -> &[[usize; 2]] {
+        self.0.next_groups()
+    }
+
+    fn next_head(&self, site: Site, rows: &[usize]) -> Array2<f32> {
+        self.0.next_head(site, rows)
+    }
+}
+
+/// The same answers, and as many of them true, but which ones is drawn.
+fn relabel(data: &Dataset, seed: u64) -> Dataset {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut data = data.clone();
+    for question in &mut data.questions {
+        let mut labels: Vec<bool> = question.answers.iter().map(|answer| answer.label).collect();
+        labels.shuffle(&mut rng);
+        for (answer, label) in question.answers.iter_mut().zip(labels) {
+            (answer.label, answer.best) = (label, false);
+        }
+    }
+    data
+}
+
+/// Gains of one draw, in points, and what the best head is worth.
+struct Gains {
+    fitted: f64,
+    chosen: f64,
+    held_out: f64,
+    best: f64,
+    shuffled: f64,
+    is_above: usize,
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let word = |i: usize| words.get(i).and_then(|word| word.parse::<usize>().ok());
+    let n_draw = word(0).unwrap_or(20);
+    let n_part = word(1).unwrap_or(SelectParams::default().n_part);
+    let selection: Selection =
+        words.get(2).map_or(Ok(Selection::Accuracy), |by| by.parse::<Selection>())?;
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let model = Model::load(&models.join("demo.gguf"), &ModelParams::default())?;
+    let data = Dataset::open(&models.join("demo-questions.csv"))?;
+    let neutral = std::fs::read_to_string(models.join("demo-neutral.txt")).unwrap_or_default();
+    let form = PromptForm::default_for(data.kind);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("a.safetensors");
+    let params = CaptureParams::new(form.clone());
+    capture(&model, &data, &params, &path, |_| ControlFlow::Continue(()))?;
+    let store = Store::open(&path)?;
+    let params = SessionParams { n_row: 33, ..SessionParams::default() };
+    let mut evaluator = Evaluator::with(&model, 0, params)?;
+    println!("parts {n_part}, heads by {selection}; gains in points of MC1");
+    println!("draw  on its own  while chosen  held out   best head  shuffled  above");
+    let mut all = Vec::new();
+    let start = Instant::now();
+    for draw in 0..n_draw.max(1) {
+        let relabelled = if n_draw == 0 { data.clone() } else { relabel(&data, draw as u64) };
+        let labels = relabelled.rows().map(|row| row.label).collect();
+        let source = Relabelled(&store, labels);
+        let protocol = Protocol {
+            data: &relabelled,
+            form: form.clone(),
+            preamble: String::new(),
+            neutral: neutral.lines().filter(|line| !line.trim().is_empty()).collect(),
+            instruction: String::new(),
+            shuffle: true,
+            direction: DirectionKind::MassMean,
+            selection,
+            select: SelectParams { n_part, ..SelectParams::default() },
+            sigma: SigmaFrom::Development,
+            grid: Grid {
+                ks: vec![1, 2, 4, 8],
+                alphas: vec![1.0, 2.0, 4.0, 8.0, 15.0],
+                kl_budget: 0.2,
+            },
+            n_random: 0,
+            n_predict: 0,
+            n_example: 0,
+            seed: draw as u64,
+        };
+        let gains = one(&mut evaluator, &source, &protocol)?;
+        println!(
+            "{draw:4} {:+11.1} {:+13.1} {:+9.1} {:11.1} {:9.1} {:6}",
+            gains.fitted,
+            gains.chosen,
+            gains.held_out,
+            100.0 * gains.best,
+            100.0 * gains.shuffled,
+            format!("{}/2", gains.is_above),
+        );
+        all.push(gains);
+    }
+    let mean = |value: fn(&Gains) -> f64| all.iter().map(value).sum::<f64>() / all.len() as f64;
+    let spread = |value: fn(&Gains) -> f64| {
+        let mean = mean(value);
+        let sum: f64 = all.iter().map(|gains| (value(gains) - mean).powi(2)).sum();
+        (sum / (all.len().max(2) - 1) as f64 / all.len() as f64).sqrt()
+    };
+    println!(
+        "mean {:+11.2} {:+13.2} {:+9.2} (standard error {:.2}); {} of {} halves above chance; {:.0} s",
+        mean(|g| g.fitted),
+        mean(|g| g.chosen),
+        mean(|g| g.held_out),
+        spread(|g| g.held_out),
+        all.iter().map(|g| g.is_above).sum::<usize>(),
+        2 * all.len(),
+        start.elapsed().as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// Chooses on each half and scores both.
+fn one(evaluator: &mut Evaluator, source: &impl Activations, protocol: &Protocol) -> Result<Gains> {
+    let questions = &protocol.data.questions;
+    let halves = split::folds_shuffled(questions.len(), 2, protocol.seed)?;
+    let mut gains =
+        Gains { fitted: 0.0, chosen: 0.0, held_out: 0.0, best: 0.0, shuffled: 0.0, is_above: 0 };
+    for fold in [0, 1] {
+        let own = &halves[1 - fold];
+        let documents: Vec<&str> = protocol.neutral.iter().skip(fold).step_by(2).copied().collect();
+        let mut journal = Journal::in_memory();
+        let found = develop(evaluator, source, protocol, own, &documents, &mut journal, || Ok(()));
+        let found = found?;
+        let chance = found.development.chance(source)?;
+        let mut gain = |ids: &[usize]| -> Result<f64> {
+            let picked: Vec<&Question> = ids.iter().map(|&i| &questions[i]).collect();
+            let mut mc1 = [0.0; 2];
+            let steered = Some((&found.vector, found.choice.alpha));
+            for (mc1, steered) in mc1.iter_mut().zip([None, steered]) {
+                evaluator.steer_with(steered)?;
+                let scores = evaluator.score_answers(&picked, &protocol.form, "")?;
+                *mc1 = McScore::mean(&scores).mc1;
+            }
+            Ok(100.0 * (mc1[1] - mc1[0]))
+        };
+        gains.fitted += gain(own)? / 2.0;
+        gains.held_out += gain(&halves[fold])? / 2.0;
+        gains.chosen += 50.0 * (found.choice.mc1 - found.choice.base);
+        gains.best += chance.best / 2.0;
+        gains.shuffled += chance.shuffled / 2.0;
+        gains.is_above += usize::from(chance.is_above());
+    }
+    Ok(gains)
+}
