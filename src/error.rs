@@ -121,6 +121,20 @@ pub enum Error {
         text: String,
     },
 
+    /// The sequences together fill the KV cache.
+    #[error(
+        "the KV cache of {n_cell} tokens, which all sequences share, is full: forget a sequence, or \
+         raise the context size (-c)"
+    )]
+    CacheFull {
+        /// Tokens that it holds.
+        n_cell: usize,
+    },
+
+    /// Something took longer than it was allowed to.
+    #[error("it took longer than it was allowed to: ask for less, or allow more time")]
+    Deadline,
+
     /// A value outside what the function accepts.
     #[error("{what}: {problem}")]
     Invalid {

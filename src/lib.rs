@@ -10,6 +10,7 @@ pub mod cli;
 mod content;
 pub mod data;
 pub mod device;
+pub mod engine;
 mod error;
 pub mod eval;
 pub mod export;
@@ -28,6 +29,8 @@ mod model;
 pub mod plugin;
 pub mod probe;
 pub mod select;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod session;
 #[cfg(feature = "sight")]
 pub mod sight;

@@ -1,6 +1,7 @@
 //! A loaded GGUF model, and what candor has to know of it.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -94,6 +95,19 @@ impl Model {
     /// [`Error::Device`] for a device that is not there, [`Error::Worker`] for a worker that does
     /// not answer.
     pub fn load(path: &Path, params: &ModelParams) -> Result<Self> {
+        Self::load_watched(path, params, |_| ControlFlow::Continue(()))
+    }
+
+    /// The same; `on_progress` hears how much of the weights is loaded, 0 to 1, and may end it. It must
+    /// not panic.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `on_progress` ended it, and what [`Model::load`] gives.
+    pub fn load_watched(
+        path: &Path,
+        params: &ModelParams,
+        mut on_progress: impl FnMut(f32) -> ControlFlow<()>,
+    ) -> Result<Self> {
         let file = Gguf::open_model(path)?;
         if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
             let kind = shown(kind);
@@ -120,7 +134,18 @@ impl Model {
         {
             warnings.push(ModelWarning::NoDevice { n_gpu_layers: n });
         }
-        let inner = host::load(path, placement.devices(), params.n_gpu_layers).map_err(fail)?;
+        let mut is_ended = false;
+        let mut on_progress = |share: f32| {
+            is_ended |= on_progress(share).is_break();
+            !is_ended
+        };
+        let loaded = host::load(path, placement.devices(), params.n_gpu_layers, &mut on_progress);
+        let inner = loaded.map_err(|problem| {
+            if is_ended {
+                return Error::Interrupted { kept: "the model was not loaded".to_owned() };
+            }
+            fail(problem)
+        })?;
         if host::has_encoder(&inner) {
             return Err(Error::Unsupported {
                 architecture,

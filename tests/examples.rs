@@ -25,6 +25,15 @@ fn example(name: &str) -> Command {
 }
 
 #[test]
+fn two_threads_answer_with_the_weights_of_one_model() {
+    let answers = lines(example("embed").args([MODEL, PROMPT]));
+    let answer = |line: &str| line.split_once(": ").expect("a name and an answer").1.to_owned();
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert!(!answer(&answers[0]).trim().is_empty());
+    assert_eq!(answer(&answers[0]), answer(&answers[1]));
+}
+
+#[test]
 fn fit_and_capture_make_a_store() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("heads.safetensors");

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # candor beside its peers on this machine, by turns: probes against scikit-learn under joblib, capture
-# against PyTorch with forward hooks. Makes a virtual environment of its own and downloads packages
-# into it (PyTorch alone some gigabytes); no test needs it.
+# against PyTorch with forward hooks; and `candor serve` asked by OpenAI's own client. Makes a virtual
+# environment and downloads packages into it (PyTorch alone some gigabytes); no test needs it.
 #
 #   benches/peers/run.sh probe   [arguments of probe_sklearn.py]
 #   benches/peers/run.sh capture [arguments of capture_torch.py]
+#   benches/peers/run.sh serve   [arguments of serve_openai.py]
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,13 +13,14 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
 case ${1:-} in
     probe) script=probe_sklearn.py ;;
     capture) script=capture_torch.py ;;
+    serve) script=serve_openai.py ;;
     *) usage ;;
 esac
 what=$1

@@ -9,7 +9,7 @@ use clap::builder::styling::Style;
 
 /// Subcommands, by what people want.
 pub(in crate::cli) const GROUPS: [(&str, &[&str]); 5] = [
-    ("Use", &["chat", "run", "attach", "inspect"]),
+    ("Use", &["chat", "run", "serve", "attach", "inspect"]),
     ("Make", &["fit", "sweep", "capture", "import", "mix"]),
     ("Measure", &["demo", "eval", "transfer", "bench"]),
     ("Share", &["bake", "export", "card"]),
@@ -36,6 +36,13 @@ echo \"Once upon a time\" | candor run -m model.gguf -p - --temp 0 -n 50"
 candor attach -- llama-server -m model.gguf              with the vector beside the model
 candor attach --slot 0=4 --slot 1=12 -- llama-server -m model.gguf -np 2
 candor attach --set alpha=8 4711                         while it runs, by its process number"
+        }
+        "serve" => {
+            "\
+candor serve -m model.gguf
+candor serve -m model.gguf --vectors vectors --parallel 8 -c 16384
+curl http://localhost:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\":
+  \"Can you sweat out toxins?\"}], \"steering\": \"truth*0.5\"}'"
         }
         "inspect" => {
             "\
@@ -156,13 +163,14 @@ fn with_examples(command: Command) -> Command {
 }
 
 /// llama.cpp's spellings: options of several letters behind one dash, and what candor calls otherwise.
-const SPELLINGS: [(&str, &str); 11] = [
+const SPELLINGS: [(&str, &str); 12] = [
     ("-ngl", "--n-gpu-layers"),
     ("--gpu-layers", "--n-gpu-layers"),
     ("-dev", "--device"),
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
     ("--hf", "--hf-repo"),
+    ("-np", "--parallel"),
     ("-cnv", "--chat"),
     ("--prompt-file", "--file"),
     ("-sys", "--system"),

@@ -15,6 +15,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[cfg(unix)]
 use self::command::attach;
+#[cfg(feature = "serve")]
+use self::command::serve;
 #[cfg(feature = "sight")]
 use self::command::sight;
 use self::command::{
@@ -53,6 +55,8 @@ enum Command {
     Mix(mix::MixArgs),
     Card(card::CardArgs),
     Run(run::RunArgs),
+    #[cfg(feature = "serve")]
+    Serve(serve::ServeArgs),
     Chat(chat::ChatArgs),
     #[cfg(unix)]
     Attach(attach::AttachArgs),
@@ -106,6 +110,8 @@ pub fn main() -> ExitCode {
         Command::Mix(args) => args.run(output),
         Command::Card(args) => args.run(output),
         Command::Run(args) => args.run(output),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => args.run(output),
         Command::Chat(args) => args.run(output),
         #[cfg(unix)]
         Command::Attach(args) => args.run(output),

@@ -8,6 +8,7 @@ use super::*;
 use crate::capture::{CaptureParams, Store, capture};
 use crate::chat::{ChatTemplate, Message, Role};
 use crate::data::{Dataset, Kind, PromptForm};
+use crate::engine::{Engine, EngineParams, Event, Request};
 use crate::gguf::{Builder, Gguf, TensorType};
 use crate::judge::{EndpointJudge, EndpointParams};
 use crate::session::{Batch, Steering};
@@ -29,7 +30,8 @@ macro_rules! variants {
 }
 
 variants! {
-    Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, Invalid, Device, Worker,
+    Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, CacheFull,
+    Deadline, Invalid, Device, Worker,
     Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge, Spelling,
 }
 
@@ -40,7 +42,7 @@ const OF_THE_GRAPH: [&str; 2] = ["TapSilent", "Width"];
 type Provocation = fn(&Path) -> Result<()>;
 
 /// The variant, what its message has to hold, and what provokes it in an empty folder.
-const PROVOCATIONS: [(&str, &str, Provocation); 18] = [
+const PROVOCATIONS: [(&str, &str, Provocation); 20] = [
     ("Io", "cannot open", |folder| Gguf::open(&folder.join("absent.gguf")).map(drop)),
     ("Gguf", "announces 9223372036854775808 metadata entries", |folder| {
         let n = (1_u64 << 63).to_le_bytes();
@@ -74,6 +76,29 @@ const PROVOCATIONS: [(&str, &str, Provocation); 18] = [
     ("Spelling", "cannot spell `ï` at byte 3 of \"A naïve dog\"", |folder| {
         let path = written(folder, "x.gguf", &without_bytes());
         load(&path)?.tokenize("A naïve dog", Special::Start).map(drop)
+    }),
+    ("CacheFull", "which all sequences share, is full", |_| {
+        let model = demo()?;
+        let params = SessionParams { n_ctx: 256, n_seq_max: 4, ..small() };
+        let mut session = Session::new(&model, &params)?;
+        for seq in 0..4 {
+            let mut batch = Batch::new();
+            for position in 0..100 {
+                batch.push(1, position, &[seq]);
+            }
+            session.decode(&mut batch)?;
+        }
+        Ok(())
+    }),
+    ("Deadline", "longer than it was allowed", |_| {
+        let mut engine = Engine::new(&demo()?, small(), EngineParams::default())?;
+        let mut request = Request::new(vec![1], 1);
+        request.deadline = Some(std::time::Instant::now());
+        engine.submit(request)?;
+        match engine.step().pop() {
+            Some((_, Event::Failed(error))) => Err(error),
+            _ => Ok(()),
+        }
     }),
     ("Invalid", "`../../x` cannot be part of a file name", |folder| {
         default_path(&folder.join("model.gguf"), "../../x").map(drop)

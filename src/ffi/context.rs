@@ -1,8 +1,10 @@
 //! The handle of a llama.cpp context with its tap.
 
+use std::ffi::c_void;
 use std::num::NonZeroI32;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as llama;
@@ -44,6 +46,8 @@ pub(crate) struct Context {
     is_tapped: bool,
     /// What the tap took of the last decode before llama.cpp began: banks brought up to date.
     tap_begin: Duration,
+    /// Once set, ends the decode that runs.
+    abort: Option<Arc<AtomicBool>>,
     /// Freed last.
     _model: Arc<Weights>,
 }
@@ -77,6 +81,7 @@ impl Context {
             let tap = attached.then(|| tap.callback());
             (params.cb_eval, params.cb_eval_user_data) = means.callback(tap);
         }
+        host::forget_complaints();
         // SAFETY: the model outlives the context (`_model`), and so do the tap and the sums (same struct,
         // dropped after `ptr` is freed).
         let ptr = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
@@ -91,6 +96,7 @@ impl Context {
             n_vocab,
             is_tapped: attached,
             tap_begin: Duration::ZERO,
+            abort: None,
             _model: Arc::clone(model),
         })
     }
@@ -128,6 +134,22 @@ impl Context {
         !self.memory().is_null()
     }
 
+    /// A flag that ends the decode that runs, with code 2, as soon as the processor comes to the next
+    /// node; GPUs finish theirs. It stays set.
+    pub(crate) fn abort_flag(&mut self) -> Arc<AtomicBool> {
+        let flag = Arc::clone(self.abort.get_or_insert_default());
+        let data = Arc::as_ptr(&flag).cast_mut().cast();
+        // SAFETY: the context is alive, and the flag lives as long as it does (same struct, dropped after
+        // `ptr` is freed).
+        unsafe { llama::llama_set_abort_callback(self.ptr.as_ptr(), Some(is_aborted), data) };
+        flag
+    }
+
+    /// Whether that flag is set; it is not set any more.
+    pub(crate) fn take_abort(&self) -> bool {
+        self.abort.as_ref().is_some_and(|flag| flag.swap(false, Ordering::Relaxed))
+    }
+
     /// What the tap took of the last decode before llama.cpp began.
     pub(crate) fn tap_begin(&self) -> Duration {
         self.tap_begin
@@ -158,6 +180,7 @@ impl Context {
         pass: &Pass,
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
+        host::forget_complaints();
         let n = batch.tokens.len();
         let n_seq_total: usize = batch.n_seq.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
         assert!(
@@ -294,4 +317,10 @@ impl Drop for Context {
         // SAFETY: freed once, before the tap and the sums (fields) that it calls.
         unsafe { llama::llama_free(self.ptr.as_ptr()) };
     }
+}
+
+/// Asked by ggml between two nodes.
+unsafe extern "C" fn is_aborted(data: *mut c_void) -> bool {
+    // SAFETY: the data is the flag that the context owns; it is only ever shared. A load cannot panic.
+    unsafe { &*data.cast::<AtomicBool>() }.load(Ordering::Relaxed)
 }

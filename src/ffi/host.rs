@@ -1,6 +1,7 @@
 //! The host library as a whole: its one-time start and its log.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::io::Write as _;
@@ -8,8 +9,8 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once};
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
@@ -43,8 +44,11 @@ impl Deref for Weights {
 
 /// Whether llama.cpp's log goes to stderr.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
-/// The newest warnings and errors, oldest first: the evidence for an [`crate::Error`].
-static COMPLAINTS: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+thread_local! {
+    /// The newest warnings and errors of what this thread had llama.cpp do, oldest first: the evidence for
+    /// an [`crate::Error`], and never for one of another thread's session.
+    static COMPLAINTS: RefCell<VecDeque<String>> = const { RefCell::new(VecDeque::new()) };
+}
 const N_COMPLAINT: usize = 4;
 
 /// Starts llama.cpp once per process, with its log going to candor's sink.
@@ -74,9 +78,14 @@ pub fn set_verbose(on: bool) {
 
 /// llama.cpp's complaints since they were last taken, joined; a stock phrase where it said nothing.
 pub(crate) fn take_complaints() -> String {
-    let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let joined = complaints.drain(..).collect::<Vec<_>>().join("; ");
+    let complaints = COMPLAINTS.with_borrow_mut(std::mem::take);
+    let joined = Vec::from(complaints).join("; ");
     if joined.is_empty() { "it gave no reason (try --verbose)".to_owned() } else { joined }
+}
+
+/// Forgets what this thread had llama.cpp complain of: something else begins.
+pub(crate) fn forget_complaints() {
+    COMPLAINTS.with_borrow_mut(VecDeque::clear);
 }
 
 /// Receives every line of llama.cpp's log.
@@ -100,11 +109,14 @@ unsafe extern "C" fn sink(level: llama::ggml_log_level, text: *const c_char, _: 
 
 /// Keeps a complaint for [`take_complaints`].
 pub(super) fn complain(text: String) {
-    let mut complaints = COMPLAINTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if complaints.len() == N_COMPLAINT {
-        complaints.pop_front();
-    }
-    complaints.push_back(text);
+    // A thread that ends, or one that is interrupted while it takes them, keeps none.
+    let _ = COMPLAINTS.try_with(|complaints| {
+        let Ok(mut complaints) = complaints.try_borrow_mut() else { return };
+        if complaints.len() == N_COMPLAINT {
+            complaints.pop_front();
+        }
+        complaints.push_back(text);
+    });
 }
 
 /// A file that writes to stdout, while whatever C code prints there from now on goes to stderr or
@@ -167,8 +179,10 @@ pub(crate) fn load(
     path: &Path,
     devices: &[RawDevice],
     n_gpu_layers: Option<u32>,
+    mut on_progress: OnProgress,
 ) -> Result<LlamaModel, String> {
     let _ = backend();
+    forget_complaints();
     let path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
     let mut devices: Vec<_> = devices.iter().map(|device| device.as_ptr()).collect();
     devices.push(std::ptr::null_mut());
@@ -178,7 +192,10 @@ pub(crate) fn load(
     if let Some(n) = n_gpu_layers {
         params.n_gpu_layers = i32::try_from(n).unwrap_or(i32::MAX);
     }
-    // SAFETY: the path ends in NUL and the list of devices in null; both live for the call.
+    params.progress_callback = Some(progressed);
+    params.progress_callback_user_data = (&raw mut on_progress).cast();
+    // SAFETY: the path ends in NUL and the list of devices in null; both live for the call, and so does
+    // what hears of its progress.
     let model = guard::call(|fault| unsafe { sys::guard_model_load(path.as_ptr(), params, fault) })
         .map_err(|thrown| thrown.to_string())?;
     let model = NonNull::new(model).ok_or_else(take_complaints)?;
@@ -186,6 +203,16 @@ pub(crate) fn load(
     // SAFETY: `LlamaModel` is `repr(transparent)` over a `repr(transparent)` non-null pointer (as in
     // `model_ptr`) to a model that it frees, and nothing else owns this one.
     Ok(unsafe { std::mem::transmute::<NonNull<llama::llama_model>, LlamaModel>(model) })
+}
+
+/// Hears how much of a model is loaded, 0 to 1, and says whether to go on.
+pub(crate) type OnProgress<'a> = &'a mut dyn FnMut(f32) -> bool;
+
+/// Told by llama.cpp while it loads. A panic within ends the process, as in every function that C calls.
+unsafe extern "C" fn progressed(share: f32, on_progress: *mut c_void) -> bool {
+    // SAFETY: the data is what `load` handed over, on this thread, and nothing else borrows it meanwhile.
+    let on_progress = unsafe { &mut *on_progress.cast::<OnProgress>() };
+    on_progress(share)
 }
 
 /// Whether some layers attend to a sliding window.

@@ -14,11 +14,23 @@ impl Session {
     /// [`Error::Invalid`] for an empty batch, a token without a sequence, one of several sequences
     /// that have separate caches, or a row that is not there,
     /// [`Error::Unsupported`] where llama.cpp does not compute the tokens in the order foreseen,
-    /// [`Error::PromptTooLong`] for more tokens than the batch size or the free cells of the cache
-    /// and for a position beyond [`Session::n_ctx`],
+    /// [`Error::PromptTooLong`] for more tokens than the batch size and for a position beyond
+    /// [`Session::n_ctx`], [`Error::CacheFull`] for more than the cache has free cells: then nothing
+    /// was computed, and nothing that it held is lost,
+    /// [`Error::Interrupted`] where a [`Canceller`](super::Canceller) ended it,
     /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
         self.check(batch)?;
+        if self.context.take_abort() {
+            return Err(Error::Interrupted { kept: "nothing was decoded".to_owned() });
+        }
+        match self.decode_whole(batch) {
+            Err(Error::Decode { .. }) if self.context.take_abort() => Err(self.take_back(batch)),
+            done => done,
+        }
+    }
+
+    fn decode_whole(&mut self, batch: &mut Batch) -> Result<()> {
         self.held.clear();
         self.mark_shared(batch);
         self.n_want = batch.want.len();
@@ -128,11 +140,9 @@ impl Session {
     fn decode_error(&self, error: DecodeError) -> Error {
         match error {
             DecodeError::Tap(error) => tap_error(&self.model, error),
-            DecodeError::Host(code) if code.get() == 1 => Error::PromptTooLong {
-                what: "the text of all sequences together".to_owned(),
-                n_token: self.context.n_cell() + 1,
-                n_ctx: self.context.n_cell(),
-            },
+            DecodeError::Host(code) if code.get() == 1 => {
+                Error::CacheFull { n_cell: self.context.n_cell() }
+            }
             DecodeError::Thrown(thrown) => thrown.failed_to("decode"),
             DecodeError::Host(code) => Error::Decode {
                 action: "decode",

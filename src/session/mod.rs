@@ -2,6 +2,7 @@
 
 mod batch;
 mod cache;
+mod cancel;
 mod control;
 mod decode;
 mod fault;
@@ -18,11 +19,12 @@ use llama_cpp_sys_2 as llama;
 
 pub use self::batch::Batch;
 pub use self::cache::CacheType;
+pub use self::cancel::Canceller;
 use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
 use self::order::Split;
 pub use self::params::{MAX_THREADS, SessionParams};
-pub use self::sampling::{Sampler, SamplingParams};
+pub use self::sampling::{Sampler, SamplingParams, Shaping};
 use self::sequences::Kind;
 pub use self::sequences::State;
 use self::steer::Outputs;
@@ -319,6 +321,13 @@ impl Session {
         };
         self.is_shared[seq] &= from > 0 || !is_done;
         is_done
+    }
+
+    /// Whether a sequence keeps every token that was decoded, so that it can be cut anywhere: no running
+    /// state, no sliding window.
+    #[must_use]
+    pub fn keeps_all(&self) -> bool {
+        !self.model.is_recurrent() && !host::has_window(self.model.inner())
     }
 
     fn width(&self) -> usize {

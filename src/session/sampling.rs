@@ -1,5 +1,7 @@
 //! Choosing the next token.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::ffi::sampler::SamplerChain;
@@ -34,10 +36,77 @@ impl SamplingParams {
     }
 }
 
+/// What is done to logits before a token is drawn, as llama.cpp names it. By default, nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shaping {
+    /// Divides the logits of tokens that came by this; 1 does nothing.
+    pub repeat_penalty: f32,
+    /// Taken off the logit of a token for each time that it came.
+    pub frequency_penalty: f32,
+    /// Taken off the logit of a token that came.
+    pub presence_penalty: f32,
+    /// How many of the last tokens count for the penalties; 0: none, -1: all.
+    pub last_n: i32,
+    /// Added to the logits of these tokens.
+    pub bias: Vec<(i32, f32)>,
+}
+
+impl Default for Shaping {
+    fn default() -> Self {
+        Self {
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            last_n: 64,
+            bias: Vec::new(),
+        }
+    }
+}
+
+impl Shaping {
+    fn has_penalties(&self) -> bool {
+        let Self { repeat_penalty, frequency_penalty, presence_penalty, last_n, .. } = self;
+        *last_n != 0
+            && [*repeat_penalty - 1.0, *frequency_penalty, *presence_penalty]
+                .iter()
+                .any(|x| *x != 0.0)
+    }
+
+    /// Biases, then penalties, as llama.cpp's own samplers do it.
+    fn apply(&self, logits: &mut [f32], chosen: &[i32]) {
+        let place = |token: i32| usize::try_from(token).unwrap_or(usize::MAX);
+        for &(token, bias) in &self.bias {
+            if let Some(logit) = logits.get_mut(place(token)) {
+                *logit += bias;
+            }
+        }
+        if !self.has_penalties() {
+            return;
+        }
+        let n_last = usize::try_from(self.last_n).unwrap_or(usize::MAX).min(chosen.len());
+        let mut counts = BTreeMap::new();
+        for &token in &chosen[chosen.len() - n_last..] {
+            *counts.entry(token).or_insert(0_u32) += 1;
+        }
+        for (token, count) in counts {
+            let Some(logit) = logits.get_mut(place(token)) else { continue };
+            if *logit <= 0.0 {
+                *logit *= self.repeat_penalty;
+            } else {
+                *logit /= self.repeat_penalty;
+            }
+            *logit -= count as f32 * self.frequency_penalty + self.presence_penalty;
+        }
+    }
+}
+
 /// A chain of llama.cpp's samplers.
 #[derive(Debug)]
 pub struct Sampler {
     chain: SamplerChain,
+    shaping: Shaping,
+    /// The tokens so far, where they count.
+    chosen: Vec<i32>,
 }
 
 impl Sampler {
@@ -46,10 +115,18 @@ impl Sampler {
     /// # Errors
     /// [`Error::Decode`] where llama.cpp fails, as for want of memory.
     pub fn new(params: &SamplingParams) -> Result<Self> {
+        Self::shaped(params, &Shaping::default())
+    }
+
+    /// The same after biases and penalties, which count the tokens that this sampler chose.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn shaped(params: &SamplingParams, shaping: &Shaping) -> Result<Self> {
         let SamplingParams { temp, top_k, top_p, min_p, seed } = *params;
         let chain = SamplerChain::new(temp, top_k, (top_p, min_p), seed)
             .map_err(|thrown| thrown.failed_to("make a sampler"))?;
-        Ok(Self { chain })
+        Ok(Self { chain, shaping: shaping.clone(), chosen: Vec::new() })
     }
 
     /// Chooses a token from logits, F32 `[n_vocab]`.
@@ -58,9 +135,39 @@ impl Sampler {
     /// [`Error::Invalid`] where none can be chosen, as from an empty slice, [`Error::Decode`] where
     /// llama.cpp fails.
     pub fn sample(&mut self, logits: &[f32]) -> Result<i32> {
-        let chosen = self.chain.choose(logits);
-        chosen
+        let chosen = if self.shaping == Shaping::default() {
+            self.chain.choose(logits)
+        } else {
+            let mut logits = logits.to_vec();
+            self.shaping.apply(&mut logits, &self.chosen);
+            self.chain.choose(&logits)
+        };
+        let token = chosen
             .map_err(|thrown| thrown.failed_to("choose a token"))?
-            .ok_or_else(|| Error::invalid("logits", "no token can be chosen by them"))
+            .ok_or_else(|| Error::invalid("logits", "no token can be chosen by them"))?;
+        if self.shaping.has_penalties() {
+            self.chosen.push(token);
+        }
+        Ok(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn penalties_count_the_last_tokens_and_biases_forbid() {
+        let shaping = Shaping {
+            repeat_penalty: 2.0,
+            frequency_penalty: 0.5,
+            presence_penalty: 0.25,
+            last_n: 3,
+            bias: vec![(3, f32::NEG_INFINITY), (0, 1.0), (99, 1.0)],
+        };
+        let mut logits = [1.0, 4.0, -1.0, 5.0];
+        // The first 0 is too long ago.
+        shaping.apply(&mut logits, &[0, 1, 1, 2]);
+        assert_eq!(logits, [2.0, 0.75, -2.75, f32::NEG_INFINITY]);
     }
 }

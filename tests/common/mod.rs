@@ -20,6 +20,8 @@ pub mod quantize;
 pub mod requantize;
 pub mod script;
 pub mod sequences;
+#[cfg(feature = "cli")]
+pub mod served;
 pub mod server;
 pub mod sidecar;
 pub mod steering;

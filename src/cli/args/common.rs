@@ -103,6 +103,17 @@ impl ModelArgs {
         }
     }
 
+    /// The same before the model is known: its context size is 0 where the user gave none.
+    #[cfg(feature = "serve")]
+    pub(in crate::cli) fn session_of_any(&self) -> SessionParams {
+        SessionParams {
+            n_ctx: self.ctx_size.unwrap_or(0),
+            n_threads: self.threads,
+            cache: self.cache,
+            ..SessionParams::default()
+        }
+    }
+
     /// How to capture texts of this form.
     pub(in crate::cli) fn capture_params(&self, form: PromptForm, seed: u64) -> CaptureParams {
         CaptureParams {

@@ -17,6 +17,8 @@ pub(super) mod inspect;
 pub(super) mod manual;
 pub(super) mod mix;
 pub(super) mod run;
+#[cfg(feature = "serve")]
+pub(super) mod serve;
 #[cfg(feature = "sight")]
 pub(super) mod sight;
 pub(super) mod sweep;

@@ -17,7 +17,7 @@ use crate::session::{Batch, Sampler, SamplingParams};
 use crate::{Model, ModelParams, Session, SessionParams, Special, SpecialToken};
 
 /// Calls from Rust that can throw nothing, with why. Where a name ends in `*`, all that begin so.
-const CANNOT_THROW: [(&str, &str); 40] = [
+const CANNOT_THROW: [(&str, &str); 41] = [
     ("headtap_*", "C; what of it calls devices is called by llama_decode or guard_headtap_begin"),
     ("ggml_init", "C: no memory is null"),
     ("ggml_free", "C"),
@@ -28,6 +28,7 @@ const CANNOT_THROW: [(&str, &str); 40] = [
     ("ggml_is_contiguous", "C: reads a struct"),
     ("ggml_get_type_traits", "C: reads a table"),
     ("ggml_set_abort_callback", "C: stores a pointer"),
+    ("llama_set_abort_callback", "stores pointers, in the context and its processor's backend"),
     ("ggml_backend_cpu_buffer_type", "gives the address of a static"),
     ("ggml_backend_dev_count", "reads the registry, which guard_start made"),
     ("ggml_backend_dev_get", "reads the registry at an index below its length"),

@@ -1,0 +1,169 @@
+//! `candor serve`: the model for other programs.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::args::common::{ModelArgs, positive};
+use crate::cli::args::parts::Part;
+use crate::cli::show::output::Output;
+use crate::cli::show::table::printable_line;
+use crate::engine::EngineParams;
+use crate::serve::{Notice, ServeParams, serve};
+use crate::{Error, Model, Result};
+
+/// Serve the model over HTTP, as OpenAI's API does, each request with a vector and strength of its own.
+///
+/// A request says `"steering": "truth*0.5 + calm"`, or `false`; where it says nothing, --steer applies.
+/// Sidecars of --vectors may be asked for by name, and are taken up as they appear and change. A page to
+/// try it with is at the address itself. Ctrl-C lets answers end, a second one does not.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The sidecars that steer where a request says nothing: `auto` takes the one beside the model,
+    /// `none` steers nothing, several are added, each times a factor where one is given.
+    #[arg(long, value_name = "FILE", default_value = "auto")]
+    steer: Vec<Part>,
+
+    /// A folder of sidecars that requests may ask for by name.
+    #[arg(long, value_name = "DIR")]
+    vectors: Option<PathBuf>,
+
+    /// The address to listen on.
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    host: String,
+
+    /// The port to listen on; 0 takes a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+
+    /// A file whose first line is the key that every request has to bring.
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+
+    /// Listen on an address that others can reach without asking for a key.
+    #[arg(long)]
+    insecure: bool,
+
+    /// A name besides localhost and addresses under which a server without a key is asked; may be
+    /// given several times.
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+
+    /// Answers that are written at once; they share the context.
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 4, value_parser = positive)]
+    parallel: usize,
+
+    /// Requests that may wait for a place; more are told to come again.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: usize,
+
+    /// Seconds that a request may take; 0 for any number.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+}
+
+/// What `--json` prints, once the server answers.
+#[derive(Debug, Serialize)]
+struct Report {
+    listen: String,
+    vectors: Vec<String>,
+}
+
+impl ServeArgs {
+    pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        let address = self.address()?;
+        let key = self.key()?;
+        if !address.ip().is_loopback() && key.is_none() && !self.insecure {
+            let problem = "other machines can reach it: give the server a key with --api-key-file, or \
+                           say --insecure";
+            return Err(Error::invalid(format!("--host {}", self.host), problem));
+        }
+        self.steer.iter().try_for_each(Part::check)?;
+        let is = |word: &str| match self.steer.as_slice() {
+            [Part { path, factor: None }] => path.as_os_str() == word,
+            _ => false,
+        };
+        let files = self.steer.iter().filter(|_| !is("auto") && !is("none"));
+        let params = ServeParams {
+            address,
+            key,
+            hosts: self.allow_host.clone(),
+            engine: EngineParams { n_parallel: self.parallel, ..EngineParams::default() },
+            session: self.model.session_of_any(),
+            n_queue: self.queue,
+            steer: files.map(|part| (part.path.clone(), part.factor())).collect(),
+            steer_beside: is("auto"),
+            vectors: self.vectors.clone(),
+            timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
+        };
+        let (path, model_params) = (self.model.path()?, self.model.params());
+        let load = move || {
+            let model = Model::load(&path, &model_params)?;
+            for warning in model.warnings() {
+                output.warn(warning);
+            }
+            Ok(model)
+        };
+        let listening = std::sync::Mutex::new(address);
+        serve(params, load, move |notice| {
+            let mut listening = listening.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            tell(notice, &mut listening, output);
+        })
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        let what = || format!("--host {}", self.host);
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(ip, self.port));
+        }
+        let found = (self.host.as_str(), self.port).to_socket_addrs();
+        let mut found = found.map_err(|error| Error::invalid(what(), error.to_string()))?;
+        found.next().ok_or_else(|| Error::invalid(what(), "it has no address"))
+    }
+
+    fn key(&self) -> Result<Option<String>> {
+        let Some(path) = &self.api_key_file else { return Ok(None) };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        match text.lines().next().map(str::trim).filter(|key| !key.is_empty()) {
+            Some(key) => Ok(Some(key.to_owned())),
+            None => {
+                let problem = "its first line is empty, and should be the key";
+                Err(Error::invalid(path.display().to_string(), problem))
+            }
+        }
+    }
+}
+
+fn tell(notice: Notice, listening: &mut SocketAddr, output: Output) {
+    let list = |names: &[String]| {
+        let names: Vec<String> = names.iter().map(|name| printable_line(name)).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    match notice {
+        Notice::Listening(address) => {
+            *listening = address;
+            output.aside(format_args!(
+                "loading the model; http://{address} answers when it is there"
+            ));
+        }
+        Notice::Ready(vectors) if output.is_json() => {
+            output.json(&Report { listen: listening.to_string(), vectors });
+        }
+        Notice::Ready(vectors) => {
+            output.text(&format!("http://{listening}  vectors: {}\n", list(&vectors)));
+        }
+        Notice::Changed(vectors) => output.aside(format_args!("vectors: {}", list(&vectors))),
+        Notice::Refused(path, problem) => {
+            output.warn(format_args!("{} is left out: {problem}", path.display()));
+        }
+        Notice::Ending => {
+            output.aside("ending when the answers that are being written are over; again: at once");
+        }
+    }
+}

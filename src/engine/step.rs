@@ -1,0 +1,252 @@
+//! One decode for everybody.
+
+use std::time::Instant;
+
+use super::request::{Event, Key};
+use super::{Engine, Id};
+use crate::Error;
+use crate::session::Batch;
+
+/// What a batch computes of one sequence.
+struct Part {
+    seq: usize,
+    /// Its tokens, each with what steers it.
+    tokens: Vec<(i32, Key)>,
+    /// The place in the batch of the token whose logits choose the next one.
+    i_output: Option<usize>,
+    /// Which of the observed tokens is its last one, and whether that was steered.
+    observed: Option<(usize, bool)>,
+}
+
+impl Engine {
+    /// Gives places to those who wait and decodes once, if there is anything to decode. Gives what is
+    /// to be said to whom.
+    ///
+    /// Where a decode fails, every request that had a place fails with it, and everything that was kept
+    /// is forgotten; the engine goes on with others.
+    pub fn step(&mut self) -> Vec<(Id, Event)> {
+        self.clock += 1;
+        let mut events = Vec::new();
+        self.expire(&mut events);
+        self.admit(&mut events);
+        let (mut batch, parts) = self.compose();
+        if parts.is_empty() {
+            return events;
+        }
+        loop {
+            match self.session.decode(&mut batch) {
+                Ok(()) => break,
+                Err(Error::CacheFull { .. }) if self.evict() => {}
+                Err(error @ Error::CacheFull { .. }) => {
+                    self.refuse_newest(error, &mut events);
+                    return events;
+                }
+                Err(error) => {
+                    self.fail_all(&error, &mut events);
+                    return events;
+                }
+            }
+        }
+        self.stats.n_decode += 1;
+        for part in &parts {
+            self.take(part, &mut events);
+        }
+        events
+    }
+
+    /// Ends what has taken too long.
+    fn expire(&mut self, events: &mut Vec<(Id, Event)>) {
+        let now = Instant::now();
+        let is_late = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let late = |id| (id, Event::Failed(Error::Deadline));
+        self.waiting.retain(|job| {
+            let is_late = is_late(job.request.deadline);
+            events.extend(is_late.then(|| late(job.id)));
+            !is_late
+        });
+        for seq in 0..self.sequences.len() {
+            let job = self.sequences[seq].job.as_ref();
+            if let Some(id) = job.filter(|job| is_late(job.request.deadline)).map(|job| job.id) {
+                self.release(seq);
+                events.push(late(id));
+            }
+        }
+    }
+
+    /// Gives free places away: to the client that has the fewest, and among those to the first.
+    fn admit(&mut self, events: &mut Vec<(Id, Event)>) {
+        let mut passed_by = Vec::new();
+        loop {
+            let Some(i) = self.next_waiting(&passed_by) else { return };
+            let Some(start) = self.start(&self.waiting[i]) else {
+                passed_by.push(self.waiting[i].id);
+                continue;
+            };
+            let Some(mut job) = self.waiting.remove(i) else { return };
+            let id = job.id;
+            let begun = self.prepare(start).and_then(|n_kept| {
+                job.row = self.rows.take(job.request.steer.as_ref(), &mut self.session)?;
+                Ok(n_kept)
+            });
+            match begun {
+                Err(error) => events.push((id, Event::Failed(error))),
+                Ok(n_cached) => {
+                    job.n_held = n_cached;
+                    self.stats.n_cached += n_cached as u64;
+                    let sequence = &mut self.sequences[start.seq];
+                    sequence.used = self.clock;
+                    sequence.job = Some(job);
+                    events.push((id, Event::Begun { n_cached }));
+                }
+            }
+        }
+    }
+
+    /// Who gets the next free place, of those who are not passed by.
+    fn next_waiting(&self, passed_by: &[Id]) -> Option<usize> {
+        let jobs = || self.sequences.iter().filter_map(|sequence| sequence.job.as_ref());
+        if jobs().count() >= self.params.n_parallel {
+            return None;
+        }
+        let n_place = |client| jobs().filter(|job| job.request.client == client).count();
+        (0..self.waiting.len())
+            .filter(|&i| !passed_by.contains(&self.waiting[i].id))
+            .min_by_key(|&i| (n_place(self.waiting[i].request.client), i))
+    }
+
+    /// The next batch: a token of each answer, then of each prompt an even share of what room is left.
+    fn compose(&mut self) -> (Batch, Vec<Part>) {
+        let (mut batch, mut parts) = (Batch::new(), Vec::new());
+        let mut n_want = 0;
+        let n_seq = self.sequences.len();
+        let at_work = |engine: &Self, seq: usize, reads: bool| {
+            let job = engine.sequences[seq].job.as_ref();
+            job.is_some_and(|job| !job.is_paused && job.is_reading_prompt() == reads)
+        };
+        self.turn = (self.turn + 1) % n_seq.max(1);
+        let order: Vec<usize> = (0..n_seq).map(|i| (i + self.turn) % n_seq).collect();
+        let writers: Vec<usize> =
+            order.iter().copied().filter(|&seq| at_work(self, seq, false)).collect();
+        for seq in writers {
+            self.add(seq, 1, &mut batch, &mut parts, &mut n_want);
+        }
+        let mut readers: Vec<usize> =
+            order.into_iter().filter(|&seq| at_work(self, seq, true)).collect();
+        let most = if batch.is_empty() { self.session.n_batch() } else { self.params.n_chunk };
+        let mut room = most.min(self.session.n_batch().saturating_sub(batch.len()));
+        // Who needs the least first, so that what they leave is shared by the others.
+        let left = |engine: &Self, seq: usize| {
+            let job = engine.sequences[seq].job.as_ref();
+            job.map_or(0, |job| job.request.prompt.len() - job.n_held)
+        };
+        readers.sort_by_key(|&seq| left(self, seq));
+        let mut n_reader = readers.len();
+        for seq in readers {
+            let share = room.div_ceil(n_reader.max(1)).min(left(self, seq)).min(room);
+            n_reader -= 1;
+            room -= share;
+            if share > 0 {
+                self.add(seq, share, &mut batch, &mut parts, &mut n_want);
+            }
+        }
+        (batch, parts)
+    }
+
+    /// Puts the next `n` tokens of a sequence into the batch.
+    fn add(
+        &mut self,
+        seq: usize,
+        n: usize,
+        batch: &mut Batch,
+        parts: &mut Vec<Part>,
+        n_want: &mut usize,
+    ) {
+        let Some(job) = &self.sequences[seq].job else { return };
+        let mut part = Part { seq, tokens: Vec::with_capacity(n), i_output: None, observed: None };
+        let prompt = &job.request.prompt;
+        for position in job.n_held..job.n_held + n {
+            let Some(token) = prompt.get(position).copied().or(job.next) else { break };
+            let (row, key) = job.row_at(position);
+            let i = batch.push(token, position, &[seq]);
+            batch.steer(i, row);
+            part.tokens.push((token, key));
+            if position + 1 >= prompt.len() {
+                batch.output(i);
+                part.i_output = Some(i);
+            }
+            if job.observes(position) {
+                batch.observe(i);
+                part.observed = Some((*n_want, key != 0));
+                *n_want += 1;
+            }
+        }
+        parts.push(part);
+    }
+
+    /// Takes what a decode computed of one sequence.
+    fn take(&mut self, part: &Part, events: &mut Vec<(Id, Event)>) {
+        let seq = part.seq;
+        let n_ctx = self.n_ctx;
+        let Self { session, sequences, stats, .. } = self;
+        let sequence = &mut sequences[seq];
+        let Some(job) = &mut sequence.job else { return };
+        let n_prompt = job.request.prompt.len().saturating_sub(job.n_held).min(part.tokens.len());
+        stats.n_prompt += n_prompt as u64;
+        sequence.held.extend(&part.tokens);
+        job.n_held += part.tokens.len();
+        if let (Some((i_want, is_steered)), Some(reader)) = (part.observed, &job.request.reader) {
+            let steer = job.request.steer.as_ref().filter(|_| is_steered);
+            let reading = reader.read(session, i_want, steer.map(|steer| steer.offsets()));
+            job.take_reading(reading, events);
+        }
+        let Some(i_output) = part.i_output else { return };
+        job.next = None;
+        let over = match job.ended() {
+            Some(reason) => Ok(Some(reason)),
+            None => session.logits(i_output).and_then(|logits| {
+                stats.n_written += 1;
+                job.choose(logits, (session.model(), n_ctx), events)
+            }),
+        };
+        let id = job.id;
+        match over {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                let rest = job.rest();
+                self.release(seq);
+                events.push((id, Event::Done { reason, rest }));
+            }
+            Err(error) => {
+                self.release(seq);
+                events.push((id, Event::Failed(error)));
+            }
+        }
+    }
+
+    /// Refuses the request that came last of those that have a place.
+    fn refuse_newest(&mut self, error: Error, events: &mut Vec<(Id, Event)>) {
+        let id = |seq: usize| self.sequences[seq].job.as_ref().map(|job| job.id);
+        let newest =
+            (0..self.sequences.len()).filter(|&seq| id(seq).is_some()).max_by_key(|&seq| id(seq));
+        if let Some(job) = newest.and_then(|seq| {
+            let job = self.release(seq);
+            self.forget(seq);
+            job
+        }) {
+            events.push((job.id, Event::Failed(error)));
+        }
+    }
+
+    /// Ends everything that has a place; what was computed is not to be used.
+    fn fail_all(&mut self, error: &Error, events: &mut Vec<(Id, Event)>) {
+        for seq in 0..self.sequences.len() {
+            if let Some(job) = self.release(seq) {
+                let problem = error.to_string();
+                let error = Error::Decode { action: "decode", problem };
+                events.push((job.id, Event::Failed(error)));
+            }
+            self.sequences[seq].held.clear();
+        }
+        self.session.clear();
+    }
+}

@@ -1,0 +1,340 @@
+//! What a request asks for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::App;
+use super::body::Body;
+use super::refusal::Refusal;
+use super::vectors::Steered;
+use crate::chat::{Message, Role, prompt_tokens};
+use crate::engine::Request;
+use crate::session::{SamplingParams, Shaping};
+
+/// The most answers to one request.
+const N_MAX: i64 = 128;
+/// The most of the likeliest tokens.
+const TOP_MAX: i64 = 20;
+/// The most stop strings, and their length in bytes.
+const N_STOP: usize = 16;
+const STOP_MAX: usize = 1000;
+
+/// Which of OpenAI's two forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Chat,
+    Completion,
+}
+
+/// A request that was understood.
+pub(super) struct Asked {
+    pub(super) form: Form,
+    pub(super) prompt: Prompt,
+    pub(super) n: usize,
+    pub(super) is_stream: bool,
+    pub(super) wants_usage: bool,
+    pub(super) readings: bool,
+    n_predict: Option<usize>,
+    sampling: SamplingParams,
+    seed_given: bool,
+    shaping: Shaping,
+    stops: Vec<String>,
+    pub(super) log_probabilities: Option<usize>,
+    steered: Steered,
+    gate: Option<f32>,
+    schema: Option<Value>,
+    user: Option<String>,
+}
+
+/// What is to be answered.
+pub(super) enum Prompt {
+    Messages(Vec<Message>),
+    Text(String),
+    Tokens(Vec<i32>),
+}
+
+impl Asked {
+    pub(super) fn parse(form: Form, mut body: Body, app: &App) -> Result<Self, Refusal> {
+        let prompt = match form {
+            Form::Chat => Prompt::Messages(messages(body.take("messages"))?),
+            Form::Completion => prompt(body.take("prompt"), app.model.n_vocab())?,
+        };
+        let limit = i64::from(i32::MAX);
+        let n_predict = body.whole("max_tokens", 1, limit)?;
+        let n_predict = match form {
+            Form::Chat => body.whole("max_completion_tokens", 1, limit)?.or(n_predict),
+            Form::Completion => n_predict,
+        };
+        let n_predict = n_predict.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let defaults = SamplingParams::default();
+        let top_k = body.whole("top_k", 0, limit)?.and_then(|k| i32::try_from(k).ok());
+        let seed = body.whole("seed", i64::MIN, i64::MAX)?;
+        let sampling = SamplingParams {
+            temp: body.number("temperature", 0.0, 100.0)?.unwrap_or(defaults.temp),
+            top_k: top_k.unwrap_or(defaults.top_k),
+            top_p: body.number("top_p", 0.0, 1.0)?.unwrap_or(defaults.top_p),
+            min_p: body.number("min_p", 0.0, 1.0)?.unwrap_or(defaults.min_p),
+            // As llama.cpp's servers do: the low 32 bits.
+            seed: seed.map_or(0, |seed| seed as u32),
+        };
+        let shaping = Shaping {
+            repeat_penalty: body.number("repeat_penalty", 0.01, 100.0)?.unwrap_or(1.0),
+            frequency_penalty: body.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            presence_penalty: body.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            last_n: body.whole("repeat_last_n", -1, limit)?.map_or(64, |n| n as i32),
+            bias: bias(body.take("logit_bias"), app.model.n_vocab())?,
+        };
+        let (wants, top) = match form {
+            Form::Chat => (body.flag("logprobs")?, body.whole("top_logprobs", 0, TOP_MAX)?),
+            Form::Completion => {
+                let top = body.whole("logprobs", 0, TOP_MAX)?;
+                (top.is_some(), top)
+            }
+        };
+        if top.is_some() && !wants {
+            return Err(Refusal::of("top_logprobs", "needs logprobs: true"));
+        }
+        let log_probabilities =
+            wants.then(|| top.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+        let is_stream = body.flag("stream")?;
+        let wants_usage = match body.take("stream_options") {
+            None => false,
+            Some(Value::Object(options)) => {
+                if let Some(key) = options.keys().find(|key| *key != "include_usage") {
+                    let problem = format!("there is no key `{}`", crate::error::shown(key));
+                    return Err(Refusal::of("stream_options", problem));
+                }
+                options.get("include_usage") == Some(&Value::Bool(true))
+            }
+            Some(_) => return Err(Refusal::of("stream_options", "expected an object")),
+        };
+        let steering = body.take("steering");
+        let steered = app.vectors().steered(steering.as_ref())?;
+        let gate = gate(body.take("gate"))?;
+        if gate.is_some() && steered.reader.is_none() {
+            return Err(Refusal::of("gate", "the vectors that steer have no probes to decide by"));
+        }
+        let readings = body.flag("readings")?;
+        if readings && steered.reader.is_none() {
+            return Err(Refusal::of(
+                "readings",
+                "no vector of this server has probes to read with",
+            ));
+        }
+        let asked = Self {
+            form,
+            prompt,
+            n: body.whole("n", 1, N_MAX)?.map_or(1, |n| n as usize),
+            is_stream,
+            wants_usage,
+            readings,
+            n_predict,
+            sampling,
+            seed_given: seed.is_some(),
+            shaping,
+            stops: stops(body.take("stop"))?,
+            log_probabilities,
+            steered,
+            gate,
+            schema: response_format(body.take("response_format"))?,
+            user: body.text("user")?,
+        };
+        body.finish()?;
+        Ok(asked)
+    }
+
+    /// What the engine is asked, once for each answer. Renders the template: may take long.
+    pub(super) fn requests(&self, app: &App, address: u64) -> Result<Vec<Request>, Refusal> {
+        let mut stops = self.stops.clone();
+        let prompt = match &self.prompt {
+            Prompt::Messages(messages) => {
+                // What ends an answer of words may stand within one of JSON.
+                let own = if self.schema.is_some() { &[][..] } else { app.template.stops() };
+                stops.extend(own.iter().map(|&stop| stop.to_owned()));
+                app.template.tokens(&app.model, messages)?
+            }
+            Prompt::Text(text) => prompt_tokens(&app.model, text)?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+        };
+        let steer = self.steered.steer.clone().map(|steer| steer.gated(self.gate));
+        let needs_reader = self.readings || steer.as_ref().is_some_and(|s| s.gate().is_some());
+        let client = self.user.as_ref().map_or(address, super::hash);
+        let deadline = app.params.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        (0..self.n)
+            .map(|i| {
+                let i = u32::try_from(i).unwrap_or(0);
+                let seed = if self.seed_given { self.sampling.seed } else { app.draw() };
+                let mut request =
+                    Request::new(prompt.clone(), self.n_predict.unwrap_or(usize::MAX));
+                request.sampling = SamplingParams { seed: seed.wrapping_add(i), ..self.sampling };
+                request.shaping = self.shaping.clone();
+                request.stops.clone_from(&stops);
+                request.constraint =
+                    self.schema.as_ref().map(|schema| app.constraint(schema)).transpose()?;
+                request.steer.clone_from(&steer);
+                request.reader = self.steered.reader.clone().filter(|_| needs_reader);
+                request.readings = self.readings;
+                request.log_probabilities = self.log_probabilities;
+                request.deadline = deadline;
+                request.client = client;
+                Ok(request)
+            })
+            .collect()
+    }
+}
+
+fn messages(value: Option<Value>) -> Result<Vec<Message>, Refusal> {
+    let Some(Value::Array(list)) = value else {
+        return Err(Refusal::of("messages", "expected a list of {\"role\", \"content\"}"));
+    };
+    if list.is_empty() {
+        return Err(Refusal::of("messages", "it is empty"));
+    }
+    list.into_iter().enumerate().map(|(i, message)| one_message(i, message)).collect()
+}
+
+fn one_message(i: usize, message: Value) -> Result<Message, Refusal> {
+    let param = format!("messages[{i}]");
+    let Value::Object(mut message) = message else {
+        return Err(Refusal::of(&param, "expected an object"));
+    };
+    message.retain(|_, value| !value.is_null());
+    let role = match message.remove("role").as_ref().and_then(Value::as_str) {
+        Some("system" | "developer") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        _ => {
+            let problem = "expected `system`, `developer`, `user` or `assistant`; tools are not \
+                           supported";
+            return Err(Refusal::of(&format!("{param}.role"), problem));
+        }
+    };
+    let content = match message.remove("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => {
+            let mut text = String::new();
+            for part in parts {
+                match (part.get("type").and_then(Value::as_str), part.get("text")) {
+                    (Some("text"), Some(Value::String(more))) => text.push_str(more),
+                    _ => {
+                        let problem = "only parts of type `text` are supported";
+                        return Err(Refusal::of(&format!("{param}.content"), problem));
+                    }
+                }
+            }
+            text
+        }
+        _ => return Err(Refusal::of(&format!("{param}.content"), "expected a text")),
+    };
+    // What clients send back of an earlier answer.
+    for key in ["name", "refusal", "annotations", "candor"] {
+        message.remove(key);
+    }
+    match message.keys().next() {
+        None => Ok(Message::new(role, &content)),
+        Some(key) => {
+            let problem = format!("`{}` is not supported", crate::error::shown(key));
+            Err(Refusal::of(&param, problem))
+        }
+    }
+}
+
+fn prompt(value: Option<Value>, n_vocab: usize) -> Result<Prompt, Refusal> {
+    let refuse = |problem: &str| Err(Refusal::of("prompt", problem));
+    let token = |value: &Value| -> Option<i32> {
+        let token = i32::try_from(value.as_i64()?).ok()?;
+        usize::try_from(token).ok().filter(|&i| i < n_vocab).map(|_| token)
+    };
+    match value {
+        Some(Value::String(text)) => Ok(Prompt::Text(text)),
+        Some(Value::Array(mut list)) if list.len() == 1 && list[0].is_string() => {
+            match list.swap_remove(0) {
+                Value::String(text) => Ok(Prompt::Text(text)),
+                _ => refuse("expected a text"),
+            }
+        }
+        Some(Value::Array(list)) if !list.is_empty() => {
+            match list.iter().map(token).collect::<Option<Vec<i32>>>() {
+                Some(tokens) => Ok(Prompt::Tokens(tokens)),
+                None => refuse(
+                    "expected one text, or tokens of the model's vocabulary; several \
+                                prompts are several requests",
+                ),
+            }
+        }
+        _ => refuse("expected a text or a list of tokens"),
+    }
+}
+
+fn stops(value: Option<Value>) -> Result<Vec<String>, Refusal> {
+    let list = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::String(stop)) => vec![stop],
+        Some(Value::Array(list)) => list
+            .into_iter()
+            .map(|stop| match stop {
+                Value::String(stop) => Ok(stop),
+                _ => Err(Refusal::of("stop", "expected texts")),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(Refusal::of("stop", "expected a text or a list of texts")),
+    };
+    if list.len() > N_STOP || list.iter().any(|stop| stop.len() > STOP_MAX) {
+        let problem = format!("at most {N_STOP} texts of {STOP_MAX} bytes are taken");
+        return Err(Refusal::of("stop", problem));
+    }
+    Ok(list)
+}
+
+fn bias(value: Option<Value>, n_vocab: usize) -> Result<Vec<(i32, f32)>, Refusal> {
+    let expected =
+        || Refusal::of("logit_bias", "expected an object of tokens and numbers from -100 to 100");
+    match value {
+        None => Ok(Vec::new()),
+        Some(Value::Object(map)) => map
+            .iter()
+            .map(|(token, bias)| {
+                let token: i32 = token.parse().map_err(|_| expected())?;
+                let bias = bias.as_f64().filter(|b| (-100.0..=100.0).contains(b));
+                let is_token = usize::try_from(token).is_ok_and(|i| i < n_vocab);
+                let bias = bias.filter(|_| is_token).ok_or_else(expected)? as f32;
+                // What OpenAI promises of it: never.
+                Ok((token, if bias <= -100.0 { f32::NEG_INFINITY } else { bias }))
+            })
+            .collect(),
+        Some(_) => Err(expected()),
+    }
+}
+
+fn gate(value: Option<Value>) -> Result<Option<f32>, Refusal> {
+    let expected = || Refusal::of("gate", "expected {\"below\": a number from 0 to 1}");
+    let Some(value) = value else { return Ok(None) };
+    let object = value.as_object().filter(|object| object.len() == 1).ok_or_else(expected)?;
+    let below = object.get("below").and_then(Value::as_f64);
+    below.filter(|x| (0.0..=1.0).contains(x)).map(|x| Some(x as f32)).ok_or_else(expected)
+}
+
+/// The schema that an answer has to keep to.
+fn response_format(value: Option<Value>) -> Result<Option<Value>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    match value.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(serde_json::json!({ "type": "object" }))),
+        Some("json_schema") => {
+            let schema = value.get("json_schema").and_then(|it| it.get("schema"));
+            match schema.or_else(|| value.get("schema")) {
+                Some(schema) if schema.is_object() => Ok(Some(schema.clone())),
+                _ => Err(Refusal::of("response_format.json_schema.schema", "expected an object")),
+            }
+        }
+        _ => Err(Refusal::of(
+            "response_format",
+            "expected type `text`, `json_object` or `json_schema`",
+        )),
+    }
+}
+
+/// Shared by all answers to one request.
+pub(super) type Shared = Arc<Asked>;

@@ -1,0 +1,338 @@
+//! The vectors that a server knows, by name, and how a request asks for them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use super::refusal::Refusal;
+use crate::engine::{Reader, Steer, SteerPart};
+use crate::error::shown;
+use crate::steer::{Positions, Sidecar};
+use crate::{Model, Result};
+
+/// A sidecar that may be asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Vector {
+    path: PathBuf,
+    sidecar: Arc<Sidecar>,
+    vector: Arc<crate::steer::SteeringVector>,
+    fingerprint: String,
+}
+
+/// What a request is steered and read by.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Steered {
+    pub(super) steer: Option<Steer>,
+    /// The probes of the vectors that were named, or of the server's default.
+    pub(super) reader: Option<Arc<Reader>>,
+}
+
+/// All vectors by name, and what steers where a request says nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Vectors {
+    by_name: BTreeMap<String, Vector>,
+    /// Names, each with its factor.
+    default: Vec<(String, f32)>,
+}
+
+impl Vector {
+    /// Reads a sidecar and checks that it is this model's.
+    pub(super) fn read(path: &Path, model: &Model) -> Result<Self> {
+        let sidecar = Sidecar::read(path)?;
+        sidecar.check_model(path, model.fingerprint())?;
+        let geometry = model.geometry();
+        sidecar.vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
+        if let Some(layers) = sidecar.vector.layers() {
+            layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            fingerprint: sidecar.fingerprint(),
+            vector: Arc::new(sidecar.vector.clone()),
+            sidecar: Arc::new(sidecar),
+        })
+    }
+
+    /// What it adds at its own strength; `None` where that is nothing.
+    pub(super) fn steer(&self) -> Result<Option<Steer>> {
+        let about = &self.sidecar.about;
+        Steer::new(vec![(Arc::clone(&self.vector), about.alpha)], about.positions)
+    }
+
+    fn json(&self, name: &str) -> Value {
+        let about = &self.sidecar.about;
+        let heads: Vec<Value> = self
+            .vector
+            .heads()
+            .iter()
+            .map(|head| {
+                let site = head.site;
+                json!({ "layer": site.layer, "head": site.head, "accuracy": head.accuracy,
+                    "sigma": head.sigma })
+            })
+            .collect();
+        let layers: Vec<usize> = self
+            .vector
+            .layers()
+            .map(|l| l.directions().keys().copied().collect())
+            .unwrap_or_default();
+        json!({
+            "name": name,
+            "alpha": about.alpha,
+            "positions": about.positions.to_string(),
+            "heads": heads,
+            "layers": layers,
+            "fingerprint": self.fingerprint,
+            "provenance": {
+                "description": about.description,
+                "license": about.license,
+                "author": about.author,
+                "data": about.data_name,
+                "data_sha256": about.data_sha256,
+                "direction": about.direction.name(),
+                "model": about.model_name,
+                "candor": about.candor_version,
+                "seed": about.seed,
+            },
+        })
+    }
+}
+
+/// What tells whether a file changed.
+pub(super) type Seen = BTreeMap<PathBuf, (SystemTime, u64)>;
+
+/// The GGUF files of a folder.
+pub(super) fn look(folder: &Path) -> std::io::Result<Seen> {
+    let mut seen = Seen::new();
+    for entry in folder.read_dir()? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        // One that vanishes meanwhile is not there.
+        let Ok(about) = path.metadata() else { continue };
+        if about.is_file() {
+            let time = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            seen.insert(path, (time, about.len()));
+        }
+    }
+    Ok(seen)
+}
+
+impl Vectors {
+    /// Makes these vectors of a folder known in place of all that came from there before. The first
+    /// file in alphabetical order has the name that the sidecar gives itself, others of that name are
+    /// called as their files.
+    pub(super) fn replace(&mut self, folder: &Path, vectors: Vec<Vector>) {
+        self.by_name.retain(|_, vector| vector.path.parent() != Some(folder));
+        vectors.into_iter().for_each(|vector| drop(self.add(vector)));
+    }
+
+    /// Makes a vector known and gives its name.
+    pub(super) fn add(&mut self, vector: Vector) -> String {
+        let own = vector.sidecar.about.name.clone();
+        let known = self.by_name.get(&own);
+        let name = match known {
+            Some(known) if known.path != vector.path => crate::file::stem(&vector.path),
+            _ => own,
+        };
+        self.by_name.insert(name.clone(), vector);
+        name
+    }
+
+    /// Steers by these where a request says nothing.
+    pub(super) fn set_default(&mut self, default: Vec<(String, f32)>) {
+        self.default = default;
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let data: Vec<Value> =
+            self.by_name.iter().map(|(name, vector)| vector.json(name)).collect();
+        let default: Vec<String> = self
+            .default
+            .iter()
+            .map(
+                |(name, factor)| {
+                    if *factor == 1.0 { name.clone() } else { format!("{name}*{factor}") }
+                },
+            )
+            .collect();
+        json!({ "object": "list", "data": data, "default": default.join(" + ") })
+    }
+
+    fn find(&self, name: &str, param: &str) -> Result<&Vector, Refusal> {
+        self.by_name.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+            let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let name = shown(name);
+            Refusal::of(param, format!("there is no vector `{name}`; there are: {list}"))
+        })
+    }
+
+    /// What `steering` asks for; `None`: the key is not there.
+    pub(super) fn steered(&self, steering: Option<&Value>) -> Result<Steered, Refusal> {
+        match steering {
+            None => self.sum(&self.default, "steering"),
+            Some(Value::Null | Value::Bool(false)) => Ok(self.off()),
+            Some(Value::String(text)) if text.trim().is_empty() => Ok(self.off()),
+            Some(Value::String(text)) => self.sum(&terms(text)?, "steering"),
+            Some(Value::Object(object)) => self.object(object),
+            Some(_) => {
+                let problem = "expected a text such as `truth*0.5 + calm`, an object with `vectors`, \
+                               or null for none";
+                Err(Refusal::of("steering", problem))
+            }
+        }
+    }
+
+    /// Not steered; read by the default's probes.
+    fn off(&self) -> Steered {
+        let vectors = self.default.iter().filter_map(|(name, _)| self.by_name.get(name));
+        let vectors: Vec<&Vector> = vectors.collect();
+        let vectors = if vectors.is_empty() { self.by_name.values().collect() } else { vectors };
+        Steered {
+            steer: None,
+            reader: Reader::of(vectors.iter().map(|vector| &*vector.vector)).map(Arc::new),
+        }
+    }
+
+    /// Names with factors, each at its own strength: what `candor run --steer 'a*0.5' --steer b` adds.
+    fn sum(&self, terms: &[(String, f32)], param: &str) -> Result<Steered, Refusal> {
+        if terms.is_empty() {
+            return Ok(self.off());
+        }
+        let found: Vec<(&Vector, f32)> = terms
+            .iter()
+            .map(|(name, factor)| Ok((self.find(name, param)?, *factor)))
+            .collect::<Result<_, Refusal>>()?;
+        if let [(vector, 1.0)] = found.as_slice() {
+            return steered(
+                vec![(Arc::clone(&vector.vector), vector.sidecar.about.alpha)],
+                vector.sidecar.about.positions,
+            );
+        }
+        let parts: Vec<(&Sidecar, f32)> =
+            found.iter().map(|(vector, factor)| (&*vector.sidecar, *factor)).collect();
+        let mixed =
+            Sidecar::mix(&parts, "sum", None, false).map_err(|error| Refusal::of(param, error))?;
+        steered(vec![(Arc::new(mixed.vector), mixed.about.alpha)], mixed.about.positions)
+    }
+
+    /// `{"vectors": [{"source", "scale", "apply"}]}`, each at the strength that it says.
+    fn object(&self, object: &Map<String, Value>) -> Result<Steered, Refusal> {
+        known(object, "steering", &["vectors"])?;
+        let Some(Value::Array(vectors)) = object.get("vectors") else {
+            let problem = "expected a list of {\"source\", \"scale\", \"apply\"}";
+            return Err(Refusal::of("steering.vectors", problem));
+        };
+        if vectors.is_empty() {
+            return Ok(self.off());
+        }
+        let (mut parts, mut positions) = (Vec::new(), None);
+        for (i, vector) in vectors.iter().enumerate() {
+            let param = format!("steering.vectors[{i}]");
+            let Value::Object(vector) = vector else {
+                return Err(Refusal::of(&param, "expected an object"));
+            };
+            known(vector, &param, &["source", "scale", "apply"])?;
+            let Some(Value::String(source)) = vector.get("source") else {
+                return Err(Refusal::of(&format!("{param}.source"), "expected a name"));
+            };
+            let found = self.find(source, &format!("{param}.source"))?;
+            let alpha = match vector.get("scale") {
+                None | Some(Value::Null) => found.sidecar.about.alpha,
+                Some(scale) => finite(scale)
+                    .ok_or_else(|| Refusal::of(&format!("{param}.scale"), "expected a number"))?,
+            };
+            let own = match vector.get("apply") {
+                None | Some(Value::Null) => found.sidecar.about.positions,
+                Some(apply) => apply_of(apply).ok_or_else(|| {
+                    let problem = "expected \"generated\", \"all\", {\"prompt_positions\": [-1], \
+                                   \"generation\": \"all\"} or {\"prompt\": \"all\", \"generation\": \
+                                   \"all\"}";
+                    Refusal::of(&format!("{param}.apply"), problem)
+                })?,
+            };
+            if *positions.get_or_insert(own) != own {
+                let problem = "the vectors of one request steer the same tokens: give all of them \
+                               the same";
+                return Err(Refusal::of(&format!("{param}.apply"), problem));
+            }
+            parts.push((Arc::clone(&found.vector), alpha));
+        }
+        steered(parts, positions.unwrap_or_default())
+    }
+}
+
+fn steered(parts: Vec<SteerPart>, positions: Positions) -> Result<Steered, Refusal> {
+    let reader = Reader::of_parts(&parts).map(Arc::new);
+    let steer = Steer::new(parts, positions).map_err(|error| Refusal::of("steering", error))?;
+    Ok(Steered { steer, reader })
+}
+
+/// `truth*0.5 + calm`: names, each times a factor.
+fn terms(text: &str) -> Result<Vec<(String, f32)>, Refusal> {
+    let term = |term: &str| {
+        let term = term.trim();
+        let (name, factor) = match term.rsplit_once('*') {
+            None => (term, Some(1.0)),
+            Some((name, factor)) => {
+                (name.trim(), factor.trim().parse().ok().filter(|factor: &f32| factor.is_finite()))
+            }
+        };
+        match factor {
+            Some(factor) if !name.is_empty() => Ok((name.to_owned(), factor)),
+            _ => {
+                let problem = format!("`{}` is no NAME or NAME*FACTOR", shown(term));
+                Err(Refusal::of("steering", problem))
+            }
+        }
+    };
+    text.split('+').map(term).collect()
+}
+
+/// Which tokens an `apply` steers; `None` where candor cannot.
+fn apply_of(apply: &Value) -> Option<Positions> {
+    let is_all = |object: &Map<String, Value>, key: &str| {
+        object.get(key).is_some_and(|value| value == "all" || value == &Value::Bool(true))
+    };
+    match apply {
+        Value::String(text) => text.parse().ok(),
+        Value::Object(object) if object.len() == 2 && is_all(object, "generation") => {
+            if is_all(object, "prompt") {
+                Some(Positions::All)
+            } else {
+                (object.get("prompt_positions") == Some(&json!([-1])))
+                    .then_some(Positions::Generated)
+            }
+        }
+        _ => None,
+    }
+}
+
+fn finite(value: &Value) -> Option<f32> {
+    let number = value.as_f64()? as f32;
+    number.is_finite().then_some(number)
+}
+
+/// Refuses keys that are none of these.
+fn known(object: &Map<String, Value>, param: &str, keys: &[&str]) -> Result<(), Refusal> {
+    match object.keys().find(|key| !keys.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => {
+            let problem =
+                format!("there is no key `{}`; there are: {}", shown(key), keys.join(", "));
+            Err(Refusal::of(param, problem))
+        }
+    }
+}
+
+impl Vectors {
+    /// The names that may be asked for, in alphabetical order.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+}
