@@ -6,6 +6,7 @@
 #   benches/peers/run.sh probe   [arguments of probe_sklearn.py]
 #   benches/peers/run.sh capture [arguments of capture_torch.py]
 #   benches/peers/run.sh serve   [arguments of serve_openai.py]
+#   benches/peers/run.sh load    [arguments of serve_load.py]
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,7 +14,7 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -21,6 +22,7 @@ case ${1:-} in
     probe) script=probe_sklearn.py ;;
     capture) script=capture_torch.py ;;
     serve) script=serve_openai.py ;;
+    load) script=serve_load.py ;;
     *) usage ;;
 esac
 what=$1
