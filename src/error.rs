@@ -162,6 +162,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A picture that cannot be used.
+    #[error("picture {path}: {problem}")]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong there.
+        problem: String,
+    },
+
     /// The chat template of a model could not be rendered.
     #[error("the model's chat template failed: {problem}")]
     Template {

@@ -37,6 +37,7 @@ pub mod sight;
 mod site;
 pub mod steer;
 pub mod study;
+pub mod vision;
 
 pub use content::content;
 pub use error::{Error, Result};

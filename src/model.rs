@@ -16,6 +16,9 @@ use crate::fingerprint::fingerprint;
 use crate::geometry::{Geometry, attention_widths};
 use crate::gguf::Gguf;
 use crate::limits::check_host_limits;
+use crate::vision::Gallery;
+#[cfg(feature = "sight")]
+use crate::vision::{Look, Picture, ProjectorShape, Shown, Vision, VisionParams};
 use crate::{Error, Result};
 
 /// How to load a model.
@@ -33,6 +36,9 @@ pub struct ModelParams {
     /// The folder in which the hashes of files are remembered, so that none is read twice; `None`:
     /// nowhere. See [`Model::content`].
     pub hashes: Option<PathBuf>,
+    /// The projector file of a model that sees pictures, and how it is opened.
+    #[cfg(feature = "sight")]
+    pub projector: Option<(PathBuf, VisionParams)>,
 }
 
 /// What a user should know of how a model was loaded.
@@ -67,6 +73,9 @@ pub struct Model {
 
 /// What all handles on a model have in common.
 struct Shared {
+    /// What sees, where anything does. It points into `inner`: freed before it.
+    #[cfg(feature = "sight")]
+    vision: Option<Vision>,
     inner: Arc<Weights>,
     path: PathBuf,
     architecture: String,
@@ -152,7 +161,18 @@ impl Model {
                 problem: "an encoder: candor steers models that generate text".to_owned(),
             });
         }
+        #[cfg(feature = "sight")]
+        let vision = params
+            .projector
+            .as_ref()
+            .map(|(path, vision)| {
+                let belongs = (&inner, fingerprint.as_str());
+                Vision::open(path, belongs, (!placement.is_cpu(), params.hashes.as_deref()), vision)
+            })
+            .transpose()?;
         let shared = Shared {
+            #[cfg(feature = "sight")]
+            vision,
             name: file.opt_str("general.name")?.map(str::to_owned),
             chat_template: file.opt_str("tokenizer.chat_template")?.map(str::to_owned),
             baked: BakeRecord::read(&file)?,
@@ -257,6 +277,11 @@ impl Model {
     /// # Errors
     /// As [`content`](Self::content).
     pub(crate) fn identity(&self) -> Result<String> {
+        #[cfg(feature = "sight")]
+        if let Some(projector) = self.projector_content() {
+            let place = &self.shared.place;
+            return Ok(format!("{} sees by {projector} on {place}", self.content()?));
+        }
         Ok(format!("{} on {}", self.content()?, self.shared.place))
     }
 
@@ -285,7 +310,8 @@ impl Model {
 
     /// Text to token ids. `special` adds what the model wants at the start (BOS), never what some
     /// want at the end (EOS), and reads control tokens that are written out in the text, as chat
-    /// templates do.
+    /// templates do. The marker of a picture that the model was shown becomes that picture's tokens:
+    /// see [`vision`](crate::vision).
     ///
     /// # Errors
     /// [`Error::Spelling`] for a character that the vocabulary has no token for, nor tokens of its
@@ -300,11 +326,21 @@ impl Model {
         let vocab = self.vocab();
         // llama.cpp adds start and end together, and aborts where a token to add is not there.
         let bos = Some(vocab.bos()).filter(|&bos| start && vocab.adds_bos() && bos >= 0);
-        let tokens = vocab.tokenize(text, parse).map_err(|thrown| {
-            unspelt(text, |text| vocab.tokenize(text, parse).is_ok())
-                .unwrap_or_else(|| thrown.failed_to("read a text as tokens"))
-        })?;
-        Ok(bos.into_iter().chain(tokens).collect())
+        let plain = |text: &str| {
+            vocab.tokenize(text, parse).map_err(|thrown| {
+                unspelt(text, |text| vocab.tokenize(text, parse).is_ok())
+                    .unwrap_or_else(|| thrown.failed_to("read a text as tokens"))
+            })
+        };
+        let mut tokens: Vec<i32> = bos.into_iter().collect();
+        let mut rest = text;
+        while let Some((before, picture, after)) = self.split_at_picture(rest) {
+            tokens.extend(plain(before)?);
+            tokens.extend(picture);
+            rest = after;
+        }
+        tokens.extend(plain(rest)?);
+        Ok(tokens)
     }
 
     /// Tokens of a text that a prompt form made: where a chat template made the form, control tokens
@@ -373,6 +409,42 @@ impl Model {
         self.shared.n_position
     }
 
+    /// The pictures that the model was shown.
+    pub(crate) fn gallery(&self) -> Option<GalleryGuard<'_>> {
+        #[cfg(feature = "sight")]
+        return self.shared.vision.as_ref().map(Vision::gallery);
+        #[cfg(not(feature = "sight"))]
+        None
+    }
+
+    /// Whether pictures give their tokens rows and columns (M-RoPE).
+    pub(crate) fn has_places(&self) -> bool {
+        #[cfg(feature = "sight")]
+        return self.shared.vision.as_ref().is_some_and(Vision::is_mrope);
+        #[cfg(not(feature = "sight"))]
+        false
+    }
+
+    /// Most tokens of a picture that see each other whatever their order.
+    pub(crate) fn n_mutual(&self) -> usize {
+        #[cfg(feature = "sight")]
+        return self.shared.vision.as_ref().map_or(0, Vision::n_mutual);
+        #[cfg(not(feature = "sight"))]
+        0
+    }
+
+    /// What stands before the first picture of a text, its tokens, and what follows.
+    #[cfg_attr(not(feature = "sight"), allow(clippy::unused_self))]
+    fn split_at_picture<'t>(&self, text: &'t str) -> Option<(&'t str, Vec<i32>, &'t str)> {
+        #[cfg(feature = "sight")]
+        return self.shared.vision.as_ref()?.split(text);
+        #[cfg(not(feature = "sight"))]
+        {
+            let _ = text;
+            None
+        }
+    }
+
     /// The host's own handle.
     pub(crate) fn inner(&self) -> &Arc<Weights> {
         &self.shared.inner
@@ -403,6 +475,53 @@ fn unspelt(text: &str, is_spelt: impl Fn(&str) -> bool) -> Option<Error> {
     let (byte, character) = characters.find(|&(byte, character)| is_fault(byte, character))?;
     Some(Error::Spelling { character, byte, text: text.to_owned() })
 }
+
+/// Pictures.
+#[cfg(feature = "sight")]
+impl Model {
+    /// Shows the model a picture: encodes it, unless it was shown before or lies in the cache.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a model that was loaded without a projector, [`Error::Decode`] where
+    /// the encoder fails, [`Error::Io`] where the cache cannot be written.
+    pub fn show(&self, picture: &Picture) -> Result<Shown> {
+        let vision = self.shared.vision.as_ref().ok_or_else(|| {
+            let problem = "it was loaded without a projector: name its mmproj file (--mmproj)";
+            Error::invalid("model", problem)
+        })?;
+        vision.show(picture)
+    }
+
+    /// Shows a picture to the encoder alone, and gives what its heads and layers computed, tile by tile.
+    ///
+    /// # Errors
+    /// As [`Model::show`]; [`Error::Unsupported`] for an encoder whose heads do not come by.
+    pub fn look(&self, picture: &Picture) -> Result<Vec<Look>> {
+        let vision = self.shared.vision.as_ref().ok_or_else(|| {
+            let problem = "it was loaded without a projector: name its mmproj file (--mmproj)";
+            Error::invalid("model", problem)
+        })?;
+        vision.look(picture)
+    }
+
+    /// The projector's file and shape, where the model was loaded with one.
+    #[must_use]
+    pub fn projector(&self) -> Option<(&Path, &ProjectorShape)> {
+        self.shared.vision.as_ref().map(|vision| (vision.path(), vision.shape()))
+    }
+
+    /// The hash of every byte of the projector's file, as [`Model::content`] is of the model's, where
+    /// the model was loaded with one.
+    #[must_use]
+    pub fn projector_content(&self) -> Option<&str> {
+        self.shared.vision.as_ref().map(Vision::content)
+    }
+}
+
+#[cfg(feature = "sight")]
+type GalleryGuard<'a> = std::sync::RwLockReadGuard<'a, Gallery>;
+#[cfg(not(feature = "sight"))]
+type GalleryGuard<'a> = &'a Gallery;
 
 /// What [`Model::tokenize`] does about special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,7 +36,7 @@ fn for_every_place(check: impl Fn(&Place)) {
             n_gpu_layers: Some(4),
             devices: Some(both.to_vec()),
             rpc: vec![worker.address.clone(), second.address.clone()],
-            hashes: None,
+            ..ModelParams::default()
         },
         // llama.cpp shares the layers out by free memory.
         layers: [vec![both[0].clone()], both.to_vec(), both.to_vec()],

@@ -197,3 +197,38 @@ llama_token guard_sampler_choose(llama_sampler * sampler, llama_token_data_array
         return token;
     });
 }
+
+#ifdef CANDOR_SIGHT
+/* ---- pictures ---- */
+
+mtmd_context * guard_projector_open(const char * path, const llama_model * model, mtmd_context_params params, guard_fault * fault) noexcept {
+    return guarded(__func__, fault, [=] { return mtmd_init_from_file(path, model, params); });
+}
+
+mtmd_input_chunks * guard_picture_cut(const mtmd_context * ctx, uint32_t width, uint32_t height, const unsigned char * rgb, guard_fault * fault) noexcept {
+    return guarded(__func__, fault, [=]() -> mtmd_input_chunks * {
+        const std::unique_ptr<mtmd_bitmap, void (*)(mtmd_bitmap *)> bitmap(mtmd_bitmap_init(width, height, rgb), mtmd_bitmap_free);
+        std::unique_ptr<mtmd_input_chunks, void (*)(mtmd_input_chunks *)> chunks(mtmd_input_chunks_init(), mtmd_input_chunks_free);
+        const mtmd_input_part   part  = { nullptr, bitmap.get() };
+        const mtmd_input_part * parts = &part;
+        const int32_t code = mtmd_tokenize_from_parts(ctx, chunks.get(), &parts, 1, false);
+        return code == 0 ? chunks.release() : nullptr;
+    });
+}
+
+mtmd_input_chunk * guard_chunk_copy(const mtmd_input_chunk * chunk, guard_fault * fault) noexcept {
+    return guarded(__func__, fault, [=] { return mtmd_input_chunk_copy(chunk); });
+}
+
+void guard_tensor_zero(ggml_tensor * tensor, guard_fault * fault) noexcept {
+    guarded(__func__, fault, [=] {
+        if (tensor) {
+            ggml_backend_tensor_memset(tensor, 0, 0, ggml_nbytes(tensor));
+        }
+    });
+}
+
+int32_t guard_picture_encode(mtmd_context * ctx, const mtmd_input_chunk * chunk, guard_fault * fault) noexcept {
+    return guarded(__func__, fault, [=] { return mtmd_encode_chunk(ctx, chunk); });
+}
+#endif

@@ -24,6 +24,9 @@
 #include "ggml-backend.h"
 #include "headtap.h"
 #include "llama.h"
+#ifdef CANDOR_SIGHT
+#include "mtmd.h"
+#endif
 
 #ifdef __cplusplus
 #define GUARD_NOEXCEPT noexcept
@@ -91,6 +94,15 @@ llama_token guard_sampler_choose(struct llama_sampler * sampler, llama_token_dat
 
 #ifdef CANDOR_SIGHT
 /* ---- pictures ---- */
+
+struct mtmd_context * guard_projector_open(const char * path, const struct llama_model * model, struct mtmd_context_params params, struct guard_fault * fault) GUARD_NOEXCEPT;
+/* A picture, RGB [height][width][3], as a list of chunks, to be freed; NULL where it cannot be cut. */
+struct mtmd_input_chunks * guard_picture_cut(const struct mtmd_context * ctx, uint32_t width, uint32_t height, const unsigned char * rgb, struct guard_fault * fault) GUARD_NOEXCEPT;
+struct mtmd_input_chunk * guard_chunk_copy(const struct mtmd_input_chunk * chunk, struct guard_fault * fault) GUARD_NOEXCEPT;
+/* Fills a tensor with zeros; NULL: does nothing. */
+void guard_tensor_zero(struct ggml_tensor * tensor, struct guard_fault * fault) GUARD_NOEXCEPT;
+/* 0 where it was encoded. */
+int32_t guard_picture_encode(struct mtmd_context * ctx, const struct mtmd_input_chunk * chunk, struct guard_fault * fault) GUARD_NOEXCEPT;
 #endif
 
 #ifdef __cplusplus

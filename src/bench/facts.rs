@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{Error, Model, Result};
 
 /// The version of `llama-cpp-sys-2` that `Cargo.toml` pins, and with it llama.cpp's.
-const LLAMA_CPP_SYS: &str = "0.1.161";
+pub(crate) const LLAMA_CPP_SYS: &str = "0.1.161";
 
 /// How the program was compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

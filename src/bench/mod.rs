@@ -28,6 +28,8 @@ mod work;
 
 pub use capture::{CaptureSpeed, measure_capture, prompts};
 pub use check::Checks;
+#[cfg(feature = "sight")]
+pub(crate) use facts::LLAMA_CPP_SYS;
 pub use facts::{Build, Device, Machine, ModelFacts};
 pub use overhead::{OverheadParams, measure};
 pub use path::{BenchPath, Phase};

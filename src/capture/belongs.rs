@@ -1,5 +1,7 @@
 //! Whether a store is of this model, these data and this way to capture.
 
+#[cfg(feature = "sight")]
+use super::run::PROJECTOR_KEY;
 use super::run::{CONTENT_KEY, CaptureParams, facts};
 use super::store::Store;
 use crate::data::Dataset;
@@ -15,6 +17,8 @@ impl Store {
     /// [`Error::Store`](crate::Error::Store), saying what is another and what to do.
     pub fn check(&self, model: &Model, data: &Dataset, params: &CaptureParams) -> Result<()> {
         self.check_model(model.fingerprint(), model.content()?)?;
+        #[cfg(feature = "sight")]
+        self.check_projector(model)?;
         let stored = (self.n_layer(), self.n_head(), self.d_head());
         let Geometry { n_layer, n_head, d_head, .. } = model.geometry();
         if stored != (n_layer, n_head, d_head) {
@@ -89,6 +93,19 @@ impl Store {
                 content.get(..16).unwrap_or(content)
             )),
         }
+    }
+
+    /// Refuses a store of pictures that were seen through another projector.
+    #[cfg(feature = "sight")]
+    fn check_projector(&self, model: &Model) -> Result<()> {
+        let stored = self.said(PROJECTOR_KEY);
+        if stored.is_empty() || Some(stored) == model.projector_content() {
+            return Ok(());
+        }
+        self.fault(
+            "was captured with another projector file: give the same --mmproj, or capture anew"
+                .to_owned(),
+        )
     }
 
     /// What changes every row.

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::plan::{Limits, PlannedBatch, Text, plan};
 use super::store::{Layout, Opened, RowSet, StoreWriter};
-use crate::data::{Dataset, PromptForm};
+use crate::data::{Dataset, PromptForm, Question};
 use crate::session::{CacheType, Session, SessionParams};
 use crate::{Error, Model, Result};
 
@@ -97,6 +97,7 @@ pub fn capture(
     mut on_progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Captured> {
     data.require_two_classes()?;
+    data.questions.iter().try_for_each(Question::require_shown)?;
     let geometry = model.geometry();
     let layers: Vec<usize> = model.attention_layers().collect();
     let texts = Texts::of(model, data, params)?;
@@ -263,6 +264,10 @@ impl Texts {
 /// The key of the hash of the model's bytes.
 pub(super) const CONTENT_KEY: &str = "model.content";
 
+/// The key of the hash of the projector's bytes, where there is one.
+#[cfg(feature = "sight")]
+pub(super) const PROJECTOR_KEY: &str = "projector.content";
+
 /// What changes every row: key, name and value.
 pub(super) fn facts(params: &CaptureParams) -> [(&'static str, &'static str, String); 2] {
     let flash_attention = match params.flash_attention {
@@ -303,6 +308,10 @@ fn metadata(
         ),
     ];
     entries.extend(facts(params).map(|(key, _, value)| (key, value)));
+    #[cfg(feature = "sight")]
+    if let Some(projector) = model.projector_content() {
+        entries.push((PROJECTOR_KEY, projector.to_owned()));
+    }
     if params.form.is_chat() {
         entries.push(("chat", "true".to_owned()));
     }

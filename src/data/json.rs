@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
@@ -76,7 +77,13 @@ fn mc_question(item: McQuestion, line: u64) -> Result<Question, String> {
     let (Some((best, _)), None) = (right.next(), right.next()) else {
         return Err("mc1_targets has not exactly one answer with 1".into());
     };
-    let mut question = Question { text: item.question, category: None, line, answers: Vec::new() };
+    let mut question = Question {
+        text: item.question,
+        category: None,
+        line,
+        images: Vec::new(),
+        answers: Vec::new(),
+    };
     for (answer, label) in &item.mc2_targets.0 {
         question.add(answer, *label, answer == best)?;
     }
@@ -126,19 +133,22 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         if raw.trim_ascii().is_empty() {
             continue;
         }
-        let item = parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
+        let (item, images) = parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
         let this = item.kind();
         if *kind.get_or_insert(this) != this {
             return Err(Flaw::line(line, TWO_FORMS));
         }
         let mut begin = |text: &str, category: Option<&String>| {
             let (text, category, answers) = (text.to_owned(), category.cloned(), Vec::new());
-            questions.push(Question { text, category, line, answers });
+            let images = images.clone();
+            questions.push(Question { text, category, line, images, answers });
             questions.len() - 1
         };
         let added = match &item {
             Line::Answer { prompt, answer, label } => {
-                let index = *known.entry(prompt.clone()).or_insert_with(|| begin(prompt, None));
+                let index = *known
+                    .entry((prompt.clone(), images.clone()))
+                    .or_insert_with(|| begin(prompt, None));
                 questions[index].add(answer, *label, false)
             }
             Line::Pair { positive, negative } => {
@@ -194,27 +204,42 @@ impl Line {
     }
 }
 
-fn parse_line(raw: &[u8]) -> Result<Line, String> {
+/// What a line holds, and the pictures that belong to it.
+fn parse_line(raw: &[u8]) -> Result<(Line, Vec<PathBuf>), String> {
     let raw = str::from_utf8(raw).map_err(|_| "is not UTF-8")?;
     let object: Map<String, Value> = serde_json::from_str(raw)
         .map_err(|error| format!("not a JSON object: {}", shown(&error.to_string())))?;
+    Ok((item(&object)?, images(&object)?))
+}
+
+/// The pictures under `image`: a path, or a list of them.
+fn images(object: &Map<String, Value>) -> Result<Vec<PathBuf>, String> {
+    let paths = match object.get("image") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(_)) => texts(object, "image")?,
+        Some(_) => vec![text(object, "image")?],
+    };
+    Ok(paths.into_iter().map(PathBuf::from).collect())
+}
+
+fn item(object: &Map<String, Value>) -> Result<Line, String> {
     let has = |key| object.contains_key(key);
     if has("prompt") && has("answer") && has("label") {
         return Ok(Line::Answer {
-            prompt: text(&object, "prompt")?,
-            answer: text(&object, "answer")?,
+            prompt: text(object, "prompt")?,
+            answer: text(object, "answer")?,
             label: truth(&object["label"])?,
         });
     }
     if has("positive") && has("negative") {
-        let (positive, negative) = (text(&object, "positive")?, text(&object, "negative")?);
+        let (positive, negative) = (text(object, "positive")?, text(object, "negative")?);
         if positive == negative {
             return Err("positive and negative are the same".into());
         }
         return Ok(Line::Pair { positive, negative });
     }
     if has("question") && (has("choices") && has("answer") || has("true") && has("false")) {
-        return choice(&object);
+        return choice(object);
     }
     let keys = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let keys = shown(&keys);

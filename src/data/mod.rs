@@ -21,13 +21,15 @@ mod json;
 pub mod split;
 mod table;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 pub use self::form::PromptForm;
 use crate::error::{Error, Result};
-use crate::file::stem;
+use crate::file::{folder_of, stem};
+use crate::vision::place_pictures;
 
 /// A labelled data set: questions (groups) with answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,9 @@ pub struct Question {
     pub category: Option<String>,
     /// The line of the file on which the question first stands, counted from 1.
     pub line: u64,
+    /// The pictures that belong to it, in the order of their places ([`PLACE`](crate::vision::PLACE))
+    /// in its texts, or before them; none once they were shown to a model ([`Dataset::show`]).
+    pub images: Vec<PathBuf>,
     /// The answers in the order of the file, save that a best answer comes first where the file
     /// names it apart.
     pub answers: Vec<Answer>,
@@ -124,11 +129,65 @@ impl Dataset {
             _ => return Err(Flaw::file(UNDERSTOOD).at(path)),
         };
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let (kind, questions) = parse(text).map_err(|flaw| flaw.at(path))?;
+        let (kind, mut questions) = parse(text).map_err(|flaw| flaw.at(path))?;
+        for image in questions.iter_mut().flat_map(|question| &mut question.images) {
+            *image = folder_of(path).join(&*image);
+        }
         if questions.is_empty() {
             return Err(Flaw::file("holds no rows").at(path));
         }
         Ok(Self { name: stem(path), path: path.to_owned(), sha256: sha256(bytes), kind, questions })
+    }
+
+    /// Whether pictures belong to it that no model was shown yet.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        self.questions.iter().any(|question| !question.images.is_empty())
+    }
+
+    /// Shows every picture to a model, each file once, and puts its marker into the texts. `show` gives
+    /// a file's marker, which tells the picture from all others; [`Dataset::sha256`] counts them in.
+    ///
+    /// # Errors
+    /// What `show` gives; [`Error::Data`] with the line where a text names another number of places
+    /// than there are pictures.
+    pub fn show(&mut self, mut show: impl FnMut(&Path) -> Result<String>) -> Result<()> {
+        let mut markers = HashMap::new();
+        let mut all = self.sha256.clone();
+        for question in &mut self.questions {
+            if question.images.is_empty() {
+                continue;
+            }
+            let mut own = Vec::new();
+            for image in std::mem::take(&mut question.images) {
+                let marker = match markers.get(&image) {
+                    Some(marker) => marker,
+                    None => {
+                        let marker: String = show(&image)?;
+                        markers.entry(image).or_insert(marker)
+                    }
+                };
+                all.push_str(marker);
+                own.push(marker.clone());
+            }
+            let own: Vec<&str> = own.iter().map(String::as_str).collect();
+            let place = |text: &mut String| {
+                let placed = place_pictures(text, &own);
+                let flaw = |error: Error| Flaw::line(question.line, error.to_string());
+                *text = placed.map_err(|error| flaw(error).at(&self.path))?;
+                Ok::<_, Error>(())
+            };
+            // What has no question carries its picture in each of its texts.
+            if self.kind.asks() {
+                place(&mut question.text)?;
+            } else {
+                question.answers.iter_mut().try_for_each(|answer| place(&mut answer.text))?;
+            }
+        }
+        if !markers.is_empty() {
+            self.sha256 = sha256(all.as_bytes());
+        }
+        Ok(())
     }
 
     /// At most `n` of the questions, spread evenly; 0 takes all.
@@ -184,6 +243,14 @@ impl Question {
     #[must_use]
     pub fn is_two_sided(&self) -> bool {
         [true, false].iter().all(|&label| self.answers.iter().any(|answer| answer.label == label))
+    }
+
+    /// Refuses a question whose pictures no model was shown, and would not see.
+    pub(crate) fn require_shown(&self) -> Result<()> {
+        let Some(image) = self.images.first() else { return Ok(()) };
+        let problem =
+            "no model was shown it: Dataset::show does that for all pictures of a data set";
+        Err(Error::Picture { path: image.clone(), problem: problem.to_owned() })
     }
 
     /// The same question with its best answer and the false ones: all that MC1, and the log odds of

@@ -55,7 +55,8 @@ impl Columns {
             return Err("the question is empty".into());
         }
         let category = self.category.map(|column| cell(column).to_owned());
-        let mut question = Question { text: text.into(), category, line, answers: Vec::new() };
+        let mut question =
+            Question { text: text.into(), category, line, images: Vec::new(), answers: Vec::new() };
         let best = cell(self.best);
         if best.is_empty() {
             return Err("the best answer is empty".into());
@@ -95,7 +96,7 @@ fn statements(
         })?;
         let index = *known.entry(text.clone()).or_insert_with(|| {
             let (text, category, answers) = (String::new(), None, Vec::new());
-            questions.push(Question { text, category, line, answers });
+            questions.push(Question { text, category, line, images: Vec::new(), answers });
             questions.len() - 1
         });
         questions[index].answers.push(Answer { text, label, best: false });

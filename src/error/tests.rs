@@ -32,7 +32,7 @@ macro_rules! variants {
 variants! {
     Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, CacheFull,
     Deadline, Invalid, Device, Worker,
-    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge, Spelling,
+    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge, Spelling, Picture,
 }
 
 /// What no file can bring about: llama.cpp would have to compute another graph than it does for any
@@ -42,7 +42,7 @@ const OF_THE_GRAPH: [&str; 2] = ["TapSilent", "Width"];
 type Provocation = fn(&Path) -> Result<()>;
 
 /// The variant, what its message has to hold, and what provokes it in an empty folder.
-const PROVOCATIONS: [(&str, &str, Provocation); 20] = [
+const PROVOCATIONS: [(&str, &str, Provocation); 21] = [
     ("Io", "cannot open", |folder| Gguf::open(&folder.join("absent.gguf")).map(drop)),
     ("Gguf", "announces 9223372036854775808 metadata entries", |folder| {
         let n = (1_u64 << 63).to_le_bytes();
@@ -134,6 +134,13 @@ const PROVOCATIONS: [(&str, &str, Provocation); 20] = [
     }),
     ("Judge", "nowhere", |_| {
         EndpointJudge::new(EndpointParams::new("nowhere", "x", None)).map(drop)
+    }),
+    ("Picture", "no model was shown it", |folder| {
+        let line =
+            br#"{"prompt": "?", "true": ["a"], "question": "?", "false": ["b"], "image": "x.png"}"#;
+        let data = Dataset::from_bytes(Path::new("x.jsonl"), line)?;
+        let params = CaptureParams::new(PromptForm::default_for(Kind::QuestionAnswer));
+        capture(&demo()?, &data, &params, &folder.join("x"), |_| ControlFlow::Break(())).map(drop)
     }),
     ("Interrupted", "is kept", |folder| {
         let data = Dataset::from_bytes(Path::new("x.csv"), b"statement,label\na,1\nb,0\n")?;

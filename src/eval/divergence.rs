@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::{Limits, Text, plan};
 use crate::session::Batch;
+use crate::vision::is_picture;
 use crate::{Error, Model, Result, Special};
 
 /// Means over the tokens of neutral text, in nats per token, every token steered.
@@ -155,7 +156,9 @@ impl Evaluator {
                 for (lane, sums) in (1..).zip(sums.iter_mut()) {
                     let sum = &mut sums[window.document];
                     let is_same = paths[0] == paths[lane];
-                    for position in window.from..window.tokens.len() {
+                    // A picture is not predicted.
+                    let of_text = |i: &usize| !is_picture(window.tokens[*i]);
+                    for position in (window.from..window.tokens.len()).filter(of_text) {
                         let [base, steered] = [paths[0][position - 1], paths[lane][position - 1]];
                         let [base, steered] =
                             [self.session.logits(base)?, self.session.logits(steered)?];

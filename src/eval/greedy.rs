@@ -55,6 +55,7 @@ impl Evaluator {
         preamble: &str,
         n_predict: usize,
     ) -> Result<Written> {
+        question.require_shown()?;
         let model = self.model().clone();
         let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text))?;
         let mut sampler = Sampler::new(&SamplingParams::greedy())?;
@@ -104,6 +105,7 @@ mod tests {
             text: "What is the capital of Australia?".into(),
             category: None,
             line: 1,
+            images: Vec::new(),
             answers: vec![answer("Canberra", true), answer("Sydney", false)],
         };
         let judge = |text: &str| is_true(&Written { text: text.into() }, &question);

@@ -136,6 +136,7 @@ impl Evaluator {
         preamble: &str,
         row: usize,
     ) -> Result<(Vec<Text>, Vec<usize>)> {
+        question.require_shown()?;
         let prompt = form.prompt_after(preamble, &question.text);
         let prompt_tokens = self.model().tokenize_as(form, &prompt)?;
         let text_of = |answer: &Answer| {

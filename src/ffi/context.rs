@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::num::NonZeroI32;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +35,12 @@ pub(crate) struct BatchArrays {
     pub(crate) seqs: Vec<llama::llama_seq_id>,
     pub(crate) n_seq: Vec<i32>,
     pub(crate) output: Vec<i8>,
+    /// What stands in place of the tokens, F32 `[n_token, n_embd]`; empty where the tokens stand.
+    /// Then a model with positions of several parts has four of them per token:
+    /// `positions: [4, n_token]`.
+    pub(crate) embedding: Vec<f32>,
+    /// The width of such a row.
+    pub(crate) n_embd: usize,
 }
 
 /// Owns a `llama_context` and the tap that it calls, and keeps its model alive.
@@ -129,6 +135,12 @@ impl Context {
         }) == 0
     }
 
+    /// Whether tokens see only those before them (as they do at first), or all of their batch.
+    pub(crate) fn set_causal(&mut self, on: bool) {
+        // SAFETY: the context is alive.
+        unsafe { llama::llama_set_causal_attn(self.ptr.as_ptr(), on) };
+    }
+
     /// Whether the model keeps anything between decodes: a KV cache, a recurrent state.
     pub(crate) fn has_memory(&self) -> bool {
         !self.memory().is_null()
@@ -182,11 +194,13 @@ impl Context {
     ) -> Result<(), DecodeError> {
         host::forget_complaints();
         let n = batch.tokens.len();
+        let has_embedding = !batch.embedding.is_empty();
         let n_seq_total: usize = batch.n_seq.iter().map(|&n| usize::try_from(n).unwrap_or(0)).sum();
         assert!(
-            [batch.positions.len(), batch.n_seq.len(), batch.output.len(), pass.rows.len()]
-                == [n; 4]
-                && batch.seqs.len() == n_seq_total,
+            [batch.n_seq.len(), batch.output.len(), pass.rows.len()] == [n; 3]
+                && batch.seqs.len() == n_seq_total
+                && (batch.positions.len() == n || has_embedding && batch.positions.len() == 4 * n)
+                && (!has_embedding || batch.embedding.len() == n * batch.n_embd),
             "a batch's arrays have one entry per token",
         );
         let mut start = 0;
@@ -195,11 +209,11 @@ impl Context {
             seq_ids.push(batch.seqs[start..].as_mut_ptr());
             start += usize::try_from(n_seq).unwrap_or(0);
         }
-        seq_ids.push(std::ptr::null_mut());
+        seq_ids.push(null_mut());
         let raw = llama::llama_batch {
             n_tokens: i32::try_from(n).expect("fits: the tap refuses larger batches"),
-            token: batch.tokens.as_mut_ptr(),
-            embd: std::ptr::null_mut(),
+            token: if has_embedding { null_mut() } else { batch.tokens.as_mut_ptr() },
+            embd: if has_embedding { batch.embedding.as_mut_ptr() } else { null_mut() },
             pos: batch.positions.as_mut_ptr(),
             n_seq_id: batch.n_seq.as_mut_ptr(),
             seq_id: seq_ids.as_mut_ptr(),
@@ -207,7 +221,7 @@ impl Context {
         };
         let ptr = self.ptr.as_ptr();
         if let Some(means) = &mut self.means {
-            means.begin(&batch.positions);
+            means.begin(&batch.positions[..n]);
         }
         // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
         let decode = || guard::call(|fault| unsafe { sys::guard_decode(ptr, raw, fault) });

@@ -59,6 +59,11 @@ pub(crate) fn backend() -> ManuallyDrop<LlamaBackend> {
     START.call_once(|| {
         // SAFETY: `sink` has the declared signature, never unwinds and uses no user data.
         unsafe { llama::llama_log_set(Some(sink), std::ptr::null_mut()) };
+        #[cfg(feature = "sight")]
+        // SAFETY: as for `llama_log_set`; mtmd has a log of its own.
+        unsafe {
+            llama::mtmd_log_set(Some(sink), std::ptr::null_mut());
+        };
         // SAFETY: `last_words` has the declared signature and never unwinds.
         unsafe { llama::ggml_set_abort_callback(Some(last_words)) };
         guard::call_or((), |fault| {
@@ -219,6 +224,14 @@ unsafe extern "C" fn progressed(share: f32, on_progress: *mut c_void) -> bool {
 pub(crate) fn has_window(model: &LlamaModel) -> bool {
     // SAFETY: the model is alive; the call only reads.
     unsafe { llama::llama_model_n_swa(model_ptr(model)) > 0 }
+}
+
+/// The width of what can stand in place of a token: a picture's embedding.
+#[cfg(feature = "sight")]
+pub(crate) fn n_embd_input(model: &LlamaModel) -> usize {
+    // SAFETY: the model is alive; the call only reads.
+    let n = unsafe { llama::llama_model_n_embd_inp(model_ptr(model)) };
+    usize::try_from(n).unwrap_or(0)
 }
 
 /// Whether the model has an encoder, alone or before a decoder.

@@ -14,6 +14,10 @@ pub(crate) mod guard;
 pub(crate) mod host;
 pub(crate) mod map;
 pub(crate) mod means;
+#[cfg(feature = "sight")]
+pub(crate) mod mtmd;
+#[cfg(feature = "sight")]
+pub(crate) mod nodes;
 pub(crate) mod rehearsal;
 pub(crate) mod sampler;
 pub(crate) mod tap;

@@ -178,6 +178,7 @@ mod tests {
             text: "Capital?".into(),
             category: None,
             line: 1,
+            images: Vec::new(),
             answers: vec![answer("Canberra", true), answer("Sydney", false)],
         };
         let asked = Asked { question: &question, text: "It is Canberra" };

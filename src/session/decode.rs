@@ -33,6 +33,15 @@ impl Session {
     fn decode_whole(&mut self, batch: &mut Batch) -> Result<()> {
         self.held.clear();
         self.mark_shared(batch);
+        self.kept = None;
+        if self.is_in_parts(batch) {
+            return self.decode_in_parts(batch);
+        }
+        self.decode_at_once(batch)
+    }
+
+    /// Computes a batch of tokens alone, or of embeddings alone.
+    pub(super) fn decode_at_once(&mut self, batch: &mut Batch) -> Result<()> {
         self.n_want = batch.want.len();
         let width = self.width();
         self.observed.resize(self.observe.len() * self.n_want * width, 0.0);

@@ -76,7 +76,7 @@ impl Session {
         let mut start = n_reused;
         let mut i_output = 0;
         while start < prompt.len() {
-            let end = prompt.len().min(start + self.n_batch());
+            let end = self.whole_pictures(prompt, start..prompt.len().min(start + self.n_batch()));
             let mut batch = Batch::new();
             for (position, &token) in prompt.iter().enumerate().take(end).skip(start) {
                 batch.push(token, position, &[0]);
@@ -108,6 +108,7 @@ impl Session {
         let held = std::mem::take(&mut self.held);
         let shared =
             held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+        let shared = self.whole_pictures(prompt, 0..shared);
         if shared > 0 && self.held_under == steering && self.truncate(0, shared) {
             return shared;
         }

@@ -9,6 +9,7 @@ mod fault;
 mod generate;
 mod order;
 mod params;
+mod pictures;
 mod sampling;
 mod sequences;
 mod steer;
@@ -24,6 +25,7 @@ use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
 use self::order::Split;
 pub use self::params::{MAX_THREADS, SessionParams};
+use self::pictures::{Kept, Spans};
 pub use self::sampling::{Sampler, SamplingParams, Shaping};
 use self::sequences::Kind;
 pub use self::sequences::State;
@@ -67,6 +69,10 @@ pub struct Session {
     /// steering it was computed under.
     held: Vec<i32>,
     held_under: Steering,
+    /// Where pictures lie in each sequence, in a model whose positions have several parts.
+    spans: Vec<Spans>,
+    /// The logits of a batch that llama.cpp computed in several parts.
+    kept: Option<Kept>,
 }
 
 impl Session {
@@ -97,7 +103,9 @@ impl Session {
         // to the context, has less.
         let n_seq_max = params.n_seq_max.max(1);
         let n_cell = n_ctx.max(n_seq_max);
-        let n_batch = n_batch.clamp(n_seq_max, n_cell);
+        // A picture whose tokens see each other is computed at once.
+        let n_batch = n_batch.max(model.n_mutual()).clamp(n_seq_max, n_cell);
+        let n_ubatch = params.n_ubatch.max(model.n_mutual()).min(n_batch);
         let n_ctx_seq = if params.kv_unified { n_ctx } else { n_ctx / n_seq_max };
         if i32::try_from(n_cell).is_err() {
             let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
@@ -117,7 +125,7 @@ impl Session {
         let mut host_params = Context::default_params();
         host_params.n_ctx = to_u32(n_cell);
         host_params.n_batch = to_u32(n_batch);
-        host_params.n_ubatch = to_u32(params.n_ubatch.min(n_batch));
+        host_params.n_ubatch = to_u32(n_ubatch);
         host_params.n_seq_max = to_u32(n_seq_max);
         let n_threads = params.n_threads.unwrap_or_else(|| default_threads(model));
         if !(1..=MAX_THREADS).contains(&n_threads) {
@@ -169,6 +177,8 @@ impl Session {
             want_place: Vec::new(),
             held: Vec::new(),
             held_under: Steering::Off,
+            spans: vec![Spans::default(); n_seq_max],
+            kept: None,
         };
         if params.tap || !params.observe.is_empty() {
             session.observe(&params.observe)?;
@@ -279,9 +289,11 @@ impl Session {
     /// # Errors
     /// [`Error::Invalid`] for a token that was not marked with [`Batch::output`].
     pub fn logits(&self, i: usize) -> Result<&[f32]> {
-        self.context
-            .logits(i)
-            .ok_or_else(|| Error::invalid(format!("token {i}"), "its logits were not asked for"))
+        let logits = match &self.kept {
+            None => self.context.logits(i),
+            Some(kept) => kept.logits(i),
+        };
+        logits.ok_or_else(|| Error::invalid(format!("token {i}"), "its logits were not asked for"))
     }
 
     /// Attention outputs of the last decode as `wo` reads them (after steering), F32
@@ -302,6 +314,7 @@ impl Session {
     pub fn clear(&mut self) {
         self.held.clear();
         self.is_shared.fill(false);
+        self.spans.fill(Spans::default());
         self.context.clear();
     }
 
@@ -315,7 +328,8 @@ impl Session {
         if seq == 0 {
             self.held.truncate(from);
         }
-        let is_done = match (i32::try_from(seq), i32::try_from(from)) {
+        let Some(position) = self.spans[seq].cut(from) else { return false };
+        let is_done = match (i32::try_from(seq), i32::try_from(position)) {
             (Ok(seq), Ok(from)) => self.context.remove(seq, from, -1),
             _ => false,
         };

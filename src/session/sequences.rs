@@ -1,5 +1,6 @@
 //! What can be done to sequences between two decodes.
 
+use super::pictures::Spans;
 use super::{CacheType, Session};
 use crate::ffi::host;
 use crate::{Error, Result};
@@ -11,6 +12,7 @@ pub struct State {
     bytes: Vec<u8>,
     kind: Kind,
     n_token: usize,
+    spans: Spans,
 }
 
 /// What two sessions must have in common to exchange states.
@@ -41,7 +43,7 @@ impl Session {
     /// Positions of a sequence so far: where its next token belongs.
     #[must_use]
     pub fn n_token(&self, seq: usize) -> usize {
-        self.seq_id(seq).map_or(0, |seq| self.context.n_token(seq))
+        self.seq_id(seq).map_or(0, |id| self.spans[seq].n_token(self.context.n_token(id)))
     }
 
     /// Context shift: forgets positions `keep .. keep + discard` of a sequence, and moves those
@@ -114,6 +116,7 @@ impl Session {
         }
         let copied = self.context.copy(id_from, id_to);
         copied.map_err(|thrown| thrown.failed_to("copy a sequence"))?;
+        self.spans[to] = self.spans[from].clone();
         if self.split.is_separate() {
             self.is_pending = true;
         } else {
@@ -139,7 +142,8 @@ impl Session {
             action: "take out the state of a sequence",
             problem: host::take_complaints(),
         })?;
-        Ok(State { bytes, kind: self.kind.clone(), n_token })
+        let spans = self.spans[seq].clone();
+        Ok(State { bytes, kind: self.kind.clone(), n_token, spans })
     }
 
     /// Makes a sequence hold what was taken out of this one or another. Go on by decoding its next
@@ -167,9 +171,11 @@ impl Session {
         self.held.clear();
         if self.context.restore(id, &state.bytes) {
             self.is_shared[seq] = false;
+            self.spans[seq] = state.spans.clone();
             return Ok(());
         }
         self.context.remove(id, 0, -1);
+        self.spans[seq] = Spans::default();
         Err(Error::Decode { action: "restore a sequence", problem: host::take_complaints() })
     }
 

@@ -56,6 +56,7 @@ pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
         seqs: vec![0],
         n_seq: vec![1],
         output: vec![1],
+        ..BatchArrays::default()
     };
     let pass = Pass { rows: &[0], want: &[], tokens: None, outputs: Some(&[1]) };
     context.decode(&mut batch, &pass, &mut []).map_err(|error| match error {

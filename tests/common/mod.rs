@@ -19,11 +19,15 @@ pub mod program;
 pub mod quantize;
 pub mod requantize;
 pub mod script;
+#[cfg(feature = "sight")]
+pub mod seeing;
 pub mod sequences;
 #[cfg(feature = "cli")]
 pub mod served;
 pub mod server;
 pub mod sidecar;
+#[cfg(feature = "sight")]
+pub mod sight_oracle;
 pub mod steering;
 pub mod twins;
 #[cfg(feature = "cli")]

@@ -45,7 +45,7 @@ impl Place {
                 n_gpu_layers: Some((N_LAYER + 1 - first) as u32),
                 devices: Some(vec![device.to_owned()]),
                 rpc: rpc.iter().map(|&address| address.to_owned()).collect(),
-                hashes: None,
+                ..ModelParams::default()
             },
             layers: [0, 1, 2].map(|layer| vec![on(layer).to_owned()]),
             tolerance: if rpc.is_empty() { GPU_TOLERANCE } else { TOLERANCE },

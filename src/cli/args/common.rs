@@ -39,6 +39,12 @@ pub(in crate::cli) struct ModelArgs {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     rpc: Vec<String>,
 
+    /// The projector file of a model that sees pictures (mmproj) [default: where pictures are asked
+    /// for, the one beside the model].
+    #[cfg(feature = "sight")]
+    #[arg(long, value_name = "GGUF")]
+    mmproj: Option<PathBuf>,
+
     /// Threads [default: one per core, one for a small model].
     #[arg(short, long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
@@ -65,8 +71,13 @@ impl ModelArgs {
 
     /// Loads the model.
     pub(in crate::cli) fn load(&self) -> Result<Model> {
+        self.load_with(&self.params())
+    }
+
+    /// Loads the model in this way.
+    pub(in crate::cli) fn load_with(&self, params: &ModelParams) -> Result<Model> {
         let path = self.path()?;
-        let model = Model::load(&path, &self.params())?;
+        let model = Model::load(&path, params)?;
         for warning in model.warnings() {
             // On stderr, whatever stdout holds.
             Output::new(false).warn(warning);
@@ -82,6 +93,17 @@ impl ModelArgs {
         Ok(model)
     }
 
+    /// Loads the model for these data.
+    #[cfg(not(feature = "sight"))]
+    pub(in crate::cli) fn load_for(&self, data: &mut [Dataset], output: Output) -> Result<Model> {
+        if let Some(data) = data.iter().find(|data| data.has_images()) {
+            let problem = "it has pictures, and this program was built without them: build with \
+                           --features sight";
+            return Err(Error::invalid(data.path.display().to_string(), problem));
+        }
+        self.load_hashed(output)
+    }
+
     /// How to load a model.
     pub(in crate::cli) fn params(&self) -> ModelParams {
         ModelParams {
@@ -90,6 +112,8 @@ impl ModelArgs {
             rpc: self.rpc.clone(),
             // Without a place to remember them they are computed each time.
             hashes: embedded::cache_folder("hashes").ok(),
+            #[cfg(feature = "sight")]
+            projector: self.mmproj.clone().map(|path| (path, self.vision())),
         }
     }
 

@@ -5,4 +5,6 @@ pub(super) mod asking;
 pub(super) mod common;
 pub(super) mod judge;
 pub(super) mod parts;
+#[cfg(feature = "sight")]
+pub(super) mod pictures;
 pub(super) mod select;

@@ -1,6 +1,7 @@
 //! `candor capture`: per-head activations of labelled texts, on disk.
 
 use std::path::{Path, PathBuf};
+use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
@@ -47,14 +48,14 @@ struct Document<'a> {
 impl CaptureArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?;
+        let mut data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.path()?;
         check_target(
             &self.output,
             &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
         )?;
-        let model = self.model.load_hashed(output)?;
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
         let geometry = model.geometry();

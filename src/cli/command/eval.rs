@@ -1,6 +1,7 @@
 //! `candor eval`: what a vector does, measured.
 
 use std::path::PathBuf;
+use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
@@ -149,11 +150,11 @@ impl Settings<'_> {
 impl EvalArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data()?;
+        let mut data = self.data()?;
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves(&self.model)?;
         let judge = self.judge.find(self.n_predict, output)?;
-        let model = self.model.load_hashed(output)?;
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         let form = self.data.form(&data, &model)?;
         let policy = self.ask.policy;
         let vector = self.vector(&model, output)?;

@@ -91,9 +91,9 @@ impl ExportArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let Format::ControlVector = self.format;
-        let data = self.data()?;
+        let mut data = self.data()?;
         let neutral = Neutral::read(self.neutral.as_deref(), &self.model)?;
-        let model = self.model.load_hashed(output)?;
+        let model = self.model.load_for(data.as_mut_slice(), output)?;
         let (path, sidecar) = self.steer.required(&model, output)?;
         let alpha = self.steer.alpha(&sidecar);
         let target = self.target(&model, &sidecar)?;

@@ -8,11 +8,13 @@ use serde::Serialize;
 
 use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
 use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
+#[cfg(feature = "sight")]
+use crate::cli::args::pictures::place;
 use crate::cli::show::output::{DIM, Output, printable, stdout_is_terminal, stream};
 use crate::cli::show::table::short;
 use crate::session::{Session, Steering};
 use crate::steer::Positions;
-use crate::{Error, Result};
+use crate::{Error, Model, Result};
 
 /// Bank row that steers.
 pub(in crate::cli) const ROW: usize = 1;
@@ -38,6 +40,12 @@ pub(in crate::cli) struct RunArgs {
     /// A file with the text to continue.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+
+    /// A picture for the model to see: PNG, JPEG, WebP or GIF; may be given several times. It stands
+    /// where the text says <__media__>, else before the text.
+    #[cfg(feature = "sight")]
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
 
     /// Take the text for a question and put it into the model's chat template.
     #[arg(long)]
@@ -71,7 +79,7 @@ impl RunArgs {
     /// Does what was asked.
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let prompt = self.text()?;
-        let model = self.model.load()?;
+        let (model, placed) = self.load(&prompt)?;
         let sidecar = self.steer.sidecar_at(self.policy, &model, output)?;
         let mut session = Session::new(&model, &self.model.session(&model))?;
         let mut steering = Steering::Off;
@@ -108,12 +116,12 @@ impl RunArgs {
             if output.is_json() { ControlFlow::Continue(()) } else { stream(text) }
         };
         let completion = if self.chat {
-            Conversation::default().answer(&mut session, &template, &prompt, &params, on_text)?
+            Conversation::default().answer(&mut session, &template, &placed, &params, on_text)?
         } else {
             if stdout_is_terminal() && !output.is_json() {
                 output.text(&format!("{DIM}{}{DIM:#}", printable(&prompt)));
             }
-            complete(&mut session, &prompt_tokens(&model, &prompt)?, &params, on_text)?
+            complete(&mut session, &prompt_tokens(&model, &placed)?, &params, on_text)?
         };
         if output.is_json() {
             output.json(&Report {
@@ -134,6 +142,23 @@ impl RunArgs {
             ));
         }
         Ok(())
+    }
+
+    /// The model, and the text with the marks of its pictures.
+    #[cfg(feature = "sight")]
+    fn load(&self, prompt: &str) -> Result<(Model, String)> {
+        if self.image.is_empty() {
+            return Ok((self.model.load()?, prompt.to_owned()));
+        }
+        let model = self.model.load_seeing()?;
+        let placed = place(&model, prompt, &self.image)?;
+        Ok((model, placed))
+    }
+
+    /// The model and the text.
+    #[cfg(not(feature = "sight"))]
+    fn load(&self, prompt: &str) -> Result<(Model, String)> {
+        Ok((self.model.load()?, prompt.to_owned()))
     }
 
     /// The text to continue. The line end that editors put after the last line of a file is not

@@ -17,7 +17,7 @@ use crate::session::{Batch, Sampler, SamplingParams};
 use crate::{Model, ModelParams, Session, SessionParams, Special, SpecialToken};
 
 /// Calls from Rust that can throw nothing, with why. Where a name ends in `*`, all that begin so.
-const CANNOT_THROW: [(&str, &str); 41] = [
+const CANNOT_THROW: [(&str, &str); 56] = [
     ("headtap_*", "C; what of it calls devices is called by llama_decode or guard_headtap_begin"),
     ("ggml_init", "C: no memory is null"),
     ("ggml_free", "C"),
@@ -42,6 +42,21 @@ const CANNOT_THROW: [(&str, &str); 41] = [
     ("ggml_backend_free", "frees; a destructor ends the process rather than let an exception out"),
     ("ggml_backend_buffer_free", "frees, as above"),
     ("llama_log_set", "stores a pointer"),
+    ("llama_model_n_embd_inp", "gives a number that the model keeps"),
+    ("llama_set_causal_attn", "stores a flag"),
+    ("mtmd_log_set", "stores a pointer"),
+    ("mtmd_context_params_default", "fills a struct"),
+    ("mtmd_free", "frees, as above"),
+    ("mtmd_support_vision", "compares a pointer"),
+    ("mtmd_decode_use_mrope", "compares a number that the context keeps"),
+    ("mtmd_decode_use_non_causal", "compares a number that the context keeps"),
+    ("mtmd_get_output_embd", "gives an address within the context"),
+    ("mtmd_input_chunks_size", "gives the length of a list"),
+    ("mtmd_input_chunks_get", "gives an address within a list, at an index below its length"),
+    ("mtmd_input_chunks_free", "frees, as above"),
+    ("mtmd_input_chunk_free", "frees, as above"),
+    ("mtmd_input_chunk_get_*", "reads a chunk of the kind asked for"),
+    ("mtmd_image_tokens_get_decoder_pos", "computes with numbers; asserts the kind of positions"),
     ("llama_model_default_params", "fills a struct"),
     ("llama_context_default_params", "fills a struct"),
     ("llama_free", "frees, as above"),
@@ -210,6 +225,46 @@ const GUARDED: [(&CStr, Trial); 28] = [
     }),
 ];
 
+/// The same of pictures.
+#[cfg(feature = "sight")]
+const GUARDED_SIGHT: [(&CStr, Trial); 5] = [
+    (c"guard_projector_open", |arm| {
+        arm();
+        seeing().map(drop)
+    }),
+    (c"guard_picture_cut", show),
+    (c"guard_chunk_copy", show),
+    (c"guard_picture_encode", show),
+    (c"guard_tensor_zero", |arm| {
+        arm();
+        // SAFETY: nothing is done with null.
+        told(call(|fault| unsafe { sys::guard_tensor_zero(std::ptr::null_mut(), fault) }))
+    }),
+];
+#[cfg(not(feature = "sight"))]
+const GUARDED_SIGHT: [(&CStr, Trial); 0] = [];
+
+#[cfg(feature = "sight")]
+fn seeing() -> Result<Model, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = folder.path().join("mmproj.gguf");
+    let n_out = model().geometry().n_embd;
+    crate::vision::tiny_projector(n_out).write(&path).map_err(|error| error.to_string())?;
+    let vision = crate::vision::VisionParams { n_threads: Some(1), ..Default::default() };
+    let projector = Some((path, vision));
+    let loaded = Model::load(&demo(), &ModelParams { projector, ..ModelParams::default() });
+    loaded.map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "sight")]
+fn show(arm: &dyn Fn()) -> Result<(), String> {
+    let model = seeing()?;
+    let picture = crate::vision::Picture::from_rgb(vec![9; 16 * 16 * 3], 16, 16);
+    let picture = picture.map_err(|error| error.to_string())?;
+    arm();
+    told(model.show(&picture))
+}
+
 fn told<T, E: ToString>(result: Result<T, E>) -> Result<(), String> {
     result.map(drop).map_err(|error| error.to_string())
 }
@@ -277,7 +332,7 @@ fn mean_of_a_layer(arm: &dyn Fn()) -> Result<(), String> {
 #[test]
 fn every_guarded_call_throws_and_nobody_falls() {
     model();
-    for (function, trial) in GUARDED {
+    for (function, trial) in GUARDED.into_iter().chain(GUARDED_SIGHT) {
         let name = function.to_string_lossy();
         assert_eq!(trial(&|| ()), Ok(()), "{name} as it is");
         let outcome = trial(&|| provoke(Some(function)));
@@ -292,10 +347,15 @@ fn every_guarded_call_throws_and_nobody_falls() {
 #[test]
 fn every_guarded_function_is_tried() {
     let header = include_str!("../../../vendor/guard.h");
+    #[cfg(not(feature = "sight"))]
+    let header = header.split("/* ---- pictures ---- */").next().unwrap_or_default();
     let calls = called(header).into_iter().filter(|name| name.starts_with("guard_"));
     let declared: BTreeSet<String> = calls.filter(|name| name != "guard_provoke").collect();
-    let tried: BTreeSet<String> =
-        GUARDED.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    let tried: BTreeSet<String> = GUARDED
+        .iter()
+        .chain(&GUARDED_SIGHT)
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .collect();
     assert_eq!(declared, tried);
     assert!(declared.len() > 20, "{declared:?}");
 }

@@ -27,6 +27,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
         seqs: vec![0],
         n_seq: vec![1],
         output: vec![1],
+        ..BatchArrays::default()
     };
     let mut out = vec![0.0; widths.iter().copied().max().unwrap_or(0)];
     let pass = Pass { rows: &[0], want: &[0], tokens: None, outputs: None };
@@ -73,6 +74,7 @@ fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
         seqs: vec![0, 0, 1, 1],
         n_seq: vec![1; 4],
         output: vec![1; 4],
+        ..BatchArrays::default()
     };
     let mut pass = Pass { rows: &[0; 4], want: &[], tokens: None, outputs: None };
     context.decode(&mut batch, &pass, &mut [])?;

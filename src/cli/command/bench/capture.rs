@@ -1,6 +1,7 @@
 //! `candor bench capture`.
 
 use std::path::PathBuf;
+use std::slice::from_mut;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -75,8 +76,8 @@ struct Settings<'a> {
 impl CaptureArgs {
     pub(super) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?.limited(self.limit);
-        let model = self.model.load()?;
+        let mut data = self.data.open(&self.model)?.limited(self.limit);
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         if let Some(path) = &self.prompts {
             write_prompts(path, &prompts(&model, &data, &params)?)?;

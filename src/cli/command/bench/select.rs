@@ -1,5 +1,6 @@
 //! `candor bench select`.
 
+use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
@@ -67,9 +68,9 @@ impl SelectArgs {
             let problem = "none has both true and false answers";
             return Err(Error::invalid(data.path.display().to_string(), problem));
         }
-        let data = data.limited(self.limit);
+        let mut data = data.limited(self.limit);
         let preamble = self.preamble.text()?;
-        let model = self.model.load()?;
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         self.preamble.check((&model, &self.model), &preamble)?;
         let trial = Trial {
             questions: data.questions.iter().collect(),

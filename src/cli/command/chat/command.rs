@@ -21,6 +21,7 @@ pub(super) enum Command {
     Regenerate,
     System(Option<String>),
     Vector(PathBuf),
+    Image(PathBuf),
     Save(PathBuf),
     Reset,
     Help,
@@ -28,7 +29,7 @@ pub(super) enum Command {
 }
 
 /// Name, argument and meaning of each command.
-pub(super) const COMMANDS: [(&str, &str, &str); 12] = [
+pub(super) const COMMANDS: [(&str, &str, &str); 13] = [
     ("/alpha", "[X]", "steer with strength X; without X, show the strength"),
     ("/on", "", "steer"),
     ("/off", "", "do not steer"),
@@ -45,6 +46,11 @@ pub(super) const COMMANDS: [(&str, &str, &str); 12] = [
     ("/regen", "", "answer the last question again"),
     ("/system", "[TEXT]", "set the system prompt and begin anew; without TEXT, remove it"),
     ("/vector", "FILE", "steer by another sidecar"),
+    (
+        "/image",
+        "FILE",
+        "show a picture with the next question, where it says <__media__> or before it",
+    ),
     ("/save", "FILE", "save the conversation: JSON if the name ends in .json, else Markdown"),
     ("/reset", "", "forget the conversation"),
     ("/help", "", "show this list"),
@@ -77,6 +83,7 @@ pub(super) fn parse(line: &str) -> Result<Option<Input>, String> {
         "/regen" => Command::Regenerate,
         "/system" => Command::System(text()),
         "/vector" => Command::Vector(file()?),
+        "/image" => Command::Image(file()?),
         "/save" => Command::Save(file()?),
         "/reset" => Command::Reset,
         "/help" => Command::Help,

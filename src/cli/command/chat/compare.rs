@@ -15,7 +15,7 @@ impl Chat<'_> {
         let alpha = loaded(&mut self.steer)?.alpha;
         let mut conversation = self.conversation.clone();
         let question = match question {
-            Some(question) => question,
+            Some(question) => self.with_pictures(&question)?,
             None => conversation.pop().ok_or_else(nothing_asked)?.question,
         };
         let n_steered = conversation.turns().iter().filter(|turn| turn.alpha != 0.0).count();

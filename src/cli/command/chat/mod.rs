@@ -28,6 +28,7 @@ use crate::cli::{embedded, interrupt};
 use crate::file::check_target;
 use crate::session::{Session, Steering};
 use crate::steer::{Sidecar, SteeredHead};
+use crate::vision::place_pictures;
 use crate::{Error, Model, Result};
 
 /// The narrowest terminal, in characters, in which two answers stand side by side.
@@ -63,6 +64,9 @@ pub(in crate::cli) struct ChatArgs {
 impl ChatArgs {
     /// Talks until the user leaves.
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        #[cfg(feature = "sight")]
+        let model = self.model.load_perhaps_seeing(output)?;
+        #[cfg(not(feature = "sight"))]
         let model = self.model.load()?;
         let mut lines = Lines::new()?;
         let mut chat = Chat::new(self, &model, output)?;
@@ -110,6 +114,8 @@ struct Chat<'a> {
     template: ChatTemplate,
     conversation: Conversation,
     steer: Option<Steer>,
+    /// The marks of pictures that wait for the next question.
+    pictures: Vec<String>,
 }
 
 /// The vector in the session's bank.
@@ -127,7 +133,16 @@ impl<'a> Chat<'a> {
         // A template that is broken or takes no system prompt should say so now.
         template.render(&conversation.messages("?"))?;
         let session = Session::new(model, &args.model.session(model))?;
-        let mut chat = Self { args, output, model, session, template, conversation, steer: None };
+        let mut chat = Self {
+            args,
+            output,
+            model,
+            session,
+            template,
+            conversation,
+            steer: None,
+            pictures: Vec::new(),
+        };
         if let Some((path, sidecar)) = args.steer.sidecar(model, output)? {
             let alpha = args.steer.alpha(&sidecar);
             chat.load(path, sidecar, alpha)?;
@@ -200,6 +215,7 @@ impl<'a> Chat<'a> {
                 let vector = steer.to_string();
                 self.say(vector);
             }
+            Command::Image(path) => self.show(&path)?,
             Command::Save(path) => {
                 let sidecar = self.steer.as_ref().map(|steer| steer.path.as_path());
                 let model = Some(self.model.path());
@@ -209,6 +225,7 @@ impl<'a> Chat<'a> {
             }
             Command::Reset => {
                 self.conversation.reset();
+                self.pictures.clear();
                 self.say("the conversation is forgotten");
             }
             Command::Compare(question) => self.compare(question, false)?,
@@ -262,9 +279,31 @@ impl<'a> Chat<'a> {
         Transcript::new(self.model, steer, &self.conversation)
     }
 
+    /// Shows a picture with the next question.
+    #[cfg(feature = "sight")]
+    fn show(&mut self, path: &std::path::Path) -> Result<()> {
+        self.pictures.push(crate::cli::args::pictures::show(self.model, path)?);
+        self.say(format!("{} goes with the next question", path.display()));
+        Ok(())
+    }
+
+    #[cfg(not(feature = "sight"))]
+    fn show(&mut self, _: &std::path::Path) -> Result<()> {
+        Err(Error::invalid("/image", "this program was built without pictures (--features sight)"))
+    }
+
+    /// A question with the pictures that waited for it.
+    fn with_pictures(&mut self, question: &str) -> Result<String> {
+        let markers: Vec<&str> = self.pictures.iter().map(String::as_str).collect();
+        let placed = place_pictures(question, &markers)?;
+        self.pictures.clear();
+        Ok(placed)
+    }
+
     /// Answers a question aloud and makes the answer part of the conversation.
     fn ask(&mut self, question: String) -> Result<()> {
         let alpha = self.steer.as_ref().filter(|steer| steer.on).map_or(0.0, |steer| steer.alpha);
+        let question = self.with_pictures(&question)?;
         let mut conversation = self.conversation.clone();
         let answer = self.answer_aloud(&mut conversation, &question, alpha)?;
         self.keep(conversation, question, answer, alpha);

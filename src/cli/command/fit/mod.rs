@@ -3,6 +3,7 @@
 mod report;
 
 use std::path::{Path, PathBuf};
+use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
@@ -97,7 +98,7 @@ impl FitArgs {
         if let Some(path) = &self.plot {
             Format::of(path)?;
         }
-        let data = self.data.open(&self.model)?;
+        let mut data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let tunes = self.tunes(&data)?;
         self.check(&data, tunes)?;
@@ -105,7 +106,7 @@ impl FitArgs {
         let preamble = self.preamble.text()?;
         let neutral = self.select.neutral(&self.model)?;
         let documents = neutral.texts();
-        let model = self.model.load_hashed(output)?;
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         self.preamble.check((&model, &self.model), &preamble)?;
         let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;

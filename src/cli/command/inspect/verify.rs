@@ -146,7 +146,8 @@ fn completions(
         .into_iter()
         .map(|text| {
             let prompt = form.prompt(&text);
-            let question = Question { text, category: None, line: 0, answers: Vec::new() };
+            let question =
+                Question { text, category: None, line: 0, images: Vec::new(), answers: Vec::new() };
             let mut write = |strength| -> Result<String> {
                 evaluator.steer_with(strength)?;
                 Ok(evaluator.write(&question, &form, "", N_PREDICT)?.text)

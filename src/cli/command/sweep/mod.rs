@@ -4,6 +4,7 @@ mod page;
 mod text;
 
 use std::path::Path;
+use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
@@ -177,14 +178,14 @@ const RULE: &str = "of the cells whose KL per token on the development documents
 impl SweepArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let data = self.data.open(&self.model)?.limited(self.ask.limit);
+        let mut data = self.data.open(&self.model)?.limited(self.ask.limit);
         if !data.kind.asks() {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
         self.select.check(&data)?;
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves(&self.model)?;
-        let model = self.model.load_hashed(output)?;
+        let model = self.model.load_for(from_mut(&mut data), output)?;
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
         let axes = Axes { directions: self.directions(), alphas: self.alphas() };

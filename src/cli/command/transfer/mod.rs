@@ -91,8 +91,8 @@ struct Settings<'a> {
 impl TransferArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
-        let sets = self.sets()?;
-        let model = self.model.load_hashed(output)?;
+        let mut sets = self.sets()?;
+        let model = self.model.load_for(&mut sets, output)?;
         if let Some(folder) = &self.activations {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
