@@ -3,6 +3,8 @@
 # Asked when a recipe runs, since setup may just have installed what it tells of.
 CARGO  = env $$(scripts/setup.sh --env) cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
+# Where tests tell what they could not look at.
+SKIPPED = $(abspath $(TARGET))/skipped.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint doc book clean
@@ -17,8 +19,10 @@ demo: setup ## build candor and let it do its whole job on the built-in model
 	$(CARGO) build --release --locked
 	$(TARGET)/release/candor demo
 
-test: setup ## build candor and run all tests
-	$(CARGO) test --release --locked
+test: setup ## build candor and run all tests, and name those that were skipped
+	@mkdir -p $(TARGET) && rm -f $(SKIPPED)
+	CANDOR_SKIPPED=$(SKIPPED) $(CARGO) test --release --locked
+	@scripts/skipped.sh $(SKIPPED)
 
 lint: setup ## check format and lints, as CI does
 	$(CARGO) fmt --check

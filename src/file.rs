@@ -1,7 +1,7 @@
 //! Files appear whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -36,12 +36,90 @@ pub(crate) fn check_target(target: &Path, others: &[(&str, Option<&Path>)]) -> R
     if target.is_dir() {
         return fail("it is a folder: name a file in it".to_owned());
     }
-    let folder = folder_of(target);
+    let target = destination(target)?;
+    let folder = folder_of(&target);
     if !folder.is_dir() {
         let problem = format!("there is no folder {}: make it, or name another", folder.display());
         return fail(problem);
     }
     Ok(())
+}
+
+/// The file that is to be written under a name: of a link, what it points to, so that the link stays.
+///
+/// # Errors
+/// [`Error::Invalid`] for a device, a pipe or a socket, which a file must not replace, and for links in
+/// a circle.
+pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
+    let fail = |problem: &str| Err(Error::invalid(path.display().to_string(), problem));
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return fail("it is a device or a pipe, not a file: name a file");
+    }
+    let mut place = path.to_owned();
+    // As many links as systems follow.
+    for _ in 0..40 {
+        match fs::read_link(&place) {
+            Ok(target) => place = folder_of(&place).join(target),
+            Err(_) => return Ok(place),
+        }
+    }
+    fail("its links go in a circle: name another file")
+}
+
+/// The most that is read of a text before every question, a prompt or a page of plain text: 16 MB.
+pub(crate) const TEXT_MAX: u64 = 16_000_000;
+/// The most that is read of a data set: 1 GB.
+pub(crate) const DATA_MAX: u64 = 1_000_000_000;
+
+/// All bytes of a file of at most `n_max`.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Invalid`] for a longer one, of which no more is read.
+pub(crate) fn read_up_to(n_max: u64, path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    // What says its size is refused before a byte is read.
+    if file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() > n_max) {
+        return Err(too_long(n_max, path));
+    }
+    read_from(file, n_max, path)
+}
+
+/// The same as text.
+///
+/// # Errors
+/// Further, [`Error::Io`] where it is not UTF-8.
+pub(crate) fn text_up_to(n_max: u64, path: &Path) -> Result<String> {
+    to_text(read_up_to(n_max, path)?, path)
+}
+
+/// A text from stdin.
+///
+/// # Errors
+/// As [`text_up_to`].
+pub(crate) fn stdin_up_to(n_max: u64) -> Result<String> {
+    let path = Path::new("stdin");
+    to_text(read_from(io::stdin().lock(), n_max, path)?, path)
+}
+
+fn read_from(source: impl Read, n_max: u64, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut source = source.take(n_max.saturating_add(1));
+    source.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if bytes.len() as u64 <= n_max {
+        return Ok(bytes);
+    }
+    Err(too_long(n_max, path))
+}
+
+fn too_long(n_max: u64, path: &Path) -> Error {
+    let problem =
+        format!("it is longer than {} MB, the most that is read of it: cut it", n_max / 1_000_000);
+    Error::invalid(path.display().to_string(), problem)
+}
+
+fn to_text(bytes: Vec<u8>, path: &Path) -> Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|error| Error::io("read", path)(io::Error::new(ErrorKind::InvalidData, error)))
 }
 
 /// Writes a file beside its target and renames it, so that no reader and no crash ever meets half
@@ -53,10 +131,11 @@ pub(crate) fn write_atomically(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let folder = folder_of(path);
+    let target = destination(path)?;
+    let folder = folder_of(&target);
     fs::metadata(folder).map_err(Error::io("write into", folder))?;
     // What a kill leaves behind says what it was to be.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
     let prefix = format!(".{name}-");
     let mut options = tempfile::Builder::new();
     options.prefix(&prefix).suffix(".part");
@@ -69,7 +148,7 @@ pub(crate) fn write_atomically(
         content(&mut buffered)?;
         let file = buffered.into_inner()?;
         file.as_file().sync_all()?;
-        file.persist(path)?;
+        file.persist(&target)?;
         Ok(())
     };
     write().map_err(Error::io("write", path))

@@ -9,6 +9,7 @@ use crate::{Error, Result};
 /// `n_head * d_head` is the input width of the attention's output projection, which in many models
 /// is not `n_embd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Geometry {
     /// Transformer blocks, without those that only predict tokens further ahead
     /// (`nextn_predict_layers`), which generation does not compute.

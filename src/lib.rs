@@ -35,6 +35,8 @@ pub mod session;
 #[cfg(feature = "sight")]
 pub mod sight;
 mod site;
+#[cfg(test)]
+mod skipped;
 pub mod steer;
 pub mod study;
 pub mod vision;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Its output is `x_h,l(t)` of the ITI paper: F32 `[d_head]`, the slice
 /// `head * d_head .. (head + 1) * d_head` of llama.cpp's `kqv_out-<layer>`, before `wo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Site {
     /// Layer, `0..n_layer`; llama.cpp's `il`.
     pub layer: usize,

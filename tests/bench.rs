@@ -207,7 +207,7 @@ fn refuses_sizes_that_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let path = Fixture::new(Arch::Gpt2).write(folder.path());
     let text = refusal(candor(folder.path()).args(["bench", "-p", "600", "-m"]).arg(path));
-    assert!(text.contains("learned 512 positions"), "{text}");
+    assert!(text.contains("a sequence of 600, and the model was trained on 512"), "{text}");
 }
 
 #[test]

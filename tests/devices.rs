@@ -9,7 +9,7 @@ use common::place::Place;
 fn for_every_place(check: impl Fn(&Place)) {
     let Some(device) = std::env::var("CANDOR_TEST_DEVICE").ok().filter(|name| !name.is_empty())
     else {
-        println!("skipped: CANDOR_TEST_DEVICE names no device");
+        common::skipped("device", "CANDOR_TEST_DEVICE names no device");
         return;
     };
     check(&Place::from_layer(0, "all layers", &device, &[]));

@@ -28,11 +28,11 @@ impl SmallDisk {
         match status {
             Ok(output) if output.status.success() => Some(Self(dir)),
             Ok(output) => {
-                eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
+                common::skipped("root", String::from_utf8_lossy(&output.stderr).trim());
                 None
             }
             Err(error) => {
-                eprintln!("skipped: cannot run mount: {error}");
+                common::skipped("root", &format!("cannot run mount: {error}"));
                 None
             }
         }

@@ -323,7 +323,10 @@ fn probes_learn_from_the_judgements_that_were_published() {
     for (aspect, quality) in Aspect::ALL.into_iter().zip(probes.quality()) {
         println!("{aspect:?} of 400 judgements by stories260K: {quality:?}");
         assert_eq!(quality.n_row, 400);
-        assert!(quality.majority > 0.5 && quality.accuracy > 0.4);
+        // So small a model reads nothing of either, and its judge says so instead of a verdict that
+        // sounds like one: .598 beside a majority of .605, and .835 beside .835.
+        assert!(quality.majority > 0.5 && !quality.is_informed(), "{quality:?}");
+        assert!((quality.balanced_accuracy - 0.5).abs() < 0.05, "{quality:?}");
     }
     let (judged, result) = judge(&mut probes, &questions()[0], &["Sydney is the capital."]);
     result.unwrap();

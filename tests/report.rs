@@ -18,7 +18,7 @@ fn browser() -> Option<PathBuf> {
         .flat_map(|folder| names.map(|name| folder.join(name)))
         .find(|path| path.is_file());
     if found.is_none() {
-        println!("skipped: none of {} is on the path", names.join(", "));
+        common::skipped("browser", &format!("none of {} is on the path", names.join(", ")));
     }
     found
 }

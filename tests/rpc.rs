@@ -240,7 +240,7 @@ fn layers_for_a_gpu_that_is_not_there_are_worth_a_warning() {
         Model::load(&path, &params).unwrap().warnings().len()
     };
     if devices(&[]).unwrap().iter().any(|device| device.kind.to_string().ends_with("gpu")) {
-        println!("skipped: this machine has a GPU");
+        common::skipped("no-gpu", "this machine has a GPU");
         return;
     }
     assert_eq!(load(Some(2), None), 1);

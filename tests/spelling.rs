@@ -45,7 +45,7 @@ fn every_command_that_reads_text_says_so() {
         command.arg(name).arg("-m").arg(&model).args(["-t", "1"]);
         command
     };
-    let error = refusal(of("run").args(["-p", "Ünïcödé"]));
+    let error = refusal(of("run").args(["-p", "Ünïcödé", "--steer", "none"]));
     assert!(error.contains("cannot spell `Ü` at byte 0 of \"Ünïcödé\""), "{error}");
 
     let data = folder.path().join("data.csv");

@@ -18,6 +18,7 @@ use crate::{Error, Model, Result, Session, SessionParams, Special};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct CaptureSpeed {
     /// Threads that computed.
     pub n_threads: usize,

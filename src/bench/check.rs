@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::lane::Lane;
 use super::{BenchPath, Phase};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Tokens decoded one by one for the comparison, after the prompts.
 const N_STEP: usize = 4;
@@ -21,6 +21,7 @@ const BAKED: f64 = 0.5;
 /// How far the logits of two paths lie apart: the root mean square of their differences, as a part
 /// of that of the logits. `None` where a path was not measured.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Checks {
     /// Not steered beside a loaded vector, or observed, and plain: 0, the same bits, on a CPU.
     pub off_and_plain: f64,
@@ -54,61 +55,63 @@ impl Logits {
     }
 }
 
-/// Compares the paths.
-///
-/// # Errors
-/// [`Error::Invalid`] for a path that does not compute what it should: its times would mean nothing.
-pub(super) fn check(all: &[Logits]) -> Result<Checks> {
-    let of = |path: BenchPath| all.iter().find(|logits| logits.path == path);
-    let Some(plain) = of(BenchPath::Plain) else { return Ok(Checks::default()) };
-    let wrong = |path: BenchPath, problem: String| {
-        Err(Error::invalid(
-            format!("path {path}"),
-            format!("{problem}: its times would mean nothing"),
-        ))
-    };
-    if let Some(logits) = all.iter().find(|logits| logits.steered.iter().any(|x| !x.is_finite())) {
-        return wrong(logits.path, "its logits are not finite".to_owned());
-    }
+/// Compares the paths, and gives those that do not compute what they should, whose times would mean
+/// nothing, with the reason.
+pub(super) fn check(all: &[Logits]) -> (Checks, Vec<(BenchPath, String)>) {
     let mut checks = Checks::default();
+    let mut wrong: Vec<(BenchPath, String)> = Vec::new();
+    let Some(plain) = all.iter().find(|logits| logits.path == BenchPath::Plain) else {
+        return (checks, wrong);
+    };
     for logits in all {
         let Some(off) = &logits.off else { continue };
         let apart = distance(&plain.steered, off);
-        if apart > SAME {
-            return wrong(logits.path, format!("tokens without steering are off by {apart:.1e}"));
+        if apart <= SAME {
+            checks.off_and_plain = checks.off_and_plain.max(apart);
+        } else {
+            wrong.push((logits.path, format!("tokens without steering are off by {apart:.1e}")));
         }
-        checks.off_and_plain = checks.off_and_plain.max(apart);
     }
-    let steering = [BenchPath::InGraph, BenchPath::Callback];
-    let Some(steered) = steering.into_iter().find_map(of) else { return Ok(checks) };
+    for logits in all.iter().filter(|logits| logits.path.steers()) {
+        if distance(&plain.steered, &logits.steered) == 0.0 {
+            wrong.push((logits.path, "it changes no logits".to_owned()));
+        }
+    }
+    let of = |path: BenchPath| {
+        let is_right = wrong.iter().all(|(wrong, _)| *wrong != path);
+        all.iter().find(|logits| logits.path == path && is_right)
+    };
+    let [in_graph, callback, baked] =
+        [BenchPath::InGraph, BenchPath::Callback, BenchPath::Baked].map(of);
+    let Some(steered) = in_graph.or(callback) else {
+        if let Some(baked) = baked.filter(|_| all.iter().any(|logits| logits.path.steers())) {
+            wrong.push((baked.path, "there is no steering to compare it with".to_owned()));
+        }
+        return (checks, wrong);
+    };
     let effect = distance(&plain.steered, &steered.steered);
-    if effect == 0.0 {
-        return wrong(steered.path, "it changes no logits".to_owned());
-    }
     checks.steered_and_plain = Some(effect);
-    if let Some(callback) = of(BenchPath::Callback) {
-        let apart = distance(&steered.steered, &callback.steered);
-        if apart > SAME {
-            return wrong(
-                callback.path,
-                format!("it is off from steering in the graph by {apart:.1e}"),
-            );
+    if let (Some(in_graph), Some(callback)) = (in_graph, callback) {
+        let apart = distance(&in_graph.steered, &callback.steered);
+        if apart <= SAME {
+            checks.in_graph_and_callback = Some(apart);
+        } else {
+            let reason = format!("it is off from steering in the graph by {apart:.1e}");
+            wrong.push((callback.path, reason));
         }
-        checks.in_graph_and_callback = of(BenchPath::InGraph).map(|_| apart);
     }
-    if let Some(baked) = of(BenchPath::Baked) {
+    if let Some(baked) = baked {
         let apart = distance(&steered.steered, &baked.steered);
-        if apart > effect * BAKED {
-            return wrong(
-                baked.path,
-                format!(
-                    "it is off from steering by {apart:.1e}, and steering changes {effect:.1e}"
-                ),
+        if apart <= effect * BAKED {
+            checks.steered_and_baked = Some(apart);
+        } else {
+            let reason = format!(
+                "it is off from steering by {apart:.1e}, and steering changes {effect:.1e}"
             );
+            wrong.push((baked.path, reason));
         }
-        checks.steered_and_baked = Some(apart);
     }
-    Ok(checks)
+    (checks, wrong)
 }
 
 /// Root mean square of the differences, as a part of that of the expected values.
@@ -127,25 +130,28 @@ mod tests {
         Logits { path, steered: vec![0.0, steered], off: off.map(|off| vec![0.0, off]) }
     }
 
-    fn problem(all: &[Logits]) -> String {
-        check(all).unwrap_err().to_string()
-    }
-
     #[test]
-    fn a_path_that_did_nothing_is_not_measured() {
+    fn a_path_that_cannot_be_compared_is_left_out_alone() {
+        let wrong = |all: &[Logits]| check(all).1;
         let plain = || logits(BenchPath::Plain, 1.0, None);
         let in_graph = |steered| logits(BenchPath::InGraph, steered, Some(1.0));
-        let sound = [plain(), in_graph(2.0), logits(BenchPath::Callback, 2.0, Some(1.0))];
-        let checks = check(&sound).unwrap();
-        assert_eq!(checks.steered_and_plain, Some(1.0));
+        let callback = |steered| logits(BenchPath::Callback, steered, Some(1.0));
+        let (checks, none) = check(&[plain(), in_graph(2.0), callback(2.0)]);
+        assert_eq!((checks.steered_and_plain, none), (Some(1.0), Vec::new()));
         assert_eq!((checks.off_and_plain, checks.in_graph_and_callback), (0.0, Some(0.0)));
-        assert!(problem(&[plain(), in_graph(1.0)]).contains("in-graph: it changes no logits"));
-        let other = logits(BenchPath::Callback, 2.1, Some(1.0));
-        assert!(problem(&[plain(), in_graph(2.0), other]).contains("path callback: it is off"));
+
+        let found = wrong(&[plain(), in_graph(1.0), callback(2.0)]);
+        assert_eq!(found, [(BenchPath::InGraph, "it changes no logits".to_owned())]);
+        let found = wrong(&[plain(), in_graph(2.0), callback(2.1)]);
+        assert!(found.len() == 1 && found[0].0 == BenchPath::Callback, "{found:?}");
+        assert!(found[0].1.contains("off from steering in the graph by"), "{found:?}");
         let other = logits(BenchPath::Observe, 1.1, Some(1.1));
-        assert!(problem(&[plain(), other]).contains("path observe: tokens without steering"));
-        let other = logits(BenchPath::Baked, 0.9, None);
-        assert!(problem(&[plain(), in_graph(2.0), other]).contains("path baked: it is off"));
-        assert!(problem(&[plain(), in_graph(f32::NAN)]).contains("not finite"));
+        let found = wrong(&[plain(), in_graph(2.0), other]);
+        assert!(found.len() == 1 && found[0].0 == BenchPath::Observe, "{found:?}");
+        let baked = || logits(BenchPath::Baked, 0.9, None);
+        let found = wrong(&[plain(), in_graph(2.0), baked()]);
+        assert!(found.len() == 1 && found[0].0 == BenchPath::Baked, "{found:?}");
+        let found = wrong(&[plain(), in_graph(1.0), baked()]);
+        assert_eq!(found[1].1, "there is no steering to compare it with");
     }
 }

@@ -11,6 +11,7 @@ pub(crate) const LLAMA_CPP_SYS: &str = "0.1.161";
 
 /// How the program was compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Build {
     /// candor's version.
     pub candor: &'static str,
@@ -50,6 +51,7 @@ impl Build {
 
 /// What computes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Machine {
     /// `linux`, `macos`, `windows`, …
     pub os: &'static str,
@@ -63,6 +65,7 @@ pub struct Machine {
 
 /// A device of llama.cpp.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Device {
     /// Its short name, as in `CUDA0`.
     pub name: String,
@@ -100,6 +103,7 @@ impl Machine {
 
 /// What is computed with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ModelFacts {
     /// The file.
     pub path: PathBuf,

@@ -9,7 +9,7 @@
 //!
 //! All paths decode the same random tokens from an empty cache: there a token is cheapest, and what
 //! comes on top of it weighs most. Before anything is timed, their logits are compared: a path that
-//! does nothing is not measured.
+//! does nothing, or another thing, is left out, with the reason.
 
 mod capture;
 mod check;
@@ -17,6 +17,7 @@ mod facts;
 mod lane;
 mod overhead;
 mod pace;
+mod params;
 mod path;
 mod probe;
 mod report;
@@ -31,7 +32,8 @@ pub use check::Checks;
 #[cfg(feature = "sight")]
 pub(crate) use facts::LLAMA_CPP_SYS;
 pub use facts::{Build, Device, Machine, ModelFacts};
-pub use overhead::{OverheadParams, measure};
+pub use overhead::measure;
+pub use params::OverheadParams;
 pub use path::{BenchPath, Phase};
 pub use probe::{N_ROW_MIN, ProbeSpeed, Synthetic, measure_probes};
 pub use report::{ContextMemory, Memory, Overhead, Progress, Sample, Skipped};

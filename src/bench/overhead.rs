@@ -1,69 +1,23 @@
-//! What to measure, and the measurement as a whole.
+//! The measurement as a whole.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::params::OverheadParams;
 use super::report::{Memory, Overhead, Progress, Skipped};
 use super::rounds::Rounds;
 use super::work::Size;
 use super::{BenchPath, vectors};
 use crate::export::{BakeParams, Place, bake};
 use crate::steer::SteeringVector;
-use crate::{Error, Model, ModelParams, Result, SessionParams};
-
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct OverheadParams {
-    /// Tokens of a prefill, dealt out to all sequences; 0: measure none.
-    pub n_prompt: usize,
-    /// Tokens to decode in each sequence; 0: measure none.
-    pub n_generate: usize,
-    /// Rounds that count.
-    pub n_round: usize,
-    /// The least that a sample lasts: shorter work is repeated within it.
-    pub min_sample: Duration,
-    /// Sequences in a batch.
-    pub n_sequence: usize,
-    /// Vectors at once, each with a strength of its own; sequences take them by turns.
-    pub n_vector: usize,
-    /// The paths; without [`BenchPath::Plain`] there is nothing to compare with.
-    pub paths: Vec<BenchPath>,
-    /// The first vector and its strength; `None`: every head of every layer, in random directions,
-    /// which is the worst case. Further vectors are random directions in the same heads.
-    pub vector: Option<(SteeringVector, f32)>,
-    /// Draws tokens, vectors and the order of the paths.
-    pub seed: u64,
-    /// Threads, flash attention, cache. What the measurement needs is set by it.
-    pub session: SessionParams,
-    /// How to load the baked model.
-    pub model: ModelParams,
-}
-
-impl Default for OverheadParams {
-    fn default() -> Self {
-        Self {
-            n_prompt: 512,
-            n_generate: 128,
-            n_round: 5,
-            min_sample: Duration::from_millis(500),
-            n_sequence: 1,
-            n_vector: 1,
-            paths: BenchPath::ALL.to_vec(),
-            vector: None,
-            seed: 0,
-            session: SessionParams::default(),
-            model: ModelParams::default(),
-        }
-    }
-}
+use crate::{Error, Model, Result};
 
 /// Measures every path beside the plain model. `on_progress` may stop it between two turns.
 ///
 /// # Errors
-/// [`Error::Invalid`] for sizes that fit no model or this one, and for a path that does not compute
-/// what it should; [`Error::Interrupted`] where `on_progress` says so; what the model gives.
+/// [`Error::Invalid`] for sizes that fit no model or this one, and where the plain model computes no
+/// numbers; [`Error::Interrupted`] where `on_progress` says so; what the model gives.
 pub fn measure(
     model: &Model,
     params: &OverheadParams,
@@ -135,9 +89,12 @@ fn size(model: &Model, params: &OverheadParams) -> Result<Size> {
         return invalid("prefill", problem);
     }
     let longest = n_prompt.div_ceil(n_sequence).max(n_generate);
-    if let Some(n_position) = model.n_position().filter(|&n| longest > n) {
-        let problem =
-            format!("a sequence of {longest}, and the model learned {n_position} positions");
+    let n_known = model.n_position().unwrap_or(usize::MAX).min(model.n_ctx_train());
+    if longest > n_known {
+        let problem = format!(
+            "a sequence of {longest}, and the model was trained on {n_known}: measure fewer (-p, -n) \
+             or in more sequences (--sequences)"
+        );
         return invalid("tokens", problem);
     }
     Ok(size)

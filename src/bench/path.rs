@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// A way to compute the same tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BenchPath {
     /// llama.cpp with no callback: what the others are compared with.
@@ -70,6 +71,7 @@ impl FromStr for BenchPath {
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Prompts, from an empty cache.

@@ -22,6 +22,7 @@ pub const N_ROW_MIN: usize = (N_FOLD - 1) * N_ROW_GROUP + 1;
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ProbeSpeed {
     /// Probes, one per head.
     pub n_probe: usize,

@@ -10,6 +10,7 @@ use super::{BenchPath, Phase};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Overhead {
     /// Phase by phase, path by path.
     pub results: Vec<Sample>,
@@ -31,6 +32,7 @@ pub struct Overhead {
 
 /// The samples of one phase and path.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Sample {
     /// The kind of work.
     pub phase: Phase,
@@ -71,6 +73,7 @@ impl Sample {
 
 /// A path that was not measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Skipped {
     /// The path.
     pub path: BenchPath,
@@ -80,6 +83,7 @@ pub struct Skipped {
 
 /// Bytes of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// The banks of all layers on their devices: every vector and the empty row.
     pub bank: u64,
@@ -90,6 +94,7 @@ pub struct Memory {
 
 /// The memory of one path's context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct ContextMemory {
     /// The path.
     pub path: BenchPath,

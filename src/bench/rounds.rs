@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::check::{Checks, Logits, check};
 use super::facts::anonymous_memory;
 use super::lane::Lane;
-use super::overhead::OverheadParams;
 use super::pace::Pace;
+use super::params::OverheadParams;
 use super::report::{ContextMemory, Progress, Sample, Skipped};
 use super::stats::{Ratio, median};
 use super::work::{Size, draw_tokens};
@@ -96,16 +96,22 @@ impl<'m> Rounds<'m> {
     }
 
     /// Compares the logits of all paths on a part of the work, and drops a path that the model
-    /// does not have.
+    /// does not have or that computes something else.
     pub(super) fn check(&mut self, skipped: &mut Vec<Skipped>) -> Result<Checks> {
         let n_prompt = self.size.n_prompt.min(N_CHECKED.max(self.size.n_sequence));
         let size = Size { n_prompt, ..self.size };
         let mut all = Vec::new();
         for path in self.paths.clone() {
             let mut lane = self.lane(path, size)?;
-            let logits = Logits::of(&mut lane)?;
+            let logits = match Logits::of(&mut lane) {
+                // Such as logits that are no numbers.
+                Err(error @ Error::Invalid { .. }) if path != BenchPath::Plain => {
+                    skipped.push(Skipped { path, reason: error.to_string() });
+                    continue;
+                }
+                logits => logits?,
+            };
             if let Some((layer, other)) = lane.stray() {
-                self.paths.retain(|&present| present != path);
                 let reason = format!("layer {layer} is not steered that way but by {other:?}");
                 skipped.push(Skipped { path, reason });
                 continue;
@@ -113,7 +119,10 @@ impl<'m> Rounds<'m> {
             self.n_threads = lane.n_threads();
             all.push(logits);
         }
-        check(&all)
+        let (checks, wrong) = check(&all);
+        skipped.extend(wrong.into_iter().map(|(path, reason)| Skipped { path, reason }));
+        self.paths.retain(|&path| skipped.iter().all(|skipped| skipped.path != path));
+        Ok(checks)
     }
 
     /// One sample of every path and phase.

@@ -18,6 +18,7 @@ use crate::{Error, Model, Result};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct SelectSpeed {
     /// Heads tried on each question.
     pub n_head: usize,

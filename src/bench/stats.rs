@@ -9,6 +9,7 @@ const CONFIDENCE: f64 = 0.95;
 
 /// A median of paired ratios with an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Ratio {
     /// Half of the rounds are below it.
     pub median: f64,

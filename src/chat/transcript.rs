@@ -11,6 +11,7 @@ use crate::{Model, Result};
 
 /// A conversation with what is needed to have it again.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Transcript<'a> {
     /// The model's name, or its file's.
     pub model: String,
@@ -24,6 +25,7 @@ pub struct Transcript<'a> {
 
 /// One message of a [`Transcript`].
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Line<'a> {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,

@@ -7,6 +7,7 @@ mod command;
 mod embedded;
 mod help;
 mod interrupt;
+mod schemas;
 mod show;
 
 use std::process::ExitCode;
@@ -23,8 +24,9 @@ use self::command::{
     bake, bench, capture, card, chat, demo, devices, eval, export, fit, import, inspect, manual,
     mix, run, sweep, transfer, worker,
 };
+use self::show::document::{Failure, exit_code};
 use self::show::output::Output;
-use crate::Error;
+use self::show::target::{refuse_clobber, tell_replaced};
 
 /// Steer quantized language models by their attention heads
 #[derive(Debug, Parser)]
@@ -40,6 +42,10 @@ struct Cli {
     /// Write one JSON document to stdout instead of text.
     #[arg(long, global = true)]
     json: bool,
+
+    /// Refuse to replace a file that is there.
+    #[arg(long, global = true)]
+    no_clobber: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,13 +96,23 @@ pub(in crate::cli) fn command_line() -> clap::Command {
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    let is_json = std::env::args_os().any(|word| word == "--json");
+    // Help and the version are no failures.
+    let fail = |error: clap::Error| -> ! {
+        if is_json && error.use_stderr() {
+            Output::new(true).json(&Failure::of_usage(&error.to_string()));
+        }
+        error.exit()
+    };
     let words = help::spelled(std::env::args_os()).unwrap_or_else(|problem| {
-        let mut command = command_line();
-        command.error(clap::error::ErrorKind::InvalidValue, problem).exit()
+        fail(command_line().error(clap::error::ErrorKind::InvalidValue, problem))
     });
-    let matches = command_line().get_matches_from(words);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = command_line().try_get_matches_from(words);
+    let cli = matches
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .unwrap_or_else(|error| fail(error));
     crate::set_verbose(cli.verbose);
+    refuse_clobber(cli.no_clobber);
     let output = Output::new(cli.json);
     let result = match cli.command {
         Command::Demo(args) => args.run(output),
@@ -126,15 +142,13 @@ pub fn main() -> ExitCode {
         Command::Manual(args) => args.run(output),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            tell_replaced();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            output.error(&error);
-            // What a shell expects of a program that was interrupted: 128 + SIGINT.
-            if matches!(error, Error::Interrupted { .. }) {
-                ExitCode::from(130)
-            } else {
-                ExitCode::FAILURE
-            }
+            output.failure(&error);
+            ExitCode::from(exit_code(&error))
         }
     }
 }

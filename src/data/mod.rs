@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::form::PromptForm;
 use crate::error::{Error, Result};
-use crate::file::{folder_of, stem};
+use crate::file::{DATA_MAX, folder_of, read_up_to, stem};
 use crate::vision::place_pictures;
 
 /// A labelled data set: questions (groups) with answers.
@@ -112,7 +112,7 @@ impl Dataset {
     /// [`Error::Io`] if the file cannot be read, [`Error::Data`] with the line if it breaks its
     /// form, is of no known form, or holds no rows.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = read_up_to(DATA_MAX, path)?;
         Self::from_bytes(path, &bytes)
     }
 
@@ -367,7 +367,7 @@ mod tests {
     pub(super) fn shared(name: &str) -> Option<Dataset> {
         let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data")).join(name);
         if !path.exists() {
-            eprintln!("skipped: {} is absent", path.display());
+            crate::skipped::skipped("shared", &format!("{} is absent", path.display()));
             return None;
         }
         Some(Dataset::open(&path).expect("the shared data is sound"))

@@ -26,6 +26,7 @@ use crate::ffi::device::{RawDevice, RawKind};
 
 /// What a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DeviceKind {
@@ -55,6 +56,7 @@ impl fmt::Display for DeviceKind {
 
 /// A device that the linked llama.cpp knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Device {
     /// As llama.cpp prints it, and as [`ModelParams::devices`](crate::ModelParams::devices) takes
     /// it: `CPU`, `CUDA0`, `Vulkan1`, `RPC0`.

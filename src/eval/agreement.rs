@@ -11,6 +11,7 @@ use crate::{Error, Model, Result, Session, SessionParams};
 
 /// What two evaluators say about the next token of the same texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Agreement {
     /// KL(one ‖ other) of the next token's distribution, in nats per token.
     pub kl: f64,

@@ -10,6 +10,7 @@ use crate::{Error, Model, Result, Special};
 
 /// Means over the tokens of neutral text, in nats per token, every token steered.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Divergence {
     /// Cross-entropy of the next token under steering.
     #[serde(deserialize_with = "number")]

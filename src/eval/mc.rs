@@ -20,6 +20,7 @@ pub struct QuestionScore {
 
 /// Shares between 0 and 1, means over questions.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct McScore {
     /// The best answer beats every false one, strictly.
     pub mc1: f64,

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// Tokens that were read, and what that took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct TokenCount {
     /// Lengths of all texts, summed: what reading each from its start would compute.
     pub read: u64,

@@ -38,6 +38,7 @@ const N_TEXT_TOKEN: usize = 256;
 
 /// How a control vector was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// From the mean difference of the layers' outputs.
@@ -76,6 +77,7 @@ pub struct Task<'a> {
 
 /// What is known of one way to run the model, measured on the text that nothing was made from.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Row {
     /// `base`, `exact` (heads edited at every token), `exact_generated` (from the last token of the
     /// prompt on), or the name of a [`Method`].
@@ -112,6 +114,7 @@ pub struct Nearest {
 
 /// What a ledger keeps of an export.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub enum Record {
     /// One layer's direction.
     Direction(Vec<f32>),

@@ -235,6 +235,10 @@ impl Context {
         } else {
             (decode(), Ok(()))
         };
+        if self.means.as_ref().is_some_and(LayerMeans::has_thrown) {
+            let problem = host::take_complaints();
+            return Err(DecodeError::Thrown(Thrown::new(&problem)));
+        }
         // A failed decode leaves layers unseen: the host's code is the cause, the tap's an echo.
         match code.map(NonZeroI32::new) {
             Err(thrown) => Err(DecodeError::Thrown(thrown)),
@@ -244,14 +248,12 @@ impl Context {
     }
 
     /// Logits of the batch's token `i`, F32 `[n_vocab]`; `None` if it was not marked for output.
-    pub(crate) fn logits(&self, i: usize) -> Option<&[f32]> {
-        let i = i32::try_from(i).ok()?;
+    pub(crate) fn logits(&self, i: usize) -> Result<Option<&[f32]>, Thrown> {
+        let Ok(i) = i32::try_from(i) else { return Ok(None) };
         // SAFETY: llama.cpp checks the index and returns null for a token without output.
-        let row = guard::call_or(std::ptr::null_mut(), |fault| unsafe {
-            sys::guard_logits(self.ptr.as_ptr(), i, fault)
-        });
+        let row = guard::call(|fault| unsafe { sys::guard_logits(self.ptr.as_ptr(), i, fault) })?;
         // SAFETY: the row has `n_vocab` floats and lives until the next call that takes `&mut self`.
-        (!row.is_null()).then(|| unsafe { std::slice::from_raw_parts(row, self.n_vocab) })
+        Ok((!row.is_null()).then(|| unsafe { std::slice::from_raw_parts(row, self.n_vocab) }))
     }
 
     /// Forgets all sequences.

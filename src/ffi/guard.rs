@@ -22,6 +22,11 @@ impl Thrown {
         Self(what.to_owned())
     }
 
+    /// Tells of it among llama.cpp's complaints.
+    pub(super) fn complain(&self) {
+        host::complain(self.to_string());
+    }
+
     /// The same as an error of what was attempted: `"decode"`, `"read a token"`.
     pub(crate) fn failed_to(self, action: &'static str) -> Error {
         Error::Decode { action, problem: self.to_string() }
@@ -51,7 +56,7 @@ pub(crate) fn call<T>(work: impl FnOnce(*mut sys::guard_fault) -> T) -> Result<T
 /// own complaints ([`host::take_complaints`]).
 pub(crate) fn call_or<T>(failed: T, work: impl FnOnce(*mut sys::guard_fault) -> T) -> T {
     call(work).unwrap_or_else(|thrown| {
-        host::complain(thrown.to_string());
+        thrown.complain();
         failed
     })
 }

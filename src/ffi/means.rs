@@ -28,6 +28,8 @@ struct Sums {
     tap: Option<Callback>,
     /// Whether the tap asked for the node that was asked about last.
     tap_wants: bool,
+    /// Whether the tap's callback threw in the present decode.
+    has_thrown: bool,
     n_embd: usize,
     /// Of each token of the present decode, whether it counts.
     counted: Vec<bool>,
@@ -56,6 +58,7 @@ impl LayerMeans {
         let sums = Box::new(Sums {
             tap: None,
             tap_wants: false,
+            has_thrown: false,
             n_embd,
             counted: Vec::new(),
             node: vec![0.0; n_embd.saturating_mul(n_batch)],
@@ -74,9 +77,17 @@ impl LayerMeans {
     /// llama.cpp computes no others.
     pub(super) fn begin(&mut self, positions: &[i32]) {
         let sums = self.sums_mut();
+        sums.has_thrown = false;
         sums.counted.clear();
         sums.counted.extend(positions.iter().map(|&position| position > 0));
         sums.layers.iter_mut().for_each(|layer| layer.n_seen = 0);
+    }
+
+    /// Whether the tap's callback threw in the last decode, which is then worth nothing. What it said
+    /// is among llama.cpp's complaints.
+    pub(super) fn has_thrown(&self) -> bool {
+        // SAFETY: as in `sum`.
+        unsafe { self.ptr.as_ref() }.has_thrown
     }
 
     /// Forgets what was added up.
@@ -125,20 +136,29 @@ unsafe extern "C" fn eval(
     let sums = unsafe { &mut *user_data.cast::<Sums>() };
     // SAFETY: the scheduler passes a node of its graph, whose name ends with NUL.
     let layer = layer_of(unsafe { CStr::from_ptr(std::ptr::addr_of!((*node).name).cast()) });
-    let tap = |ask| match sums.tap {
+    let (callback, mut has_thrown) = (sums.tap, false);
+    let mut tap = |ask| match callback {
+        // What it throws must not pass this frame, and fails the decode.
         // SAFETY: the tap's own callback with its own user data; the context owns the tap, too.
-        // What it throws must not pass this frame; the layer, not computed, is the tap's complaint.
-        Some((Some(eval), data)) => guard::call_or(false, |fault| unsafe {
+        Some((Some(eval), data)) => match guard::call(|fault| unsafe {
             sys::guard_eval(Some(eval), node, ask, data, fault)
-        }),
+        }) {
+            Ok(answer) => answer,
+            Err(thrown) => {
+                thrown.complain();
+                has_thrown = true;
+                false
+            }
+        },
         _ => !ask,
     };
     if ask {
         let tap_wants = tap(true);
-        sums.tap_wants = tap_wants;
+        (sums.tap_wants, sums.has_thrown) = (tap_wants, sums.has_thrown || has_thrown);
         return tap_wants || layer.is_some();
     }
     let go_on = !sums.tap_wants || tap(false);
+    sums.has_thrown |= has_thrown;
     if let Some(layer) = layer.and_then(|layer| sums.layers.get_mut(layer)) {
         // SAFETY: the node was just computed.
         unsafe { add(node, layer, &sums.counted, (&mut sums.node, sums.n_embd)) };

@@ -7,6 +7,7 @@
 //! A file is checked as a whole when it is opened; afterwards every tensor that it names is known
 //! to lie inside it.
 
+mod cursor;
 mod parts;
 mod read;
 mod tensor_type;

@@ -1,19 +1,9 @@
 //! Metadata values, and how each is stored.
 
-use super::read::{Cursor, Fault};
+use super::cursor::{Cursor, Element, Fault};
 
 /// Code of an array in the file; the other codes stand in the table below.
 const ARRAY: u32 = 9;
-
-/// What an array may hold: numbers, booleans and strings.
-pub(super) trait Element: Sized {
-    /// The fewest bytes that one takes in a file.
-    const N_BYTE: usize;
-
-    fn read(cursor: &mut Cursor) -> Result<Self, Fault>;
-
-    fn write(&self, out: &mut Vec<u8>);
-}
 
 /// Declares [`Value`] and [`Array`] from one table: variant, Rust type, code in the file, name.
 macro_rules! values {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::shown;
+use crate::file::{DATA_MAX, read_up_to};
 use crate::{Error, Result};
 
 /// Bytes of a header that are believed: numpy's own have a hundred.
@@ -26,7 +27,7 @@ pub(super) fn integers(path: &Path) -> Result<Array<i64>> {
 }
 
 fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<Array<T>, String>) -> Result<Array<T>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = read_up_to(DATA_MAX, path)?;
     parse(&bytes).map_err(|problem| Error::invalid(path.display().to_string(), problem))
 }
 

@@ -14,6 +14,7 @@ use super::Aspect;
 use crate::data::{Answer, Dataset, Kind, Question, sha256};
 use crate::error::shown;
 use crate::file::stem;
+use crate::file::{DATA_MAX, read_up_to};
 use crate::{Error, Result};
 
 impl Aspect {
@@ -42,7 +43,7 @@ struct Line {
 /// [`Error::Io`] where the file cannot be read; [`Error::Data`] with the line where a line is no
 /// judgement of this aspect, or where there are none.
 pub fn read(path: &Path, aspect: Aspect, limit: usize) -> Result<Dataset> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = read_up_to(DATA_MAX, path)?;
     from_bytes(path, &bytes, aspect, limit)
 }
 

@@ -35,6 +35,7 @@ use crate::{Model, Result};
 
 /// What is asked about an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Aspect {
     /// Whether it is true.
@@ -74,6 +75,7 @@ pub struct Asked<'a> {
 
 /// What a judge says of one aspect.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Reading {
     /// The share of "yes" in what it says, 0 to 1.
     pub yes: f64,
@@ -101,6 +103,7 @@ impl Reading {
 
 /// What a judge says of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Judgement {
     /// Whether it is true.
     #[serde(rename = "true")]
@@ -125,6 +128,7 @@ impl Judgement {
 
 /// Who judges, for reports.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct JudgeFacts {
     /// `words`, `gguf`, `endpoint` or `probe`.
     pub kind: &'static str,
@@ -161,6 +165,7 @@ impl JudgeFacts {
 
 /// How a judge fares on judgements that people made, of questions that it was not fitted on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Quality {
     /// The share that it judges right.
     pub accuracy: f64,

@@ -28,6 +28,7 @@ const LEVEL: f64 = 0.05;
 
 /// How well the best head reads the labels, and what that is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Chance {
     /// Accuracy of the best head on the validation rows, 0 to 1.
     pub best: f64,

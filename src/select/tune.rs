@@ -42,6 +42,7 @@ impl Grid {
 
 /// What was chosen on one development half, and what it looked like there while it was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Choice {
     /// Heads.
     pub k: usize,
@@ -51,12 +52,15 @@ pub struct Choice {
     /// others. The best of many is too good: what the vector gives stands on questions that nothing
     /// was chosen on. NaN where there was nothing to choose.
     #[serde(deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(with = "Option<f64>"))]
     pub mc1: f64,
     /// The same without steering.
     #[serde(deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(with = "Option<f64>"))]
     pub base: f64,
     /// KL per token on the development documents.
     #[serde(deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(with = "Option<f64>"))]
     pub kl: f64,
 }
 

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use llama_cpp_sys_2 as llama;
 
+use crate::ffi::device::RawDevice;
+use crate::ffi::host;
 use crate::gguf::TensorType;
 use crate::{Error, Model, Result};
 
@@ -115,6 +117,31 @@ impl FromStr for CacheType {
             Error::invalid("KV cache", format!("`{text}` is none of {}", names.join(", ")))
         })
     }
+}
+
+/// Refuses, before anything is allocated, a cache that no device could hold. What a cell takes is
+/// bounded from below: llama.cpp's notes on it, and of keys one head of half a byte per value, unless
+/// layers look at a window of the text, or workers hold some.
+pub(super) fn check_memory(model: &Model, n_cell: usize) -> Result<()> {
+    const N_BYTE_NOTES: usize = 48;
+    let devices = RawDevice::all();
+    let (remote, local): (Vec<_>, Vec<_>) = devices.into_iter().partition(|d| d.is_rpc());
+    let is_known = remote.is_empty() && !host::has_window(model.inner()) && !model.is_recurrent();
+    let keys = model.attention_layers().count().saturating_mul(model.geometry().d_head) / 2;
+    let cell = N_BYTE_NOTES + if is_known { keys } else { 0 };
+    let needed = n_cell.saturating_mul(cell);
+    let there: usize = local.iter().map(|device| device.memory().1).sum();
+    if there == 0 || needed <= there {
+        return Ok(());
+    }
+    let gigabytes = |n: usize| n as f64 / 1e9;
+    let problem = format!(
+        "{n_cell} tokens take {:.1} GB of cache at least, and all devices have {:.1} GB: lower it \
+         (-c)",
+        gigabytes(needed),
+        gigabytes(there)
+    );
+    Err(Error::invalid("context size", problem))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod steer;
 mod text;
 mod warm_up;
 
+use std::collections::BTreeMap;
+
 use llama_cpp_sys_2 as llama;
 
 pub use self::batch::Batch;
@@ -57,6 +59,8 @@ pub struct Session {
     /// Whether a shift or copy waits for the next decode.
     is_pending: bool,
     is_tapped: bool,
+    /// The strongest alpha that each row was loaded with.
+    alphas: BTreeMap<usize, f32>,
     /// Which rows steer the outputs of layers.
     outputs: Outputs,
     observe: Vec<usize>,
@@ -85,7 +89,7 @@ impl Session {
     /// outputs (a gate, a norm) before the output projection reads them, and for heads that a
     /// quantized cache cannot hold, [`Error::Invalid`] for layers to observe that are not there or
     /// not ascending, for no thread or more than [`MAX_THREADS`], for a context beyond `i32::MAX`
-    /// tokens and for a quantized cache without flash attention, [`Error::Decode`] where llama.cpp
+    /// tokens or the memory of all devices and for a quantized cache without flash attention, [`Error::Decode`] where llama.cpp
     /// fails.
     pub fn new(model: &Model, params: &SessionParams) -> Result<Self> {
         Self::with_means(model, params, None)
@@ -111,6 +115,7 @@ impl Session {
             let problem = format!("{n_cell} tokens, more than the {} there can be", i32::MAX);
             return Err(Error::invalid("context size", problem));
         }
+        cache::check_memory(model, n_cell)?;
         let no_memory =
             || Error::Decode { action: "make a tap", problem: "out of memory".to_owned() };
         let tap = Tap::new(
@@ -170,6 +175,7 @@ impl Session {
             is_shared: vec![false; n_seq_max],
             is_pending: false,
             is_tapped: params.tap,
+            alphas: BTreeMap::new(),
             outputs: Outputs::default(),
             observe: Vec::new(),
             observed: Vec::new(),
@@ -287,13 +293,36 @@ impl Session {
     /// Logits of the batch's token `i`, F32 `[n_vocab]`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a token that was not marked with [`Batch::output`].
+    /// [`Error::Invalid`] for a token that was not marked with [`Batch::output`], and for logits that
+    /// nothing can be chosen or scored by, with the strength that is loaded: NaN or infinite ones, and
+    /// ones that are all the same, to which a norm makes what overflows before it.
     pub fn logits(&self, i: usize) -> Result<&[f32]> {
+        let not_asked = || Error::invalid(format!("token {i}"), "its logits were not asked for");
         let logits = match &self.kept {
-            None => self.context.logits(i),
+            None => self.context.logits(i).map_err(|thrown| thrown.failed_to("read the logits"))?,
             Some(kept) => kept.logits(i),
         };
-        logits.ok_or_else(|| Error::invalid(format!("token {i}"), "its logits were not asked for"))
+        let logits = logits.ok_or_else(not_asked)?;
+        // A model may rule tokens out by an infinity below zero, but not all of them.
+        let is_none = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+        let is_finite = !logits.iter().any(is_none) && logits.iter().any(|x| x.is_finite());
+        let is_flat = logits.len() > 1 && logits.iter().all(|x| *x == logits[0]);
+        if is_finite && !is_flat {
+            return Ok(logits);
+        }
+        let what = if is_finite { "all the same" } else { "not finite" };
+        let alpha = self.alphas.values().copied().max_by(|a, b| a.abs().total_cmp(&b.abs()));
+        let problem = match alpha.filter(|&alpha| alpha != 0.0) {
+            Some(alpha) if alpha.abs() < 1e6 => {
+                format!("at alpha {alpha} they are {what}: take a smaller alpha")
+            }
+            Some(alpha) => format!("at alpha {alpha:e} they are {what}: take a smaller alpha"),
+            None => format!(
+                "they are {what}, without steering: the model's file is damaged, or its weights \
+                 overflow"
+            ),
+        };
+        Err(Error::invalid("logits", problem))
     }
 
     /// Attention outputs of the last decode as `wo` reads them (after steering), F32

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Session;
 use super::fault::{silent_outputs, tap_error};
-use super::warm_up::layers_with_outputs;
+use super::warm_up::{layers_with_outputs, nothing};
 use crate::ffi::host;
 use crate::ffi::tap::Kind;
 use crate::steer::{SteeringVector, add};
-use crate::{Error, Geometry, Result};
+use crate::{Error, Result};
 
 /// What a session knows of the outputs of its layers.
 #[derive(Debug, Default)]
@@ -54,6 +54,7 @@ impl Session {
         self.require_tap()?;
         let geometry = self.model.geometry();
         let (mut heads, mut outputs) = (Offsets::new(), Offsets::new());
+        let mut strongest = 0.0f32;
         for (vector, alpha) in vectors {
             if !alpha.is_finite() {
                 return Err(Error::invalid("alpha", format!("{alpha} is not a finite number")));
@@ -61,6 +62,9 @@ impl Session {
             vector.check_geometry(geometry.n_layer, geometry.n_head, geometry.d_head)?;
             if let Some(layers) = vector.layers() {
                 layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
+            }
+            if alpha.abs() >= strongest.abs() {
+                strongest = alpha;
             }
             merge(&mut heads, vector.offsets(alpha));
             merge(&mut outputs, vector.layer_offsets(alpha));
@@ -79,6 +83,7 @@ impl Session {
         for layer in layers {
             self.set_row(Kind::Heads, layer, row, &heads)?;
         }
+        self.alphas.insert(row, strongest);
         self.set_outputs(row, &outputs)
     }
 
@@ -136,11 +141,6 @@ impl Session {
         let set = self.context.tap_mut().set_row(kind, layer, row, offset);
         set.map_err(|error| tap_error(&self.model, error))
     }
-}
-
-/// A control vector that changes nothing, not even the sign of a zero: F32 `[n_layer - 1, n_embd]`.
-pub(super) fn nothing(geometry: Geometry) -> Vec<f32> {
-    vec![-0.0; geometry.n_layer.saturating_sub(1).saturating_mul(geometry.n_embd)]
 }
 
 /// Adds one vector's offsets to those of others.

@@ -1,12 +1,11 @@
 //! The proof that a tap works: one token, before anything is steered.
 
 use super::fault::{silent_outputs, tap_error};
-use super::steer::nothing;
 use super::{Batch, Session};
 use crate::ffi::context::{BatchArrays, Context, DecodeError};
 use crate::ffi::host;
 use crate::ffi::tap::{Kind, Pass, Reader, Tap};
-use crate::{Error, Model, Result};
+use crate::{Error, Geometry, Model, Result};
 
 impl Session {
     /// Decodes one token and checks that every attention layer passed through the tap, and that
@@ -66,6 +65,11 @@ pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
     })?;
     let tap = context.tap();
     Ok((0..geometry.n_layer).map(|layer| tap.n_seen(Kind::Output, layer) == 1).collect())
+}
+
+/// A control vector that changes nothing, not even the sign of a zero: F32 `[n_layer - 1, n_embd]`.
+pub(super) fn nothing(geometry: Geometry) -> Vec<f32> {
+    vec![-0.0; geometry.n_layer.saturating_sub(1).saturating_mul(geometry.n_embd)]
 }
 
 /// What stands between the heads and the output projection, where anything does.

@@ -15,7 +15,7 @@ impl Sidecar {
     ///
     /// # Errors
     /// [`Error::Invalid`] for no part, a factor that is not finite, parts of different models,
-    /// geometries or positions, and a sum that overflows.
+    /// geometries or positions, and a sum that overflows or adds nothing.
     pub fn mix(
         parts: &[(&Self, f32)],
         name: &str,
@@ -65,6 +65,12 @@ impl Sidecar {
             ..shared(about, parts)
         };
         let mixed = Self { vector, about };
+        let offsets = [mixed.vector.offsets(alpha), mixed.vector.layer_offsets(alpha)];
+        if offsets.iter().flat_map(|offsets| offsets.values()).flatten().all(|&x| x == 0.0) {
+            let problem = "their sum adds nothing to the model: the parts cancel each other out, or \
+                           every factor or alpha is 0";
+            return Err(invalid(problem));
+        }
         mixed.check().map_err(|(place, problem)| Error::invalid(place, problem))?;
         Ok(mixed)
     }

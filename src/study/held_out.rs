@@ -12,6 +12,7 @@ use crate::select::{Choice, Journal};
 
 /// The gain of a choice, as questions say that had no part in it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct HeldOut {
     /// MC1 without steering.
     pub base: f64,

@@ -28,6 +28,7 @@ const N_UNKNOWN: f64 = 4.0;
 
 /// A mean and its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
@@ -39,6 +40,7 @@ pub struct Estimate {
 
 /// The lowest and the highest of several draws, each a mean over the items of its fold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Range {
     /// Draws of all folds.
     pub n: usize,

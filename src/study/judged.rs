@@ -15,6 +15,7 @@ const N_CHUNK: usize = 16;
 
 /// What a judge did.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Judging {
     /// Answers judged; the same answer to the same question counts once.
     pub n_judged: usize,

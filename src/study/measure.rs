@@ -14,6 +14,7 @@ use crate::{Result, Site};
 
 /// What a ledger keeps of a study.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub enum Record {
     /// What was chosen on a development half.
     Choice {

@@ -27,6 +27,7 @@ pub struct Report<'a> {
 
 /// What was chosen for one fold, and what it gave there.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct FoldReport {
     /// K, α, and what they gave on the development half.
     #[serde(flatten)]
@@ -51,6 +52,7 @@ pub struct FoldReport {
 
 /// Where accuracies of heads were measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "source")]
 pub enum HeadsFrom {
     /// The sidecar that is scored has them, from where it was fitted.
@@ -65,6 +67,7 @@ pub enum HeadsFrom {
 
 /// One category of questions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Category {
     /// Its name.
     pub name: String,
@@ -78,6 +81,7 @@ pub struct Category {
 
 /// One question under every condition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct QuestionReport<'a> {
     /// The question.
     pub question: &'a str,
@@ -91,6 +95,7 @@ pub struct QuestionReport<'a> {
 
 /// One question under one condition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Scored<'a> {
     /// Multiple choice.
     #[serde(flatten)]
@@ -108,6 +113,7 @@ pub struct Scored<'a> {
 
 /// An answer before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Example {
     /// The question.
     pub question: String,

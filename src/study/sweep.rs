@@ -46,6 +46,7 @@ pub struct Sweep<'a> {
 
 /// One K at one α.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Cell {
     /// Kind of directions.
     pub direction: &'static str,
@@ -61,6 +62,7 @@ pub struct Cell {
 
 /// One cell in one fold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct CellFold {
     /// Heads steered: fewer than asked for where fewer may be.
     pub n_head: usize,
@@ -75,6 +77,7 @@ pub struct CellFold {
 
 /// Means over one half.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Scores {
     /// Multiple choice; `None` where it is not needed, since the cell costs too much KL.
     pub mc1: Option<f64>,

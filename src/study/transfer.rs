@@ -39,6 +39,7 @@ pub struct TransferParams {
 
 /// What was fitted to one set.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Fitted {
     /// The set.
     pub name: String,
@@ -54,6 +55,7 @@ pub struct Fitted {
 
 /// A head and how well its probe reads the validation questions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct HeadAccuracy {
     /// The head.
     #[serde(flatten)]
@@ -64,6 +66,7 @@ pub struct HeadAccuracy {
 
 /// How well what was fitted to one set reads another, or the rest of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Reading {
     /// Index of the set that was fitted to.
     pub fitted: usize,

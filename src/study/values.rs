@@ -9,6 +9,7 @@ use crate::eval::{Divergence, McScore, QuestionScore, Written, is_true};
 
 /// One line of the table: means over all questions; `None` where it was not measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Row {
     /// The condition.
     pub name: &'static str,
@@ -38,6 +39,7 @@ pub struct Row {
 
 /// The lowest and the highest draw, each over the questions and documents of its fold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Draws {
     /// Draws of all folds.
     pub n: usize,
@@ -55,6 +57,7 @@ pub struct Draws {
 /// Means over questions, or over the tokens of documents, with 95 % intervals ([`Sample`]), which
 /// include how draws vary where there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Intervals {
     /// MC1.
     pub mc1: Option<Estimate>,

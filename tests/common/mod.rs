@@ -33,9 +33,15 @@ pub mod twins;
 #[cfg(feature = "cli")]
 pub mod worker;
 
+#[path = "../../src/skipped.rs"]
+mod skipped_tests;
+
 use std::path::{Path, PathBuf};
 
 use candor::{Model, ModelParams};
+
+#[allow(unused_imports, reason = "every test binary uses its own part")]
+pub use self::skipped_tests::skipped;
 
 /// Loads a model on the processor.
 pub fn load(path: &Path) -> Model {
@@ -50,6 +56,6 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is absent", path.display());
+    skipped("shared", &format!("{} is absent", path.display()));
     None
 }

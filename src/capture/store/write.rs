@@ -69,6 +69,7 @@ impl StoreWriter {
         if path.is_dir() {
             return Err(store_error(path, "is a folder: name a file in it"));
         }
+        let path = &crate::file::destination(path)?;
         let image = Image::new(layout)?;
         let (part, progress) = (part_path(path), progress_path(path));
         if is_finished(path, &image).map_err(Error::io("read", path))? {

@@ -8,12 +8,13 @@ use clap::builder::TypedValueParser;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::args::common::{ModelArgs, one_of};
+use crate::cli::args::common::{ModelArgs, draws, one_of};
 use crate::cli::command::demo::INSTRUCTION;
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
 use crate::data::sha256;
 use crate::eval::{Evaluator, Policy};
+use crate::file::{TEXT_MAX, text_up_to};
 use crate::ledger::Ledger;
 use crate::select::Journal;
 use crate::steer::SigmaFrom;
@@ -56,7 +57,7 @@ pub(in crate::cli) struct AskArgs {
     pub(in crate::cli) limit: usize,
 
     /// Draws of random heads and directions, other ones in each fold.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = draws)]
     pub(in crate::cli) draws: usize,
 }
 
@@ -76,7 +77,7 @@ impl PreambleArgs {
     /// The text before every question, which begins a line of its own.
     pub(in crate::cli) fn text(&self) -> Result<String> {
         let Some(path) = &self.preamble else { return Ok(String::new()) };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = text_up_to(TEXT_MAX, path)?;
         match text.trim_end() {
             "" => Err(Error::invalid(
                 path.display().to_string(),

@@ -532,6 +532,11 @@ pub(in crate::cli) fn positive(text: &str) -> Result<usize, String> {
     number(text, |&n| n > 0, "a whole number from 1")
 }
 
+/// Random vectors to compare with: each is scored on all questions.
+pub(in crate::cli) fn draws(text: &str) -> Result<usize, String> {
+    number(text, |&n| n <= 1000, "a whole number from 0 to 1000")
+}
+
 /// As many threads as llama.cpp can use.
 pub(in crate::cli) fn threads(text: &str) -> Result<usize, String> {
     number(

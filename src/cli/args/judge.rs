@@ -240,7 +240,7 @@ fn warn_of(facts: &JudgeFacts, judging: Judging, output: Output) {
 }
 
 /// Who judged, and what that came to.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct JudgeReport {
     #[serde(flatten)]
     pub(in crate::cli) facts: JudgeFacts,

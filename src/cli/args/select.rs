@@ -11,6 +11,7 @@ use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::{embedded, interrupt};
 use crate::data::{Dataset, sha256};
 use crate::eval::Evaluator;
+use crate::file::{TEXT_MAX, text_up_to};
 use crate::probe::Activations;
 use crate::select::{Grid, Journal, Ranked, SelectParams, Trial, rank};
 use crate::session::SessionParams;
@@ -253,7 +254,7 @@ impl Neutral {
             let documents = documents.into_iter().map(str::to_owned).collect();
             return Ok(Self { documents, about: about.to_owned() });
         };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = text_up_to(TEXT_MAX, path)?;
         let documents: Vec<String> =
             text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
         if documents.is_empty() {

@@ -69,8 +69,8 @@ pub(in crate::cli) struct AttachArgs {
 }
 
 /// What a running program was told, so that another call can change a part of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Settings {
+#[derive(Debug, Clone, PartialEq, schemars::JsonSchema, Serialize, Deserialize)]
+pub(in crate::cli) struct Settings {
     /// The model's file.
     model: PathBuf,
     /// Sidecars, each maybe times a factor.
@@ -86,8 +86,8 @@ struct Settings {
 }
 
 /// What `--json` prints of a running program.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Report {
     pid: u32,
     state: String,
     n_token: u64,

@@ -11,9 +11,9 @@ use crate::cli::args::select::Neutral;
 use crate::cli::interrupt;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{bytes, counted, printable_line, short};
+use crate::cli::show::target::check_target;
 use crate::eval::Agreement;
 use crate::export::{Bake, BakeParams, BakeRecord, check_base};
-use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::Sidecar;
 use crate::{Geometry, Model, Result, SessionParams, fingerprint};
@@ -56,8 +56,8 @@ pub(in crate::cli) struct BakeArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     n_byte: u64,
     place: &'static str,

@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::capture::{CaptureParams, Captured, capture};
 use crate::cli::args::common::{DataArgs, ModelArgs};
 use crate::cli::show::output::Output;
+use crate::cli::show::target::check_store;
 use crate::cli::{embedded, interrupt};
 use crate::data::Dataset;
-use crate::file::check_target;
 use crate::{Error, Model, Result};
 
 /// Capture the head outputs of labelled texts into a safetensors file
@@ -33,8 +33,8 @@ pub(in crate::cli) struct CaptureArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     n_row: usize,
     n_layer: usize,
@@ -51,7 +51,7 @@ impl CaptureArgs {
         let mut data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.path()?;
-        check_target(
+        check_store(
             &self.output,
             &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
         )?;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::capture::Store;
-use crate::cli::args::common::{ModelArgs, budget, selection};
+use crate::cli::args::common::{ModelArgs, budget, draws, selection};
 use crate::cli::command::capture::run_capture;
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::report::intervals_text;
@@ -41,7 +41,7 @@ pub(in crate::cli) struct DemoArgs {
     select: Selection,
 
     /// Random draws to compare with, other ones in each fold.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = draws)]
     draws: usize,
 
     /// Seed of splits and draws.
@@ -53,8 +53,8 @@ pub(in crate::cli) struct DemoArgs {
 pub(in crate::cli) const INSTRUCTION: &str = "Answer truthfully.";
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     rows: &'a [Row],
     /// One per fold.
     k: Vec<usize>,
@@ -70,7 +70,7 @@ struct Document<'a> {
     examples: &'a [Example],
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct ModelFacts<'a> {
     fingerprint: &'a str,
     content: &'a str,

@@ -17,8 +17,8 @@ pub(in crate::cli) struct DevicesArgs {
 }
 
 /// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Report {
     devices: Vec<Device>,
 }
 

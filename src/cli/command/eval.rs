@@ -84,7 +84,7 @@ pub(in crate::cli) struct EvalArgs {
 }
 
 /// What `--json` gives, and `report.json` holds.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Document<'a> {
     #[serde(flatten)]
     pub(in crate::cli) made: Made,
@@ -100,7 +100,7 @@ pub(in crate::cli) struct Document<'a> {
     pub(in crate::cli) seconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Settings<'a> {
     /// Heads and layers that a sidecar steers.
     #[serde(skip)]

@@ -10,11 +10,12 @@ use crate::cli::args::asking::{ledger_place, open_ledger};
 use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs};
 use crate::cli::args::select::Neutral;
 use crate::cli::show::output::{BOLD, DIM, Output};
+use crate::cli::show::target::check_target;
 use crate::cli::{interrupt, show::table};
 use crate::data::{Dataset, Kind, PromptForm, sha256};
 use crate::eval::Agreement;
 use crate::export::{ControlVector, Method, Nearest, Row, Task, nearest, text_windows};
-use crate::file::{check_target, stem};
+use crate::file::stem;
 use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
@@ -62,8 +63,8 @@ enum Format {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     format: &'static str,
     /// The sidecar's fingerprint.
@@ -80,7 +81,21 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
+/// The same where directions of layers are written as they are.
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct LayersDocument<'a> {
+    path: &'a Path,
+    format: &'static str,
+    /// The sidecar's fingerprint.
+    vector: String,
+    alpha: f32,
+    /// `exact`.
+    method: &'static str,
+    layers: Vec<usize>,
+    n_embd: usize,
+}
+
+#[derive(schemars::JsonSchema, Serialize)]
 struct Choice {
     method: Method,
     #[serde(flatten)]
@@ -207,15 +222,15 @@ fn layers(path: &Path, sidecar: &Sidecar, alpha: f32, output: Output) -> Result<
     vector.write(path)?;
     let layers: Vec<usize> = vector.directions.keys().copied().collect();
     if output.is_json() {
-        output.json(&serde_json::json!({
-            "path": path,
-            "format": "control-vector",
-            "vector": sidecar.fingerprint(),
-            "alpha": alpha,
-            "method": "exact",
-            "layers": layers,
-            "n_embd": vector.n_embd(),
-        }));
+        output.json(&LayersDocument {
+            path,
+            format: "control-vector",
+            vector: sidecar.fingerprint(),
+            alpha,
+            method: "exact",
+            layers,
+            n_embd: vector.n_embd(),
+        });
     } else {
         let name = table::printable_line(&sidecar.about.name);
         output.line(format_args!(

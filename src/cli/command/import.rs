@@ -11,10 +11,11 @@ use crate::cli::args::parts::Part;
 use crate::cli::show::heads::amount;
 use crate::cli::show::output::{BOLD, Output};
 use crate::cli::show::table::{printable_line, short};
+use crate::cli::show::target::check_target;
 use crate::cli::{embedded, interrupt};
 use crate::data::sha256;
 use crate::export::ControlVector;
-use crate::file::{check_target, stem};
+use crate::file::stem;
 use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result, content};
@@ -81,8 +82,8 @@ pub(in crate::cli) struct ImportArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     fingerprint: String,
     alpha: f32,

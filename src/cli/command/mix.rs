@@ -10,7 +10,8 @@ use crate::cli::args::parts::Part;
 use crate::cli::show::heads::amount;
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::table::{printable_line, short};
-use crate::file::{check_target, stem};
+use crate::cli::show::target::check_target;
+use crate::file::stem;
 use crate::steer::{Positions, Sidecar};
 
 /// Add sidecars up, each times a factor
@@ -42,8 +43,8 @@ pub(in crate::cli) struct MixArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     fingerprint: String,
     alpha: f32,
@@ -54,7 +55,7 @@ struct Document<'a> {
     parts: Vec<PartFacts<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct PartFacts<'a> {
     path: &'a Path,
     factor: f32,

@@ -6,15 +6,17 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
 
+use crate::Model;
+use crate::Result;
 use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
 use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
 #[cfg(feature = "sight")]
 use crate::cli::args::pictures::place;
 use crate::cli::show::output::{DIM, Output, printable, stdout_is_terminal, stream};
 use crate::cli::show::table::short;
+use crate::file::{TEXT_MAX, stdin_up_to, text_up_to};
 use crate::session::{Session, Steering};
 use crate::steer::Positions;
-use crate::{Error, Model, Result};
 
 /// Bank row that steers.
 pub(in crate::cli) const ROW: usize = 1;
@@ -64,8 +66,8 @@ pub(in crate::cli) struct RunArgs {
 }
 
 /// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Report<'a> {
     prompt: &'a str,
     text: &'a str,
     tokens: &'a [i32],
@@ -165,10 +167,8 @@ impl RunArgs {
     /// part of it.
     fn text(&self) -> Result<String> {
         let text = match (&self.file, self.prompt.as_deref()) {
-            (Some(path), _) => std::fs::read_to_string(path).map_err(Error::io("read", path))?,
-            (None, Some("-")) => {
-                std::io::read_to_string(std::io::stdin()).map_err(Error::io("read", "stdin"))?
-            }
+            (Some(path), _) => text_up_to(TEXT_MAX, path)?,
+            (None, Some("-")) => stdin_up_to(TEXT_MAX)?,
             (None, prompt) => return Ok(prompt.unwrap_or_default().to_owned()),
         };
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))

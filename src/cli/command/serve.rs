@@ -69,8 +69,8 @@ pub(in crate::cli) struct ServeArgs {
 }
 
 /// What `--json` prints, once the server answers.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Report {
     listen: String,
     vectors: Vec<String>,
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::common::threads;
+use crate::cli::show::document::named;
 use crate::cli::show::output::Output;
 use crate::device::{Device, ServeParams, serve};
 use crate::ffi::host::divert_stdout;
@@ -34,8 +35,8 @@ pub(in crate::cli) struct WorkerArgs {
 }
 
 /// What `--json` prints, once the worker answers.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Report<'a> {
     listen: String,
     devices: &'a [Device],
 }
@@ -65,7 +66,7 @@ impl WorkerArgs {
 fn tell(stdout: &mut File, output: Output, address: SocketAddrV4, devices: &[Device]) {
     let text = if output.is_json() {
         let report = Report { listen: address.to_string(), devices };
-        serde_json::to_string_pretty(&report).unwrap_or_default()
+        serde_json::to_string_pretty(&named(&report)).unwrap_or_default()
     } else {
         let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
         format!("serving {} on {address}; Ctrl-C ends", names.join(", "))

@@ -8,7 +8,7 @@ use crate::select::causal_score;
 use crate::steer::{About, Selection, Sidecar, SteeringVector};
 
 /// A steered head, as `--json` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Head {
     #[serde(flatten)]
     pub(in crate::cli) site: Site,

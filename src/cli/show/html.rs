@@ -28,7 +28,7 @@ const PAGE: &str = include_str!("report.html");
 const N_QUESTION: usize = 200;
 
 /// A number of a table.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Cell {
     pub(in crate::cli) text: String,
     /// The interval, where there is one. A line may end before `to`.
@@ -183,7 +183,7 @@ fn cells(row: &Row, is_judged: bool) -> Vec<Cell> {
 }
 
 /// A drawing with its heading and what it says.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Plot {
     pub(in crate::cli) id: &'static str,
     pub(in crate::cli) title: String,

@@ -1,10 +1,13 @@
 //! What people see: the terminal's tables and heat maps, plots, pages, JSON.
 
 pub(super) mod chance;
+pub(super) mod document;
 pub(super) mod heads;
 pub(super) mod heat;
 pub(super) mod html;
 pub(super) mod output;
 pub(super) mod plot;
 pub(super) mod report;
+mod style;
 pub(super) mod table;
+pub(super) mod target;

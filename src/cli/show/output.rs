@@ -1,28 +1,28 @@
 //! What a user sees: results on stdout, progress and notes on stderr.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use serde::Serialize;
 
 use crate::Error;
+use crate::cli::show::document::{Failure, Published, named, with_causes};
+pub(in crate::cli) use crate::cli::show::style::{BOLD, DIM};
 use crate::cli::show::table::{self, printable_line};
 use crate::error::is_command;
 
-/// A heading or a label that matters.
-pub(in crate::cli) const BOLD: Style = Style::new().bold();
-/// What is there for completeness.
-pub(in crate::cli) const DIM: Style = Style::new().dimmed();
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Whether stdout has its one JSON document.
+static HAS_DOCUMENT: AtomicBool = AtomicBool::new(false);
 
 /// Where a command's words go.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +40,23 @@ impl Output {
         self.json
     }
 
-    /// The result as a machine wants it. Call only where [`Output::is_json`] holds.
-    pub(in crate::cli) fn json<T: Serialize>(self, value: &T) {
+    /// The result as a machine wants it, under the name of its schema. Call only where
+    /// [`Output::is_json`] holds.
+    pub(in crate::cli) fn json<T: Published>(self, value: &T) {
+        HAS_DOCUMENT.store(true, Ordering::Relaxed);
         // The types that are written here hold nothing that JSON cannot.
-        let text = serde_json::to_string_pretty(value)
+        let text = serde_json::to_string_pretty(&named(value))
             .unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
         print(&format!("{}\n", json_for_terminals(&text)));
+    }
+
+    /// What ended the program, on stderr; on stdout, too, where that is to hold a document and holds
+    /// none.
+    pub(in crate::cli) fn failure(self, error: &Error) {
+        self.error(error);
+        if self.json && !HAS_DOCUMENT.load(Ordering::Relaxed) {
+            self.json(&Failure::of(error));
+        }
     }
 
     /// Names and values on stdout, the values aligned.
@@ -91,14 +102,7 @@ impl Output {
 
     /// An error with its causes.
     pub(in crate::cli) fn error(self, error: &Error) {
-        let mut chain = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
-            cause = error.source();
-        }
-        eprintln!("{RED}error:{RED:#} {}", printable_line(&chain));
+        eprintln!("{RED}error:{RED:#} {}", printable_line(&with_causes(error)));
     }
 
     /// A bar with a rate and an estimate, on stderr; silent where stderr is not a terminal.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::show::document::{Published, named};
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{nats, percent, printable_line, table};
 use crate::data::Dataset;
@@ -29,12 +30,12 @@ impl ReportArgs {
     /// Writes `report.json` and `report.html`, where a folder was named for them.
     pub(in crate::cli) fn write(
         &self,
-        document: &impl Serialize,
+        document: &impl Published,
         page: impl FnOnce() -> Result<String>,
     ) -> Result<()> {
         let Some(folder) = &self.report else { return Ok(()) };
         let page = page()?;
-        let json = serde_json::to_vec_pretty(document)
+        let json = serde_json::to_vec_pretty(&named(document))
             .map_err(|e| Error::invalid("report.json", e.to_string()))?;
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         write_atomically(&folder.join("report.json"), |out| out.write_all(&json))?;
@@ -51,7 +52,7 @@ impl ReportArgs {
 }
 
 /// What made a report: its first fields.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Made {
     pub(in crate::cli) candor: &'static str,
     /// The command, quoted for a shell.
@@ -59,7 +60,7 @@ pub(in crate::cli) struct Made {
     pub(in crate::cli) model: ModelFacts,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct ModelFacts {
     name: String,
     architecture: String,
@@ -92,7 +93,7 @@ impl Made {
     }
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct DataFacts<'a> {
     pub(in crate::cli) name: &'a str,
     sha256: &'a str,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::show::output::{BOLD, DIM};
+use crate::cli::show::style::{BOLD, DIM};
 use crate::error::is_command;
 
 /// A line per fact: its name, then its value, the values below each other.

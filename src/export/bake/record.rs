@@ -12,6 +12,7 @@ const VERSION: u32 = 1;
 /// What was baked into a model, in the keys `candor.bake.*`. A later version of the record may add
 /// keys to these.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct BakeRecord {
     /// `candor.bake.program`: the version of candor that wrote the file.
     pub candor_version: String,
@@ -27,6 +28,7 @@ pub struct BakeRecord {
     pub n_head: usize,
     /// `candor.bake.place`: where the biases are.
     #[serde(serialize_with = "place_name")]
+    #[cfg_attr(feature = "cli", schemars(with = "String"))]
     pub place: Place,
     /// `candor.bake.error` (F64): how far they are from steering, as
     /// [`Baked::error`](super::Baked::error).

@@ -52,8 +52,8 @@ pub(super) struct CaptureArgs {
     form: FormArgs,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     build: Build,
     machine: Machine,
     model: ModelFacts,
@@ -63,7 +63,7 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Settings<'a> {
     data: &'a str,
     data_sha256: &'a str,

@@ -1,9 +1,9 @@
 //! The forms in which a measurement is written.
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::bench::{Build, Machine, ModelFacts, Ratio};
+use crate::cli::show::document::Published;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{printable_line, table};
 
@@ -34,14 +34,14 @@ pub(super) struct Written<'a, T, const N: usize> {
 
 impl FormArgs {
     /// Writes the measurement in the form that was asked for.
-    pub(super) fn write<T: Serialize, const N: usize>(
+    pub(super) fn write<T: Published, const N: usize>(
         &self,
         written: &Written<'_, T, N>,
         output: Output,
     ) {
         let Written { document, facts, header, rows, caption, records } = written;
         if output.is_json() {
-            output.json(document);
+            output.json(*document);
         } else if self.csv {
             output.text(&csv(records));
         } else if self.md {

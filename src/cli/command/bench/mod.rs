@@ -1,10 +1,10 @@
 //! `candor bench`: what candor costs on this machine.
 
-mod capture;
+pub(in crate::cli) mod capture;
 mod form;
-mod overhead;
-mod probe;
-mod select;
+pub(in crate::cli) mod overhead;
+pub(in crate::cli) mod probe;
+pub(in crate::cli) mod select;
 
 use clap::{Args, Subcommand};
 

@@ -76,8 +76,8 @@ pub(super) struct OverheadArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     build: Build,
     machine: Machine,
     model: ModelFacts,
@@ -87,7 +87,7 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Settings<'a> {
     n_prompt: usize,
     n_predict: usize,

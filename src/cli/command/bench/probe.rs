@@ -51,8 +51,8 @@ pub(super) struct ProbeArgs {
     form: FormArgs,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     build: Build,
     machine: Machine,
     /// The store; null for drawn rows.

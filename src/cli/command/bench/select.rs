@@ -47,8 +47,8 @@ pub(super) struct SelectArgs {
     form: FormArgs,
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     build: Build,
     machine: Machine,
     model: ModelFacts,

@@ -14,8 +14,9 @@ use crate::cli::embedded;
 use crate::cli::show::heads;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{bytes, count, printable_line, short};
+use crate::cli::show::target::check_target;
 use crate::data::PromptForm;
-use crate::file::{check_target, write_atomically};
+use crate::file::write_atomically;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside, length};
 use crate::{Error, Result, fingerprint};
@@ -51,8 +52,8 @@ pub(in crate::cli) struct CardArgs {
 }
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     has_results: bool,
 }
@@ -116,7 +117,7 @@ impl CardArgs {
 }
 
 /// All that the template names.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Card {
     name: String,
     description: Option<String>,
@@ -154,7 +155,7 @@ struct Card {
     report: Option<Results>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct ModelFacts {
     name: String,
     architecture: String,
@@ -165,13 +166,13 @@ struct ModelFacts {
     types: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Data {
     name: String,
     sha256: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Head {
     layer: usize,
     head: usize,
@@ -182,7 +183,7 @@ struct Head {
 }
 
 /// The direction of a layer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Layer {
     layer: usize,
     length: String,

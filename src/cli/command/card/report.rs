@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::show::report::title;
 use crate::cli::show::table::{counted, percent, short};
 use crate::error::shown;
+use crate::file::{DATA_MAX, read_up_to};
 use crate::steer::Sidecar;
 use crate::{Error, Result};
 
@@ -80,7 +81,7 @@ struct Interval {
 }
 
 /// The same in words.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 pub(super) struct Results {
     candor: String,
     command: Option<String>,
@@ -96,7 +97,7 @@ pub(super) struct Results {
 }
 
 /// One condition.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Line {
     title: String,
     mc1: String,
@@ -111,7 +112,7 @@ struct Line {
 /// Reads a report and makes sure that it is of this sidecar, or of vectors fitted anew for its model.
 pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     let invalid = |problem: String| Error::invalid(path.display().to_string(), problem);
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = read_up_to(DATA_MAX, path)?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
         let problem = shown(&error.to_string());
         invalid(format!(

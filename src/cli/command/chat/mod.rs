@@ -24,8 +24,8 @@ use crate::cli::command::run::{ROW, steering_at};
 use crate::cli::show::heads::amount;
 use crate::cli::show::output::{BOLD, DIM, Output, printable, stream};
 use crate::cli::show::table::short;
+use crate::cli::show::target::{check_target, tell_replaced};
 use crate::cli::{embedded, interrupt};
-use crate::file::check_target;
 use crate::session::{Session, Steering};
 use crate::steer::{Sidecar, SteeredHead};
 use crate::vision::place_pictures;
@@ -221,6 +221,7 @@ impl<'a> Chat<'a> {
                 let model = Some(self.model.path());
                 check_target(&path, &[("the model", model), ("the sidecar", sidecar)])?;
                 self.transcript().write(&path)?;
+                tell_replaced();
                 self.say(format!("saved to {}", path.display()));
             }
             Command::Reset => {

@@ -1,6 +1,6 @@
 //! `candor fit`: from labelled texts to a sidecar.
 
-mod report;
+pub(in crate::cli) mod report;
 
 use std::path::{Path, PathBuf};
 use std::slice::from_mut;
@@ -22,8 +22,9 @@ use crate::cli::show::chance::{warn_of_chance, warn_of_sigma};
 use crate::cli::show::output::Output;
 use crate::cli::show::plot::{self, Format};
 use crate::cli::show::table::counted;
+use crate::cli::show::target::check_target;
 use crate::data::{Dataset, PromptForm};
-use crate::file::{check_target, stem};
+use crate::file::{self, stem};
 use crate::ledger::Ledger;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
@@ -231,9 +232,13 @@ impl FitArgs {
             ("the activations", activations),
             ("", Some(&path)),
         ];
-        for (place, (_, target)) in targets.iter().enumerate() {
-            if let Some(target) = target {
-                check_target(target, &[&targets[..place], &read[..]].concat())?;
+        for (place, (what, target)) in targets.iter().enumerate() {
+            let Some(target) = target else { continue };
+            let others = [&targets[..place], &read[..]].concat();
+            // Activations that are there are used, not replaced.
+            match *what {
+                "the activations" => file::check_target(target, &others)?,
+                _ => check_target(target, &others)?,
             }
         }
         Ok(path)

@@ -19,8 +19,8 @@ use crate::study::HeldOut;
 const N_LISTED: usize = 12;
 
 /// What `--json` gives.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     k: usize,
     alpha: f32,
@@ -52,7 +52,7 @@ struct Document<'a> {
 }
 
 /// What moving one head by itself did.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Tried {
     #[serde(flatten)]
     site: Site,

@@ -9,8 +9,8 @@ use crate::export::ControlVector;
 use crate::gguf::{Gguf, Value};
 
 /// A control vector.
-#[derive(Debug, Serialize)]
-pub(super) struct ControlFacts {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct ControlFacts {
     path: String,
     /// The architecture that it is for; empty where the file says nothing.
     model_hint: String,
@@ -22,7 +22,7 @@ pub(super) struct ControlFacts {
 }
 
 /// What candor's export says of itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Export {
     vector: String,
     model_fingerprint: Option<String>,

@@ -2,17 +2,23 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Map, Number, Value as Json};
 
 use crate::Result;
 use crate::gguf::{Array, Gguf, Value};
 
 /// Key → value. JSON has no NaN and no infinity: they become null.
-pub(super) fn of(path: &Path) -> Result<Json> {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+#[serde(transparent)]
+pub(in crate::cli) struct Metadata(Map<String, Json>);
+
+/// All of a file's.
+pub(super) fn of(path: &Path) -> Result<Metadata> {
     let file = Gguf::open(path)?;
     let entries: Map<String, Json> =
         file.entries().map(|(key, value)| (key.to_owned(), json(value))).collect();
-    Ok(Json::Object(entries))
+    Ok(Metadata(entries))
 }
 
 fn json(value: &Value) -> Json {

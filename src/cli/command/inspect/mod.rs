@@ -2,7 +2,7 @@
 //! the file alone; with `--verify`, what a sidecar does.
 
 mod control;
-mod metadata;
+pub(in crate::cli) mod metadata;
 mod model;
 mod sidecar;
 mod store;
@@ -24,9 +24,9 @@ use crate::capture::store::Store;
 use crate::cli::args::common::ModelArgs;
 use crate::cli::show::output::Output;
 use crate::cli::show::plot::{self, Format};
+use crate::cli::show::target::check_target;
 use crate::error::shown;
 use crate::export::CONTROL_VECTOR;
-use crate::file::check_target;
 use crate::gguf::Gguf;
 use crate::steer::{Sidecar, find_beside};
 use crate::{Error, Result, fingerprint};
@@ -63,9 +63,9 @@ pub(in crate::cli) struct InspectArgs {
 }
 
 /// What a file holds. Every field is in `--json`, with `kind` before them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-enum Facts {
+pub(in crate::cli) enum Facts {
     Model(Box<ModelFacts>),
     Sidecar(Box<SidecarFacts>),
     Store(StoreFacts),

@@ -12,8 +12,8 @@ use crate::steer::list_beside;
 use crate::{Error, Geometry, Result, fingerprint};
 
 /// A model.
-#[derive(Debug, Serialize)]
-pub(super) struct ModelFacts {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct ModelFacts {
     path: String,
     name: Option<String>,
     architecture: String,
@@ -40,7 +40,7 @@ pub(super) struct ModelFacts {
 }
 
 /// The tensors of one type.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, schemars::JsonSchema, Serialize)]
 struct TensorTypeFacts {
     #[serde(rename = "type")]
     name: &'static str,

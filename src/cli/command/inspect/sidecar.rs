@@ -12,8 +12,8 @@ use crate::cli::show::table::{counted, facts, form_line, short};
 use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
-#[derive(Debug, Serialize)]
-pub(super) struct SidecarFacts {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct SidecarFacts {
     path: String,
     name: String,
     fingerprint: String,
@@ -54,7 +54,7 @@ pub(super) struct SidecarFacts {
 }
 
 /// The direction of a layer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 pub(super) struct Layer {
     pub(super) layer: usize,
     /// Of the direction: alpha times this is how far a layer's output is moved.
@@ -68,7 +68,7 @@ impl Layer {
 }
 
 /// The model that a sidecar was made for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct BaseModel {
     name: String,
     architecture: String,
@@ -76,7 +76,7 @@ struct BaseModel {
 }
 
 /// The data set that a sidecar was fitted on.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Data {
     name: String,
     sha256: String,

@@ -8,8 +8,8 @@ use crate::capture::store::Store;
 use crate::cli::show::table::{facts, form_line};
 
 /// An activation store.
-#[derive(Debug, Serialize)]
-pub(super) struct StoreFacts {
+#[derive(Debug, schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct StoreFacts {
     path: String,
     n_row: usize,
     /// Rows with a true text.

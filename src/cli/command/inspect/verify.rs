@@ -36,7 +36,7 @@ const BEGINNINGS: [&str; N_COMPLETION] = [
 ];
 
 /// What was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 pub(super) struct Verified {
     /// The model's file.
     model: String,
@@ -60,7 +60,7 @@ pub(super) struct Verified {
 }
 
 /// One text continued greedily.
-#[derive(Debug, Serialize)]
+#[derive(Debug, schemars::JsonSchema, Serialize)]
 struct Completion {
     prompt: String,
     before: String,

@@ -1,6 +1,6 @@
 //! `candor sight`: what a vision-language model sees, and what it says.
 
-mod tasks;
+pub(in crate::cli) mod tasks;
 
 use clap::{Args, Subcommand};
 

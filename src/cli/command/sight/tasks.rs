@@ -104,8 +104,8 @@ enum Distractor {
 }
 
 /// What `--json` says.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
     n_row: usize,
     tasks: Vec<&'static str>,

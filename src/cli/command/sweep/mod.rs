@@ -81,8 +81,8 @@ pub(in crate::cli) struct SweepArgs {
 }
 
 /// What `--json` gives, and `report.json` holds.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     #[serde(flatten)]
     made: Made,
     data: DataFacts<'a>,
@@ -97,7 +97,7 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Settings<'a> {
     ks: &'a [usize],
     /// `null`: each K has the largest within the budget.
@@ -123,7 +123,7 @@ struct Settings<'a> {
 }
 
 /// What the development half of one fold recommends.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Recommended {
     fold: usize,
     direction: &'static str,
@@ -134,7 +134,7 @@ struct Recommended {
 }
 
 /// What all questions recommend for a vector that is fitted on all of them.
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Overall {
     direction: &'static str,
     k: usize,

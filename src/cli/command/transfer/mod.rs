@@ -66,8 +66,8 @@ pub(in crate::cli) struct TransferArgs {
 }
 
 /// What `--json` gives, and `report.json` holds.
-#[derive(Serialize)]
-struct Document<'a> {
+#[derive(schemars::JsonSchema, Serialize)]
+pub(in crate::cli) struct Document<'a> {
     #[serde(flatten)]
     made: Made,
     data: Vec<DataFacts<'a>>,
@@ -77,7 +77,7 @@ struct Document<'a> {
     seconds: f64,
 }
 
-#[derive(Serialize)]
+#[derive(schemars::JsonSchema, Serialize)]
 struct Settings<'a> {
     /// One for each set.
     prompts: Vec<&'a str>,
