@@ -200,7 +200,7 @@ impl Evaluator {
                 let first = if row == 0 { 0 } else { place };
                 let sum = &mut sums[window.document];
                 for (i, position) in (start + 1..).take(piece.len()).enumerate() {
-                    if position >= window.from {
+                    if position >= window.from && !is_picture(window.tokens[position]) {
                         let [base, steered] =
                             [self.session.logits(i)?, self.session.logits(first + i)?];
                         sum.add(window.tokens[position], base, steered, row == 0);

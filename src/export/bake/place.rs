@@ -88,6 +88,7 @@ const VALUE_BIAS: &[&str] = &[
     "qwen",
     "qwen2",
     "qwen2moe",
+    "qwen2vl",
     "qwen3",
     "qwen3moe",
     "refact",
