@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use candor::steer::{Positions, Sidecar};
 use common::program::{candor, json};
 
 /// A browser on the path, or `None` and the reason.
@@ -136,17 +137,52 @@ fn the_report_of_a_sweep_opens_in_a_browser() {
 #[test]
 fn a_sweep_says_how_to_ship_what_helps_and_only_that() {
     let folder = tempfile::tempdir().unwrap();
-    let sweep = |alphas: &str, store: &str| {
-        let mut sweep = candor(folder.path());
-        sweep.current_dir(folder.path()).args(["sweep", "--heads", "1", "--alpha", alphas]);
-        sweep.args(["--draws", "1", "--activations", store, "--template"]);
-        json(sweep.arg("Q {question}\\nA {answer}"))["overall"]["command"].clone()
+    let in_folder = || {
+        let mut command = candor(folder.path());
+        command.current_dir(folder.path());
+        command
     };
-    let command = sweep("0,4", "what was captured.safetensors");
-    let words = "'what was captured.safetensors' -k 1 --alpha 4";
-    let command = command.as_str().expect("steering helps");
-    assert!(command.starts_with("candor fit --template ") && command.ends_with(words), "{command}");
-    assert!(sweep("0,0.0001", "what was captured.safetensors").is_null());
+    let stories = include_str!("../models/demo-neutral.txt").lines().take(6);
+    let stories: Vec<&str> = stories.collect();
+    std::fs::write(folder.path().join("some stories.txt"), stories.join("\n")).unwrap();
+    std::fs::write(folder.path().join("before.txt"), "all is well in the rain.").unwrap();
+    let sweep = |alphas: &str, how: &[&str]| {
+        let mut sweep = in_folder();
+        sweep.args(["sweep", "--heads", "1", "--alpha", alphas, "--draws", "1"]).args(how);
+        json(sweep.args(["--template", "Q {question}\\nA {answer}"]))["overall"].clone()
+    };
+    // Everything that changes a vector is other than usual.
+    let store = ["--activations", "what was captured.safetensors"];
+    let neutral = ["--neutral", "some stories.txt", "--preamble", "before.txt"];
+    let measure = ["--policy", "all", "--sigma", "all"];
+    let model = ["--cache", "f32", "--seed", "7", "--kl-budget", "5"];
+    let overall = sweep("0,4", &[&store[..], &neutral, &measure, &model].concat());
+    let command = overall["command"].as_str().expect("steering helps");
+    let expected = [
+        "candor fit --cache f32 --template ",
+        " --seed 7 --activations 'what was captured.safetensors' -k 1 --alpha 4 --neutral ",
+        "'some stories.txt' --preamble before.txt --policy all --sigma all",
+    ];
+    assert!(command.starts_with(expected[0]) && command.ends_with(&expected[1..].concat()));
+    let words = shlex::split(command).expect("a shell takes it apart");
+    let fitted = json(in_folder().args(&words[1..]));
+    assert_eq!(fitted["vector"], overall["vector"], "{command}");
+    let path = Path::new(fitted["path"].as_str().expect("a path"));
+    let sidecar = Sidecar::read(path).unwrap();
+    assert_eq!(sidecar.vector.fingerprint(), overall["vector"]);
+    assert_eq!((sidecar.about.alpha, sidecar.about.seed), (4.0, 7));
+    assert_eq!(sidecar.about.positions, Positions::All);
+    // Another seed makes another vector: its own capture has other rows for sigma.
+    let other = words.iter().map(|word| match word.as_str() {
+        "7" => "8",
+        "what was captured.safetensors" => "other.safetensors",
+        word => word,
+    });
+    let other = json(in_folder().args(other.skip(1)));
+    assert_ne!(other["vector"], overall["vector"]);
+
+    let nothing = sweep("0,0.0001", &[]);
+    assert!(nothing["command"].is_null() && nothing["vector"].is_null(), "{nothing}");
 }
 
 /// How many cells are recommended: one, where both folds agree.

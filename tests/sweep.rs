@@ -81,6 +81,7 @@ fn axes() -> Axes {
     Axes {
         directions: vec![DirectionKind::MassMean, DirectionKind::Probe],
         alphas: Some(vec![0.0, 0.5, 20.0]),
+        is_budget_strict: true,
     }
 }
 
@@ -282,7 +283,8 @@ fn strengths_are_solved_for_a_budget() {
     let source = room.source(&data, 0..0);
     let mut protocol = protocol(&data, DOCUMENTS, Selection::Accuracy);
     protocol.grid.kl_budget = 0.02;
-    let axes = Axes { directions: vec![DirectionKind::MassMean], alphas: None };
+    let axes =
+        Axes { directions: vec![DirectionKind::MassMean], alphas: None, is_budget_strict: true };
     let n_step = Cell::new(0);
     let on_step = || {
         n_step.set(n_step.get() + 1);
@@ -313,15 +315,24 @@ fn a_grid_without_a_cell_within_the_budget_is_an_error() {
     let source = room.source(&data, 0..0);
     let mut protocol = protocol(&data, DOCUMENTS, Selection::Accuracy);
     protocol.grid.kl_budget = 1e-6;
-    let run = |alphas: Vec<f32>| {
-        let axes = Axes { directions: vec![DirectionKind::MassMean], alphas: Some(alphas) };
+    let run = |alphas: Vec<f32>, is_budget_strict| {
+        let directions = vec![DirectionKind::MassMean];
+        let axes = Axes { directions, alphas: Some(alphas), is_budget_strict };
         let ledger = &mut Ledger::in_memory();
         sweep(&mut room.evaluator(), &source, &protocol, &axes, ledger, journal, || Ok(()))
     };
-    let error = run(vec![20.0]).unwrap_err().to_string();
+    let error = run(vec![20.0], true).unwrap_err().to_string();
     assert!(error.contains("no cell stays within 0.000001 nat per token"), "{error}");
     // Not to steer costs nothing.
-    let swept = run(vec![0.0, 20.0]).unwrap();
+    let swept = run(vec![0.0, 20.0], true).unwrap();
     assert_eq!(swept.recommended, [0, 0]);
-    assert!(run(Vec::new()).is_err());
+    assert!(run(Vec::new(), true).is_err());
+    // A budget that nobody asked for refuses nothing: the cell that costs least stands.
+    let swept = run(vec![10.0, 20.0], false).unwrap();
+    let kl = |i: usize| swept.cells[i].folds.iter().map(|fold| fold.development.kl).sum::<f64>();
+    assert!((0..swept.cells.len()).all(|i| kl(swept.overall) <= kl(i)));
+    let chosen = &swept.cells[swept.overall];
+    assert_eq!(chosen.alpha, Some(10.0));
+    assert!(chosen.folds.iter().all(|fold| fold.development.mc1.is_none()));
+    assert!(swept.report.folds.iter().all(|fold| fold.choice.alpha == 10.0));
 }

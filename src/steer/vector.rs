@@ -5,6 +5,7 @@ use std::ops::Mul;
 
 use super::LayerVector;
 use super::direction::{length, unit};
+use crate::data::sha256;
 use crate::probe::Probe;
 use crate::{Error, Result, Site};
 
@@ -201,6 +202,28 @@ impl SteeringVector {
         offsets
     }
 
+    /// SHA-256 of all that it adds and where, 64 hexadecimal digits: geometry, heads, directions and
+    /// sigmas, and the directions of layers. Probes and the strength are not part of it.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut bytes = b"candor steering vector 1".to_vec();
+        let layers = self.layers.iter().flat_map(LayerVector::directions);
+        let n_steered = [self.heads.len(), layers.clone().count()];
+        let sizes = [self.n_layer, self.n_head, self.d_head].into_iter().chain(n_steered);
+        bytes.extend(sizes.flat_map(|n| (n as u64).to_le_bytes()));
+        for head in &self.heads {
+            let values = head.direction.iter().chain([&head.sigma]);
+            let place = [head.site.layer, head.site.head].map(|n| n as u64);
+            bytes.extend(place.into_iter().flat_map(u64::to_le_bytes));
+            bytes.extend(values.flat_map(|value| value.to_le_bytes()));
+        }
+        for (layer, direction) in layers {
+            bytes.extend([*layer as u64, direction.len() as u64].map(u64::to_le_bytes).concat());
+            bytes.extend(direction.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        sha256(&bytes)
+    }
+
     /// Refuses a model of another geometry.
     ///
     /// # Errors
@@ -317,6 +340,30 @@ mod tests {
         assert_eq!(sum.heads()[0].sigma, 5.0);
         assert_eq!(sum.offsets(1.0)[&0], [3.0, 4.0, 0.0, 0.0]);
         assert_eq!(sum.offsets(1.0)[&1], [1.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_what_is_added() {
+        let of = |heads: Vec<SteeredHead>| vector(heads).fingerprint();
+        let good = || head(1, 1, [0.6, 0.8], 2.0);
+        assert_eq!(of(vec![good()]).len(), 64);
+        // What only reads is not part of it.
+        assert_eq!(of(vec![good()]), of(vec![SteeredHead { accuracy: 0.5, ..good() }]));
+        let others = [
+            vec![head(1, 0, [0.6, 0.8], 2.0)],
+            vec![head(2, 1, [0.6, 0.8], 2.0)],
+            vec![head(1, 1, [0.8, 0.6], 2.0)],
+            vec![head(1, 1, [0.6, 0.8], 2.5)],
+            vec![good(), head(2, 1, [0.6, 0.8], 2.0)],
+        ];
+        for other in others {
+            assert_ne!(of(vec![good()]), of(other));
+        }
+        let layers = LayerVector::new(3, 2, BTreeMap::from([(1, vec![1.0, 0.0])])).unwrap();
+        assert_ne!(
+            of(vec![good()]),
+            vector(vec![good()]).with_layers(layers).unwrap().fingerprint()
+        );
     }
 
     #[test]

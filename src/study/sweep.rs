@@ -27,6 +27,9 @@ pub struct Axes {
     /// Strengths; 0 is measured once. `None`: for each K the largest within the protocol's budget of
     /// KL, found on the development documents.
     pub alphas: Option<Vec<f32>>,
+    /// Whether it is an error where no cell stays within the budget of KL; else the cell with the
+    /// lowest KL stands for the best.
+    pub is_budget_strict: bool,
 }
 
 /// What came out of a sweep.
@@ -119,6 +122,16 @@ impl Cell {
         }
         best.map(|(i, _)| i)
     }
+
+    /// The cell with the lowest KL per token on the development documents, the first of several;
+    /// means over `folds`. An index, or `None` without cells.
+    #[must_use]
+    pub fn cheapest(cells: &[Self], folds: &[usize]) -> Option<usize> {
+        let cost = |cell: &Self| -> f64 {
+            folds.iter().filter_map(|&f| Some(cell.folds.get(f)?.development.kl)).sum()
+        };
+        (0..cells.len()).min_by(|&a, &b| cost(&cells[a]).total_cmp(&cost(&cells[b])))
+    }
 }
 
 impl Protocol<'_> {
@@ -150,7 +163,7 @@ impl Protocol<'_> {
 ///
 /// # Errors
 /// What fitting and evaluating give; [`Error::Invalid`] where no question can be scored, an axis is
-/// empty, or no cell stays within the budget of KL.
+/// empty, or no cell stays within the budget of KL where that is strict.
 pub fn sweep<'a>(
     evaluator: &mut Evaluator,
     source: &impl Activations,
@@ -185,9 +198,13 @@ pub fn sweep<'a>(
         let problem = format!("no cell stays within {budget} nat per token: try smaller strengths");
         Error::invalid("KL budget", problem)
     };
+    let choose = |folds: &[usize]| {
+        let cheapest = || Cell::cheapest(&cells, folds).filter(|_| !axes.is_budget_strict);
+        Cell::choose(&cells, folds, budget).or_else(cheapest)
+    };
     let mut recommended = Vec::new();
     for (number, (half, fold)) in halves.iter().zip(&folds).enumerate() {
-        let chosen = Cell::choose(&cells, &[number], budget).ok_or_else(over)?;
+        let chosen = choose(&[number]).ok_or_else(over)?;
         let Measured { vector, alpha, label, development, .. } = &fold.cells[chosen];
         let vector = &fold.vectors[*vector];
         let k = vector.heads().len();
@@ -210,7 +227,7 @@ pub fn sweep<'a>(
     }
     // Where no cell suits both halves, the first one's choice is as good as any.
     let both: Vec<usize> = (0..folds.len()).collect();
-    let overall = Cell::choose(&cells, &both, budget).unwrap_or(recommended[0]);
+    let overall = choose(&both).unwrap_or(recommended[0]);
     Ok(Sweep { cells, recommended, overall, report })
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cli::args::common::{ModelArgs, draws, one_of};
+use crate::cli::args::words::Words;
 use crate::cli::command::demo::INSTRUCTION;
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
@@ -17,7 +18,7 @@ use crate::eval::{Evaluator, Policy};
 use crate::file::{TEXT_MAX, text_up_to};
 use crate::ledger::Ledger;
 use crate::select::Journal;
-use crate::steer::SigmaFrom;
+use crate::steer::{Positions, SigmaFrom};
 use crate::study::Protocol;
 use crate::{Error, Model, Result, Special};
 
@@ -28,6 +29,53 @@ pub(in crate::cli) struct PreambleArgs {
     /// Text before every question whose answers are scored, such as examples that are answered.
     #[arg(long, value_name = "FILE")]
     preamble: Option<PathBuf>,
+}
+
+/// What is steered, and what its unit is measured over.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Asking and scoring")]
+pub(in crate::cli) struct MeasureArgs {
+    /// Tokens of scored answers to steer: from the last of the prompt on (`generated`), all, the
+    /// answer's own, or from its second one on, as the paper's code does (`original`). While the
+    /// model writes, `all` steers all, and every other one from the last of the prompt on; so does a
+    /// vector that is fitted with it.
+    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
+    pub(in crate::cli) policy: Policy,
+
+    /// Rows over which sigma is measured where a vector is fitted: those of the development half, or
+    /// of all questions, as the paper's code does, which looks at what is tested on.
+    #[arg(long, value_name = "ROWS", default_value = "development", value_parser = ["development", "all"])]
+    sigma: String,
+}
+
+impl MeasureArgs {
+    pub(in crate::cli) fn sigma_name(&self) -> &str {
+        &self.sigma
+    }
+
+    pub(in crate::cli) fn sigma(&self) -> SigmaFrom {
+        match self.sigma.as_str() {
+            "all" => SigmaFrom::All,
+            _ => SigmaFrom::Development,
+        }
+    }
+
+    /// The tokens that a vector steers by default where it is fitted so.
+    pub(in crate::cli) fn positions(&self) -> Positions {
+        match self.policy {
+            Policy::All => Positions::All,
+            _ => Positions::Generated,
+        }
+    }
+
+    /// As they are typed, where they are not what is usual.
+    pub(in crate::cli) fn words(&self) -> Words {
+        let mut words = Words::default();
+        let is_usual = self.policy == Policy::default();
+        words.add("--policy", (!is_usual).then(|| self.policy.name()));
+        words.add("--sigma", Some(&self.sigma).filter(|_| self.sigma() != SigmaFrom::default()));
+        words
+    }
 }
 
 /// How questions are asked and scored.
@@ -41,16 +89,8 @@ pub(in crate::cli) struct AskArgs {
     #[arg(long, value_name = "TEXT", default_value = INSTRUCTION)]
     pub(in crate::cli) instruction: String,
 
-    /// Tokens of scored answers to steer: from the last of the prompt on (`generated`), all, the
-    /// answer's own, or from its second one on, as the paper's code does (`original`). While the
-    /// model writes, `all` steers all, and every other one from the last of the prompt on.
-    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
-    pub(in crate::cli) policy: Policy,
-
-    /// Rows over which sigma is measured where a vector is fitted: those of the development half, or
-    /// of all questions, as the paper's code does, which looks at what is tested on.
-    #[arg(long, value_name = "ROWS", default_value = "development", value_parser = ["development", "all"])]
-    sigma: String,
+    #[command(flatten)]
+    pub(in crate::cli) measure: MeasureArgs,
 
     /// Questions to take, spread evenly over the data; 0 takes all.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -66,12 +106,15 @@ fn policy() -> impl TypedValueParser<Value = Policy> {
 }
 
 impl PreambleArgs {
-    pub(in crate::cli) fn is_given(&self) -> bool {
-        self.preamble.is_some()
-    }
-
     pub(in crate::cli) fn path(&self) -> Option<&Path> {
         self.preamble.as_deref()
+    }
+
+    /// As it is typed.
+    pub(in crate::cli) fn words(&self) -> Words {
+        let mut words = Words::default();
+        words.add("--preamble", self.path().map(Path::display));
+        words
     }
 
     /// The text before every question, which begins a line of its own.
@@ -117,17 +160,6 @@ impl AskArgs {
         self.preamble.check(model, &format!("{} {}", protocol.instruction, protocol.preamble))
     }
 
-    pub(in crate::cli) fn sigma_name(&self) -> &str {
-        &self.sigma
-    }
-
-    pub(in crate::cli) fn sigma(&self) -> SigmaFrom {
-        match self.sigma.as_str() {
-            "all" => SigmaFrom::All,
-            _ => SigmaFrom::Development,
-        }
-    }
-
     /// Everything that a result depends on; `more` is what only one command knows.
     pub(in crate::cli) fn identity(
         &self,
@@ -149,7 +181,7 @@ impl AskArgs {
             protocol.seed,
             protocol.select,
             protocol.grid,
-            (protocol.shuffle, self.limit, self.policy.name(), &self.sigma),
+            (protocol.shuffle, self.limit, self.measure.policy.name(), self.measure.sigma_name()),
         );
         Ok(sha256(text.as_bytes()))
     }

@@ -9,6 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use crate::capture::CaptureParams;
 use crate::chat::ChatTemplate;
 use crate::cli::args::parts::{Part, check_alpha, combine};
+use crate::cli::args::words::Words;
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{printable_line, short};
@@ -160,6 +161,20 @@ impl ModelArgs {
         ))
     }
 
+    /// As they are typed: which model, and how it runs.
+    pub(in crate::cli) fn words(&self) -> Words {
+        let list = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
+        let mut words = Words::default();
+        words.add("-m", self.model.as_deref().map(Path::display));
+        words.add("--n-gpu-layers", self.n_gpu_layers);
+        words.add("--device", self.devices.as_deref().and_then(list));
+        words.add("--rpc", list(&self.rpc));
+        words.add("--threads", self.threads);
+        words.add("--ctx-size", self.ctx_size);
+        words.add("--cache", Some(self.cache).filter(|&cache| cache != CacheType::F16));
+        words
+    }
+
     /// The context size, where the user gave one.
     pub(in crate::cli) fn ctx_size(&self) -> Option<usize> {
         self.ctx_size
@@ -223,6 +238,16 @@ impl DataArgs {
             return ChatTemplate::of(model).form();
         }
         prompt_form(self.template.as_deref(), data)
+    }
+
+    /// As they are typed: which texts, and how they are put.
+    pub(in crate::cli) fn words(&self) -> Words {
+        let mut words = Words::default();
+        words.add("--data", self.data.as_deref().map(Path::display));
+        words.add("--template", self.template.as_ref());
+        words.flag("--chat", self.chat);
+        words.add("--seed", Some(self.seed).filter(|&seed| seed != 0));
+        words
     }
 
     /// How to capture these texts.

@@ -8,3 +8,4 @@ pub(super) mod parts;
 #[cfg(feature = "sight")]
 pub(super) mod pictures;
 pub(super) mod select;
+pub(super) mod words;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::cli::args::common::{ModelArgs, budget, selection};
+use crate::cli::args::words::Words;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::{embedded, interrupt};
@@ -71,6 +72,15 @@ impl SelectArgs {
 
     pub(in crate::cli) fn params(&self) -> SelectParams {
         SelectParams { n_candidate: self.screen, ..SelectParams::default() }
+    }
+
+    /// As they are typed, but for the budget: by what heads are chosen, and the neutral text.
+    pub(in crate::cli) fn words(&self) -> Words {
+        let mut words = Words::default();
+        words.add("--select", Some(self.select).filter(|&by| by != Selection::Accuracy));
+        words.add("--screen", self.screen.map(|n| format!("accuracy:{n}")));
+        words.add("--neutral", self.neutral.as_deref().map(Path::display));
+        words
     }
 
     /// Makes sure that what is asked for can be had from the data.

@@ -156,7 +156,7 @@ impl EvalArgs {
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load_for(from_mut(&mut data), output)?;
         let form = self.data.form(&data, &model)?;
-        let policy = self.ask.policy;
+        let policy = self.ask.measure.policy;
         let vector = self.vector(&model, output)?;
         let grid = self.select.grid(&model, self.heads, self.steer.given_alpha())?;
         let protocol = Protocol {
@@ -169,7 +169,7 @@ impl EvalArgs {
             direction: self.direction,
             selection: self.select.by(),
             select: self.select.params(),
-            sigma: self.ask.sigma(),
+            sigma: self.ask.measure.sigma(),
             grid,
             n_random: self.ask.draws,
             n_predict: self.n_predict,
@@ -217,7 +217,7 @@ impl EvalArgs {
                 policy: policy.name(),
                 direction: vector.direction(&protocol).map(DirectionKind::name),
                 selection: vector.selection(&protocol),
-                sigma: self.ask.sigma_name(),
+                sigma: self.ask.measure.sigma_name(),
                 kl_budget: matches!(vector, Vector::TwoFold)
                     .then_some(protocol.grid.kl_budget)
                     .filter(|budget| budget.is_finite()),

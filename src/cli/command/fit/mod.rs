@@ -11,7 +11,7 @@ use clap::Args;
 use self::report::{Fitted, maps};
 use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
-use crate::cli::args::asking::{PreambleArgs, journals};
+use crate::cli::args::asking::{MeasureArgs, PreambleArgs, journals};
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
 use crate::cli::args::select::{
     DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs, check_k, strength_within,
@@ -82,6 +82,9 @@ pub(in crate::cli) struct FitArgs {
     #[command(flatten)]
     preamble: PreambleArgs,
 
+    #[command(flatten)]
+    measure: MeasureArgs,
+
     /// Take of each question as many true as false answers: `auto` does where one kind has more
     /// than twice as many.
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ["auto", "always", "never"])]
@@ -116,8 +119,12 @@ impl FitArgs {
         let source = &activations.store;
 
         let questions: Vec<usize> = (0..data.questions.len()).collect();
-        let params =
-            FitParams { balance: self.balance(), seed: self.data.seed, ..FitParams::default() };
+        let params = FitParams {
+            balance: self.balance(),
+            sigma: self.measure.sigma(),
+            seed: self.data.seed,
+            ..FitParams::default()
+        };
         if questions.len() < FEW_QUESTIONS {
             output.warn(format_args!(
                 "only {}: accuracies measured on a fifth of them mean little",
@@ -138,9 +145,10 @@ impl FitArgs {
             params: self.select.params(),
         };
         let identity = format!(
-            "{} {} {form:?} {preamble:?} {params:?}",
+            "{} {} {form:?} {preamble:?} {params:?} {}",
             self.model.identity(&model)?,
-            data.sha256
+            data.sha256,
+            self.measure.policy.name(),
         );
         let place = (path.with_extension("trials.jsonl"), identity);
         let chance = development.chance(source)?;
@@ -203,11 +211,6 @@ impl FitArgs {
         if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
             let problem = "gives alpha: leave out one of the two, or add --tune";
             return Err(Error::invalid("--kl-budget", problem));
-        }
-        if self.preamble.is_given() && !tunes && self.select.by() == Selection::Accuracy {
-            let problem = "is for answers that are scored: add --tune, --select effect or \
-                           --select causal";
-            return Err(Error::invalid("--preamble", problem));
         }
         Ok(())
     }
@@ -300,6 +303,7 @@ impl FitArgs {
             });
         }
         let mut evaluator = self.model.evaluator(model)?;
+        evaluator.set_policy(self.measure.policy);
         neutral.tell(&evaluator, output)?;
         let mut journal = SelectArgs::journal(&place, &identity, trial)?;
         let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
@@ -433,7 +437,7 @@ impl FitArgs {
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
             direction: self.direction,
             alpha: chosen.alpha,
-            positions: Positions::Generated,
+            positions: self.measure.positions(),
             seed: params.seed,
             data_name: data.name.clone(),
             data_sha256: data.sha256.clone(),

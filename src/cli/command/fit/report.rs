@@ -22,6 +22,8 @@ const N_LISTED: usize = 12;
 #[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct Document<'a> {
     path: &'a Path,
+    /// Fingerprint of the vector: of all that it adds, and where.
+    vector: String,
     k: usize,
     alpha: f32,
     direction: &'static str,
@@ -97,6 +99,7 @@ impl Fitted<'_> {
         if output.is_json() {
             output.json(&Document {
                 path,
+                vector: sidecar.vector.fingerprint(),
                 k: heads.len(),
                 alpha: about.alpha,
                 direction: about.direction.name(),

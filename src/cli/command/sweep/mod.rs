@@ -10,18 +10,21 @@ use std::time::Instant;
 use clap::Args;
 use serde::Serialize;
 
+use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
 use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, not_reached};
+use crate::cli::args::words::Words;
 use crate::cli::interrupt;
 use crate::cli::show::output::Output;
 use crate::cli::show::report::{DataFacts, Made, ReportArgs, shell_command};
 use crate::cli::show::table::counted;
+use crate::data::Dataset;
 use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
 use crate::select::Grid;
-use crate::steer::{DirectionKind, Selection};
+use crate::steer::{Development, DirectionKind, FitParams, Selection};
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
 use crate::{Error, Result};
 
@@ -142,6 +145,10 @@ struct Overall {
     alpha: Option<f32>,
     /// The command that fits it, quoted for a shell; `null` where nothing beats no steering.
     command: Option<String>,
+    /// Fingerprint of the vector that the command makes, as `fit` gives it; `null` where nothing beats
+    /// no steering, where only some questions were read, and where heads are tried one by one, which
+    /// is the command's work.
+    vector: Option<String>,
 }
 
 impl Document<'_> {
@@ -158,6 +165,22 @@ impl Document<'_> {
 }
 
 impl Document<'_> {
+    /// What there is to say of what is recommended.
+    fn notes(&self) -> Vec<String> {
+        [self.not_reached(), self.over_budget()].into_iter().flatten().collect()
+    }
+
+    /// What there is to say where no cell keeps to the budget, which nobody asked for.
+    fn over_budget(&self) -> Option<String> {
+        let budget = self.settings.kl_budget;
+        let is_over = |cell: &&Recommended| cell.development.kl > budget;
+        self.recommended.iter().find(is_over)?;
+        Some(format!(
+            "where no cell stays within {budget} nats of KL per token, which is the default, the one \
+             with the lowest KL stands for the best: --kl-budget sets another"
+        ))
+    }
+
     /// What there is to say of strengths that a budget of KL did not bound.
     fn not_reached(&self) -> Option<String> {
         let mut found = self.cells.iter().filter(|cell| cell.alpha.is_none());
@@ -188,7 +211,11 @@ impl SweepArgs {
         let model = self.model.load_for(from_mut(&mut data), output)?;
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
-        let axes = Axes { directions: self.directions(), alphas: self.alphas() };
+        let axes = Axes {
+            directions: self.directions(),
+            alphas: self.alphas(),
+            is_budget_strict: self.select.kl_budget().is_some(),
+        };
         let protocol = Protocol {
             data: &data,
             form: form.clone(),
@@ -199,7 +226,7 @@ impl SweepArgs {
             direction: axes.directions[0],
             selection: self.select.by(),
             select: self.select.params(),
-            sigma: self.ask.sigma(),
+            sigma: self.ask.measure.sigma(),
             grid: Grid {
                 ks,
                 alphas: axes.alphas.clone().unwrap_or_default(),
@@ -218,7 +245,7 @@ impl SweepArgs {
         let activations =
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let mut evaluator = self.model.evaluator(&model)?;
-        evaluator.set_policy(self.ask.policy);
+        evaluator.set_policy(self.ask.measure.policy);
         let n_neutral_token = neutral.tell(&evaluator, output)?;
         interrupt::install();
         let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
@@ -229,6 +256,7 @@ impl SweepArgs {
         });
         bar.finish_and_clear();
         let swept = swept?;
+        let overall = self.overall(&swept, &data, source, protocol.grid.kl_budget, output)?;
         let document = Document {
             made: Made::on(&model)?,
             data: DataFacts::of(&data),
@@ -242,7 +270,7 @@ impl SweepArgs {
                 prompt: form.as_str(),
                 preamble: &protocol.preamble,
                 instruction: &protocol.instruction,
-                policy: self.ask.policy.name(),
+                policy: self.ask.measure.policy.name(),
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
@@ -254,7 +282,7 @@ impl SweepArgs {
             },
             cells: &swept.cells,
             recommended: recommended(&swept),
-            overall: self.overall(&swept, protocol.grid.kl_budget),
+            overall,
             rows: swept.report.rows(),
             folds: &swept.report.folds,
             n_question: swept.report.n_question(),
@@ -316,35 +344,48 @@ impl SweepArgs {
         directions
     }
 
-    fn overall(&self, swept: &Sweep, budget: f64) -> Overall {
+    /// What to ship, with the vector itself where it can be made of what was read.
+    fn overall(
+        &self,
+        swept: &Sweep,
+        data: &Dataset,
+        source: &Store,
+        budget: f64,
+        output: Output,
+    ) -> Result<Overall> {
         let Cell { direction, k, alpha, .. } = swept.cells[swept.overall];
-        let is_steered = alpha != Some(0.0);
-        let command =
-            is_steered.then(|| shell_command(&self.fit_words(direction, k, alpha, budget)));
-        Overall { direction, k, alpha, command }
+        if alpha == Some(0.0) {
+            return Ok(Overall { direction, k, alpha, command: None, vector: None });
+        }
+        let command = Some(shell_command(self.fit_words(direction, k, alpha, budget).as_slice()));
+        if self.ask.limit > 0 || self.select.by() != Selection::Accuracy {
+            return Ok(Overall { direction, k, alpha, command, vector: None });
+        }
+        let (sigma, seed) = (self.ask.measure.sigma(), self.data.seed);
+        let params = FitParams { sigma, seed, ..FitParams::default() };
+        let questions: Vec<usize> = (0..data.questions.len()).collect();
+        let bar = output.progress("probing", source.n_layer() * source.n_head());
+        let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
+        bar.finish_and_clear();
+        let vector = development.vector(source, k, direction.parse()?)?.fingerprint();
+        Ok(Overall { direction, k, alpha, command, vector: Some(vector) })
     }
 
-    /// The words of the command that fits such a vector to all questions.
-    fn fit_words(&self, direction: &str, k: usize, alpha: Option<f32>, budget: f64) -> Vec<String> {
-        let mut words = vec!["candor".to_owned(), "fit".to_owned()];
-        let mut add = |name: &str, value: Option<String>| {
-            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
-        };
-        let path = |path: &Path| path.display().to_string();
-        add("-m", self.model.model.as_deref().map(path));
-        add("--data", self.data.data.as_deref().map(path));
-        add("--template", self.data.template.clone());
+    /// The words of the command that fits such a vector to all questions: everything that changes it.
+    fn fit_words(&self, direction: &str, k: usize, alpha: Option<f32>, budget: f64) -> Words {
+        let mut words = Words::of("fit");
+        words.extend(self.model.words());
+        words.extend(self.data.words());
         // What was captured of some questions is not of all.
-        add("--activations", self.activations.path().filter(|_| self.ask.limit == 0).map(path));
-        add("-k", Some(k.to_string()));
-        add("--alpha", alpha.map(|alpha| alpha.to_string()));
-        add("--kl-budget", alpha.is_none().then(|| budget.to_string()));
-        add("--direction", Some(direction.to_owned()).filter(|name| name != "mass-mean"));
-        let by = self.select.by();
-        add("--select", (by != Selection::Accuracy).then(|| by.to_string()));
-        if self.data.chat {
-            words.push("--chat".to_owned());
-        }
+        let store = self.activations.path().filter(|_| self.ask.limit == 0);
+        words.add("--activations", store.map(Path::display));
+        words.add("-k", Some(k));
+        words.add("--alpha", alpha);
+        words.add("--kl-budget", alpha.is_none().then_some(budget));
+        words.add("--direction", Some(direction).filter(|&name| name != "mass-mean"));
+        words.extend(self.select.words());
+        words.extend(self.ask.preamble.words());
+        words.extend(self.ask.measure.words());
         words
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
         PAGE,
         context! {
             candor => document.made.candor,
-            not_reached => document.not_reached(),
+            notes => document.notes(),
             model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(settings),

@@ -36,7 +36,7 @@ pub(super) fn print(document: &Document, output: Output) {
         "{MARK} recommended: {}. Within {} nats.",
         settings.rule, settings.kl_budget
     ));
-    if let Some(note) = document.not_reached() {
+    for note in document.notes() {
         output.line(note);
     }
     for Recommended { fold, direction, k, alpha, development, held_out } in &document.recommended {
