@@ -46,6 +46,8 @@ fn sidecar() -> Sidecar {
             description: None,
             license: None,
             author: None,
+            languages: Vec::new(),
+            base_model: None,
             model_name: "a model".to_owned(),
             model_fingerprint: "0".repeat(64),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -19,7 +19,7 @@ fn main() -> candor::Result<()> {
     let model = Model::load(Path::new(model), &ModelParams::default())?;
     let data = Dataset::open(Path::new(data))?;
 
-    // Stopped and called again, this goes on where it was.
+    // If interrupted, calling this again resumes.
     let params = CaptureParams::new(PromptForm::default_for(data.kind));
     let captured = capture(&model, &data, &params, Path::new(activations), |progress| {
         eprintln!("{} of {} texts", progress.n_done, progress.n_text);

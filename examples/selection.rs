@@ -24,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// Heads to steer.
 const KS: [usize; 2] = [2, 4];
-/// KL per token on neutral text, in nats.
+/// KL per token on neutral prose, in nats.
 const BUDGETS: [f64; 3] = [0.01, 0.1, 0.3];
 const RANKINGS: [&str; 5] = ["accuracy", "effect", "causal", "random heads", "random"];
 const DIRECTION: DirectionKind = DirectionKind::MassMean;

@@ -42,7 +42,7 @@ def record(candor):
         for typed, shown in STEPS:
             tmux("send-keys", "-t", "picture", "-l", typed)
             tmux("send-keys", "-t", "picture", "Enter")
-            for _ in range(1200):
+            for _ in range(3600):
                 time.sleep(0.25)
                 text = plain(screen())
                 after = text[text.rindex(typed) + len(typed):] if typed in text else ""

@@ -23,7 +23,7 @@ use common::steering::vector;
 
 const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 
-/// The questions, in two halves, and text that asks nothing.
+/// The questions, in two halves, and neutral prose.
 struct Task {
     data: Dataset,
     form: PromptForm,

@@ -44,6 +44,8 @@ impl Shelf {
                 license: Some("MIT OR Apache-2.0".to_owned()),
                 author: None,
                 model_name: "tiny llama".to_owned(),
+                languages: vec!["en".to_owned()],
+                base_model: Some("owner/tiny-llama".to_owned()),
                 model_fingerprint: fingerprint(&file).expect("a model"),
                 candor_version: "0.1.0".to_owned(),
                 direction: DirectionKind::MassMean,

@@ -140,7 +140,7 @@ fn an_endpoint_that_answers_nonsense_is_an_error_and_another_judge_goes_on() {
     };
     let failed = local(&Fixture::new(Arch::Llama).write(folder.path())).assert().code(1);
     let error = String::from_utf8(failed.get_output().stderr.clone()).unwrap();
-    assert!(error.contains("going on: ") && error.contains("says neither yes nor no"), "{error}");
+    assert!(error.contains("resuming: ") && error.contains("says neither yes nor no"), "{error}");
     assert!(error.contains("take a model that was, such as one fine-tuned"), "{error}");
     let report = json(&mut local(&decided(folder.path())));
     let judge = &report["judge"];

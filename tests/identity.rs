@@ -237,7 +237,7 @@ mod program {
         let output =
             candor(cache).args(words).arg("--json").assert().success().get_output().clone();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!stderr.contains("going on"), "{stderr}");
+        assert!(!stderr.contains("resuming"), "{stderr}");
         let mut document: Value = serde_json::from_slice(&output.stdout).unwrap();
         for key in ["seconds", "command", "path", "n_token"] {
             document.as_object_mut().unwrap().remove(key);

@@ -48,6 +48,8 @@ fn sidecar(model_fingerprint: String) -> Sidecar {
             description: Some("\x1b[2Jmore truthful answers".to_owned()),
             license: Some("MIT".to_owned()),
             author: None,
+            languages: Vec::new(),
+            base_model: None,
             model_name: "tiny llama".to_owned(),
             model_fingerprint,
             candor_version: "0.1.0".to_owned(),

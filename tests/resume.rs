@@ -70,7 +70,7 @@ fn resumes_to_the_same_bytes_after_kill_9() {
         .arg(folder.path().join("killed.safetensors"))
         .assert()
         .success()
-        .stderr(predicates::str::contains("went on after"));
+        .stderr(predicates::str::contains("resumed after"));
     let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
     assert!(read("killed.safetensors") == read("whole.safetensors"), "the bytes differ");
     let left: Vec<_> = fs::read_dir(folder.path())

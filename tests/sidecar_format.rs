@@ -31,6 +31,8 @@ fn smallest() -> Sidecar {
             description: None,
             license: None,
             author: None,
+            languages: Vec::new(),
+            base_model: None,
             model_name: "tiny".to_owned(),
             model_fingerprint: "01".repeat(32),
             candor_version: "0.1.0".to_owned(),

@@ -7,6 +7,7 @@
 #   benches/peers/run.sh capture [arguments of capture_torch.py]
 #   benches/peers/run.sh serve   [arguments of serve_openai.py]
 #   benches/peers/run.sh load    [arguments of serve_load.py]
+#   benches/peers/run.sh card    reads a card of candor's with huggingface_hub
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +15,7 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -23,6 +24,7 @@ case ${1:-} in
     capture) script=capture_torch.py ;;
     serve) script=serve_openai.py ;;
     load) script=serve_load.py ;;
+    card) script=card_hub.py ;;
     *) usage ;;
 esac
 what=$1

@@ -159,7 +159,7 @@ pub fn capture(
         if on_progress(Progress { n_done: planned.texts.end, n_text: texts.list.len() }).is_break()
         {
             return Err(Error::Interrupted {
-                kept: "what was captured is kept; run the same command again to go on".to_owned(),
+                kept: "what was captured is kept; rerun the same command to resume".to_owned(),
             });
         }
     }

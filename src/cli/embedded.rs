@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Geometry;
+use crate::cli::hub;
 use crate::data::Dataset;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
@@ -42,9 +43,12 @@ fn unpacked(name: &str, content: &[u8]) -> Result<PathBuf> {
     }
 }
 
-/// The file of a model: the one that was named, or the built-in one's.
+/// The file of a model: the one that was named, by path or as one on a hub, or the built-in one's.
 pub(in crate::cli) fn model_or(named: Option<&PathBuf>) -> Result<PathBuf> {
-    named.cloned().map_or_else(model, Ok)
+    match named {
+        Some(path) => hub::name(path).map_or_else(|| Ok(path.clone()), hub::model),
+        None => model(),
+    }
 }
 
 /// A folder for what can be made again, below the user's cache folder (or `CANDOR_CACHE`).
@@ -92,7 +96,7 @@ pub(in crate::cli) fn stories() -> Vec<&'static str> {
     documents(STORIES)
 }
 
-/// Text that asks nothing and fits a model, by its file, `None` for the built-in one; and what it is.
+/// Neutral prose and fits a model, by its file, `None` for the built-in one; and what it is.
 /// The built-in stories are for models that know no other words, plain English prose for the rest.
 pub(in crate::cli) fn neutral(model: Option<&Path>) -> (Vec<&'static str>, &'static str) {
     // Of a file that cannot be read, whoever loads it says more.

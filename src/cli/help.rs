@@ -4,14 +4,21 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
-use clap::Command;
 use clap::builder::styling::Style;
+use clap::{Arg, Args as _, Command};
+
+use crate::cli::args::activations::StoreArgs;
+use crate::cli::args::asking::AskArgs;
+use crate::cli::args::common::{DataArgs, ModelArgs, SamplingArgs, SteerArgs};
+use crate::cli::args::judge::JudgeArgs;
+use crate::cli::args::provenance::ProvenanceArgs;
+use crate::cli::args::select::SelectArgs;
 
 /// Subcommands, by what people want.
 pub(in crate::cli) const GROUPS: [(&str, &[&str]); 5] = [
     ("Use", &["chat", "run", "serve", "attach", "inspect"]),
     ("Make", &["fit", "sweep", "capture", "import", "mix"]),
-    ("Measure", &["demo", "eval", "transfer", "bench"]),
+    ("Measure", &["demo", "eval", "transfer", "bench", "sight"]),
     ("Share", &["bake", "export", "card"]),
     ("Machines", &["devices", "worker", "completions", "manual"]),
 ];
@@ -98,6 +105,7 @@ candor bench -m model.gguf
 candor bench -m model.gguf --sequences 32 --vectors 32
 candor bench select -m model.gguf"
         }
+        "sight" => "candor sight tasks pictures",
         "bake" => {
             "\
 candor bake -m model.gguf -o model-truthful.gguf
@@ -130,14 +138,30 @@ candor manual ~/.local/share/man/man1           then: man candor-fit"
     })
 }
 
+/// The subcommands that are there, by group; those that no group names come last.
+pub(in crate::cli) fn grouped(command: &Command) -> Vec<(&'static str, Vec<String>)> {
+    let there: Vec<&str> = command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set() && below.get_name() != "help")
+        .map(Command::get_name)
+        .collect();
+    let is_named = |name: &&str| GROUPS.iter().any(|(_, names)| names.contains(name));
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let named = GROUPS.map(|(group, names)| {
+        (group, owned(names.iter().copied().filter(|name| there.contains(name)).collect()))
+    });
+    let more = owned(there.iter().copied().filter(|name| !is_named(name)).collect());
+    named.into_iter().chain([("More", more)]).filter(|(_, names)| !names.is_empty()).collect()
+}
+
 /// The same command line, with its help arranged.
 pub(in crate::cli) fn arranged(command: Command) -> Command {
     let bold = Style::new().bold();
     let mut groups = String::new();
-    for (group, names) in GROUPS {
+    for (group, names) in grouped(&command) {
         let _ = writeln!(groups, "\n{bold}{group}{bold:#}");
         for name in names {
-            let about = command.find_subcommand(name).and_then(Command::get_about);
+            let about = command.find_subcommand(&name).and_then(Command::get_about);
             let about = about.map(ToString::to_string).unwrap_or_default();
             let _ = writeln!(groups, "  {name:<12} {about}");
         }
@@ -148,7 +172,34 @@ pub(in crate::cli) fn arranged(command: Command) -> Command {
     );
     let last = "`candor help COMMAND` tells of one, with examples. Without -m, every command works on \
                 the small\nmodel that is built in.";
-    command.help_template(template).after_help(last).mut_subcommands(with_examples)
+    let command = command.help_template(template).after_help(last);
+    command.mut_subcommands(with_examples).mut_subcommands(with_headings)
+}
+
+/// The same command, where only what several commands share stands under a heading of its own. (Clap
+/// lets a group's heading reach on to the arguments after it.)
+fn with_headings(command: Command) -> Command {
+    let group = |augment: fn(Command) -> Command| augment(Command::new("group"));
+    let groups = [
+        group(ModelArgs::augment_args),
+        group(DataArgs::augment_args),
+        group(StoreArgs::augment_args),
+        group(SteerArgs::augment_args),
+        group(SamplingArgs::augment_args),
+        group(SelectArgs::augment_args),
+        group(AskArgs::augment_args),
+        group(JudgeArgs::augment_args),
+        group(ProvenanceArgs::augment_args),
+    ];
+    let is_shared = |arg: &Arg| {
+        let same = |other: &Arg| {
+            other.get_id() == arg.get_id() && other.get_help_heading() == arg.get_help_heading()
+        };
+        groups.iter().any(|group| group.get_arguments().any(same))
+    };
+    let command = command
+        .mut_args(|arg| if is_shared(&arg) { arg } else { arg.help_heading(None::<&'static str>) });
+    command.mut_subcommands(with_headings)
 }
 
 fn with_examples(command: Command) -> Command {
@@ -163,13 +214,10 @@ fn with_examples(command: Command) -> Command {
 }
 
 /// llama.cpp's spellings: options of several letters behind one dash, and what candor calls otherwise.
-const SPELLINGS: [(&str, &str); 12] = [
+const SPELLINGS: [(&str, &str); 9] = [
     ("-ngl", "--n-gpu-layers"),
     ("--gpu-layers", "--n-gpu-layers"),
     ("-dev", "--device"),
-    ("-hf", "--hf-repo"),
-    ("-hfr", "--hf-repo"),
-    ("--hf", "--hf-repo"),
     ("-np", "--parallel"),
     ("-cnv", "--chat"),
     ("--prompt-file", "--file"),
@@ -193,6 +241,17 @@ pub(in crate::cli) fn spelled(
             continue;
         }
         match word.to_str() {
+            // Words of another program.
+            Some("--") => {
+                spelled.push(word);
+                spelled.extend(words.by_ref());
+            }
+            Some("-hf" | "-hfr" | "--hf-repo") => {
+                let name = words.next().unwrap_or_default();
+                let mut model = OsString::from("hf:");
+                model.push(name);
+                spelled.extend(["--model".into(), model]);
+            }
             Some("-ctk" | "--cache-type-k") => keys = words.next(),
             Some("-ctv" | "--cache-type-v") => values = words.next(),
             Some("-fa" | "--flash-attn") => match words.peek().and_then(|next| next.to_str()) {
@@ -239,7 +298,7 @@ mod tests {
     fn what_llama_cpp_understands_is_understood() {
         for (theirs, ours) in [
             ("run -ngl 3 --predict 5", "run --n-gpu-layers 3 --n-predict 5"),
-            ("run -hf o/r:Q4_0", "run --hf-repo o/r:Q4_0"),
+            ("run -hf o/r:Q4_0", "run --model hf:o/r:Q4_0"),
             ("run -ctk q8_0 -ctv q8_0 -p x", "run -p x --cache q8_0"),
             ("run -fa -p x", "run -p x"),
             ("run -fa on -p x", "run -p x"),
@@ -254,19 +313,21 @@ mod tests {
     }
 
     #[test]
-    fn every_command_is_in_one_group_and_has_examples_that_parse() {
+    fn every_command_is_shown_and_its_examples_parse() {
         let line = crate::cli::command_line();
-        let mut grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let groups = grouped(&line);
+        let mut shown: Vec<&str> =
+            groups.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
         let mut there: Vec<&str> = line
             .get_subcommands()
             .filter(|command| !command.is_hide_set())
             .map(Command::get_name)
             .collect();
-        grouped.sort_unstable();
+        shown.sort_unstable();
         there.sort_unstable();
-        assert_eq!(grouped, there);
+        assert_eq!(shown, there);
         for name in there {
-            let examples = examples(name).unwrap_or_else(|| panic!("{name} has no examples"));
+            let Some(examples) = examples(name) else { continue };
             for example in examples.lines() {
                 // What stands after several spaces is a remark.
                 let command = example.split("   ").next().unwrap_or_default();

@@ -6,8 +6,10 @@ mod args;
 mod command;
 mod embedded;
 mod help;
+mod hub;
 mod interrupt;
 mod schemas;
+mod sets;
 mod show;
 
 use std::process::ExitCode;
@@ -35,7 +37,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Let llama.cpp's log through to stderr.
+    /// Show llama.cpp's log on stderr.
     #[arg(short, long, global = true)]
     verbose: bool,
 

@@ -1,4 +1,4 @@
-//! What steering does to text that asks nothing: CE and KL per token (ITI, section 7).
+//! What steering does to neutral prose: CE and KL per token (ITI, section 7).
 
 use serde::{Deserialize, Deserializer, Serialize};
 

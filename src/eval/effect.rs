@@ -1,5 +1,5 @@
 //! What a head causes: how far moving it alone shifts the choice between true and false answers,
-//! and what that does to text that asks nothing.
+//! and what that does to neutral prose.
 //!
 //! Every sequence of a batch carries another vector, in a bank row of its own. A question's prompt
 //! is computed once, unsteered, and held; what each vector adds is the last prompt token and the

@@ -69,7 +69,7 @@ impl Evaluator {
     ///
     /// The text is `preamble` and the prompt form; answers get a final full stop. By the default
     /// [`Policy`](super::Policy) every position whose output predicts an answer token is steered,
-    /// from the last prompt token on. What texts have in common is computed once, the preamble once
+    /// from the last prompt token on. Shared prefixes are computed once, the preamble once
     /// for all calls with the same.
     ///
     /// # Errors

@@ -82,7 +82,7 @@ pub struct Row {
     /// `base`, `exact` (heads edited at every token), `exact_generated` (from the last token of the
     /// prompt on), or the name of a [`Method`].
     pub name: &'static str,
-    /// KL(exact ‖ this) and top-1 agreement with it, on neutral text.
+    /// KL(exact ‖ this) and top-1 agreement with it, on neutral prose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub neutral: Option<Agreement>,
     /// The same on texts of the data set.

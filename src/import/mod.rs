@@ -101,6 +101,8 @@ pub fn sidecar(
         description: Some(format!("imported from {}", origin.name)),
         license: None,
         author: None,
+        languages: Vec::new(),
+        base_model: None,
         model_name: base.name.clone(),
         model_fingerprint: base.fingerprint.clone(),
         candor_version: env!("CARGO_PKG_VERSION").to_owned(),

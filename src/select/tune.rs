@@ -17,7 +17,7 @@ pub struct Grid {
     pub ks: Vec<usize>,
     /// Strengths, ascending.
     pub alphas: Vec<f32>,
-    /// Most KL per token on neutral text, in nats.
+    /// Largest KL per token on neutral prose, in nats.
     pub kl_budget: f64,
 }
 

@@ -47,7 +47,7 @@ impl Session {
     }
 
     /// Context shift: forgets positions `keep .. keep + discard` of a sequence, and moves those
-    /// after them down by `discard`, so that it can go on. What remains was computed while the
+    /// after them down by `discard`, so that it can continue. What remains was computed while the
     /// model still saw what is forgotten; that is llama.cpp's bargain, too.
     ///
     /// # Errors

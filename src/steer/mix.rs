@@ -89,6 +89,9 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     if !is_same(&|about| about.license == first.license) {
         shared.license = None;
     }
+    if !is_same(&|about| about.languages == first.languages) {
+        shared.languages.clear();
+    }
     if !is_same(&|about| about.author == first.author) {
         shared.author = None;
     }

@@ -84,9 +84,9 @@ pub struct CellFold {
 pub struct Scores {
     /// Multiple choice; `None` where it is not needed, since the cell costs too much KL.
     pub mc1: Option<f64>,
-    /// Cross-entropy on neutral text, nats per token.
+    /// Cross-entropy on neutral prose, nats per token.
     pub ce: f64,
-    /// KL(original ‖ steered) on neutral text, nats per token.
+    /// KL(original ‖ steered) on neutral prose, nats per token.
     pub kl: f64,
 }
 

@@ -16,9 +16,9 @@ pub struct Row {
     /// Multiple choice.
     #[serde(flatten)]
     pub mc: McScore,
-    /// Cross-entropy on neutral text, nats per token.
+    /// Cross-entropy on neutral prose, nats per token.
     pub ce: Option<f64>,
-    /// KL(original ‖ steered) on neutral text, nats per token.
+    /// KL(original ‖ steered) on neutral prose, nats per token.
     pub kl: Option<f64>,
     /// KL(steered ‖ original), the other way round.
     pub kl_reverse: Option<f64>,

@@ -9,7 +9,7 @@ use ndarray::{Array2, Array4, Axis};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Text that asks nothing.
+/// Neutral prose.
 pub const DOCUMENTS: [&str; 4] = [
     "the rain is on the hill and no one sees it",
     "all is well in the desert",

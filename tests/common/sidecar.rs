@@ -11,6 +11,8 @@ pub fn about(architecture: &str, model_name: &str, model_fingerprint: &str) -> A
         description: None,
         license: None,
         author: None,
+        languages: Vec::new(),
+        base_model: None,
         model_name: model_name.to_owned(),
         model_fingerprint: model_fingerprint.to_owned(),
         candor_version: env!("CARGO_PKG_VERSION").to_owned(),

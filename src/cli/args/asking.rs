@@ -216,7 +216,7 @@ pub(in crate::cli) fn open_ledger<V: Serialize + DeserializeOwned>(
 ) -> Result<Ledger<V>> {
     let ledger = Ledger::open(place, identity)?;
     if !ledger.is_empty() {
-        output.note(format_args!("going on: {} results are known", ledger.len()));
+        output.note(format_args!("resuming: {} results are known", ledger.len()));
     }
     Ok(ledger)
 }

@@ -23,15 +23,17 @@ use crate::{Error, Geometry, Model, ModelParams, Result};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(in crate::cli) struct ModelArgs {
-    /// The model, a GGUF file [default: the built-in demo model].
+    /// The model: a GGUF file, or hf:OWNER/REPO[:QUANT] for one on Hugging Face, also as -hf
+    /// OWNER/REPO[:QUANT] [default: the built-in demo model].
     #[arg(short, long, value_name = "GGUF")]
     pub(in crate::cli) model: Option<PathBuf>,
 
-    /// Layers to keep on the GPU; -ngl as in llama.cpp [default: all].
+    /// Layers to offload to the GPU, counted from the last (the output layer counts); also -ngl [default:
+    /// all].
     #[arg(long = "n-gpu-layers", visible_alias = "ngl", value_name = "N")]
     n_gpu_layers: Option<u32>,
 
-    /// Devices to use, as `candor devices` lists them, with commas between; `none` is the processor
+    /// Devices to use, as `candor devices` lists them, with commas between; `none` is the CPU
     /// alone [default: all workers and GPUs].
     #[arg(long = "device", value_name = "NAME", value_delimiter = ',')]
     devices: Option<Vec<String>>,
@@ -208,7 +210,8 @@ pub(in crate::cli) fn hash(model: &Model, output: Output) -> Result<()> {
 pub(in crate::cli) struct DataArgs {
     /// Labelled texts: TruthfulQA.csv, mc_task.json, a CSV of statement,label, or JSONL of
     /// {"prompt", "answer", "label"}, {"question", "choices", "answer"}, {"question", "true",
-    /// "false"} or {"positive", "negative"} [default: the demo's questions].
+    /// "false"} or {"positive", "negative"}; or by name: `truthfulqa`, `recipe:formal` (brief,
+    /// cheerful, refusing, certain) [default: the demo's questions].
     #[arg(short, long, value_name = "FILE")]
     pub(in crate::cli) data: Option<PathBuf>,
 

@@ -249,7 +249,7 @@ pub(in crate::cli) struct JudgeReport {
 }
 
 /// What Ctrl-C leaves.
-const KEPT: &str = "what was scored, written and judged is kept: run it again to go on";
+const KEPT: &str = "what was scored, written and judged is kept: rerun the same command to resume";
 
 fn all(
     judge: &mut dyn Judge,

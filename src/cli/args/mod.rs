@@ -7,5 +7,6 @@ pub(super) mod judge;
 pub(super) mod parts;
 #[cfg(feature = "sight")]
 pub(super) mod pictures;
+pub(super) mod provenance;
 pub(super) mod select;
 pub(super) mod words;

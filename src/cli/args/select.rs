@@ -33,12 +33,12 @@ pub(in crate::cli) struct SelectArgs {
     #[arg(long, value_name = "accuracy:N", value_parser = screen)]
     screen: Option<usize>,
 
-    /// Most KL per token on neutral text, in nats: gives the largest alpha within it, from 1/64 to 64
+    /// Largest KL per token on neutral prose, in nats: gives the largest alpha within it, from 1/64 to 64
     /// [default where heads or alpha are chosen by trying: 0.2].
     #[arg(long, value_name = "NATS", value_parser = budget)]
     kl_budget: Option<f64>,
 
-    /// Text that asks nothing, a document per line, read whole [default: 20 passages of plain English
+    /// Neutral prose, a document per line, read whole [default: 20 passages of plain English
     /// prose; 40 short stories for the built-in model].
     #[arg(long, value_name = "FILE")]
     neutral: Option<PathBuf>,
@@ -55,7 +55,7 @@ const N_TRIAL: usize = 32;
 
 /// What is wrong with data that strengths and effects cannot be measured on.
 pub(in crate::cli) const NEEDS_QUESTIONS: &str =
-    "needs questions with true and false answers, which this data set has not";
+    "needs questions with true and false answers, but this data set has none";
 
 /// Used where a budget is needed and none was given, in nats per token.
 pub(in crate::cli) const DEFAULT_BUDGET: f64 = 0.2;
@@ -124,7 +124,7 @@ impl SelectArgs {
         self.neutral.as_deref()
     }
 
-    /// The documents that ask nothing.
+    /// The neutral documents.
     pub(in crate::cli) fn neutral(&self, model: &ModelArgs) -> Result<Neutral> {
         Neutral::read(self.neutral.as_deref(), model)
     }
@@ -212,7 +212,7 @@ pub(in crate::cli) fn strength_within(
     bar.finish_and_clear();
     let (alpha, kl) = found?;
     let shown = short(alpha);
-    output.note(format_args!("alpha {shown} costs {} nats per token of neutral text", short(kl)));
+    output.note(format_args!("alpha {shown} costs {} nats per token of neutral prose", short(kl)));
     if not_reached(alpha) {
         output.note(format_args!(
             "{shown} is the largest alpha that is tried: the budget of {budget} nats is not reached"
@@ -249,7 +249,7 @@ pub(in crate::cli) fn check_k(model: &Model, k: usize) -> Result<()> {
     Err(Error::invalid("--heads", format!("{k} heads cannot be chosen from {n_head}")))
 }
 
-/// Text that asks nothing.
+/// Neutral prose.
 pub(in crate::cli) struct Neutral {
     documents: Vec<String>,
     /// What it is: the file, or in words.

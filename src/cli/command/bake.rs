@@ -21,7 +21,7 @@ use crate::{Geometry, Model, Result, SessionParams, fingerprint};
 /// Tokens that a document is cut to where models are compared.
 const N_TOKEN: usize = 128;
 
-/// Write a vector into a model's file, for any llama.cpp program.
+/// Bake a vector into a model's file, for every program that runs llama.cpp.
 ///
 /// The new file steers every token wherever it runs, without candor. Where llama.cpp
 /// adds a bias after the attention output, that bias does exactly what steering does; in other
@@ -45,12 +45,12 @@ pub(in crate::cli) struct BakeArgs {
     #[arg(long)]
     approximate: bool,
 
-    /// Compare the baked model with live steering on neutral text; on by itself where the bake is
+    /// Compare the baked model with live steering on neutral prose; on by itself where the bake is
     /// not exact.
     #[arg(long)]
     check: bool,
 
-    /// Text that asks nothing, a document per line [default: the demo's stories].
+    /// Neutral prose, a document per line [default: the demo's stories].
     #[arg(long, value_name = "FILE")]
     neutral: Option<PathBuf>,
 }

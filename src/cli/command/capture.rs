@@ -11,14 +11,14 @@ use crate::capture::{CaptureParams, Captured, capture};
 use crate::cli::args::common::{DataArgs, ModelArgs};
 use crate::cli::show::output::Output;
 use crate::cli::show::target::check_store;
-use crate::cli::{embedded, interrupt};
+use crate::cli::{embedded, interrupt, sets};
 use crate::data::Dataset;
 use crate::{Error, Model, Result};
 
 /// Capture the head outputs of labelled texts into a safetensors file
 ///
 /// For every question and every answer, true or false, the outputs of all attention heads at the
-/// last token. A capture that was stopped goes on where it was when the same command runs again.
+/// last token. If a capture is interrupted, rerun the same command to resume.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CaptureArgs {
     #[command(flatten)]
@@ -98,8 +98,7 @@ impl CaptureArgs {
 }
 
 /// What Ctrl-C leaves where the activations lie in a file that stays.
-pub(in crate::cli) const KEPT: &str =
-    "what was captured is kept; run the same command again to go on";
+pub(in crate::cli) const KEPT: &str = "what was captured is kept; rerun the same command to resume";
 
 /// Captures with a progress bar; Ctrl-C stops between two batches, and `kept` says what is kept.
 pub(in crate::cli) fn run_capture(
@@ -130,7 +129,7 @@ pub(in crate::cli) fn run_capture(
     }
     if captured.n_batch_resumed > 0 {
         output.note(format_args!(
-            "went on after {} of an earlier run",
+            "resumed after {} of an earlier run",
             crate::cli::show::table::counted(captured.n_batch_resumed, "batch")
         ));
     }
@@ -141,7 +140,7 @@ impl DataArgs {
     /// Opens the data set, or the built-in one where the built-in model serves.
     pub(in crate::cli) fn open(&self, model: &ModelArgs) -> Result<Dataset> {
         match &self.data {
-            Some(path) => Dataset::open(path),
+            Some(path) => sets::open(path),
             None if model.is_embedded() => embedded::questions(),
             None => Err(Error::invalid(
                 "--data",

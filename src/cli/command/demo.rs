@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// What Ctrl-C leaves: all that the demo writes lies in a temporary folder.
 const KEPT: &str = "the demo keeps nothing";
 
-/// Show the whole job: capture, probe, select, steer, score
+/// Demonstrate the whole method on the built-in model: capture, probe, select, steer, score
 ///
 /// The built-in model knows the truth and often repeats the misconception. Half of its questions
 /// choose the heads, their directions, K and alpha; the other half is scored; then the other way
@@ -32,7 +32,7 @@ pub(in crate::cli) struct DemoArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Most KL per token on neutral text that steering may cost, in nats.
+    /// Largest KL per token on neutral prose that steering may cost, in nats.
     #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
     kl_budget: f64,
 
@@ -171,8 +171,8 @@ fn print(report: &Report, selection: Selection, output: Output) {
             "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
             "iti" => format!("steered (ITI, heads by {selection})"),
             "random" => format!("random heads and directions, {n_draw} ×"),
-            "instruction" => format!("asked to: \"{INSTRUCTION}\""),
-            _ => "asked to, and steered".to_owned(),
+            "instruction" => format!("instruction: \"{INSTRUCTION}\""),
+            _ => "instruction, and steered".to_owned(),
         };
         output.line(format_args!(
             "{name:<34} {:>5}   {:>5}   {:>5}   {:>5}   {:>5}   {:>5}",

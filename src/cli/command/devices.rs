@@ -8,7 +8,7 @@ use crate::cli::show::output::Output;
 use crate::cli::show::table::{bytes, printable_line, table};
 use crate::device::{Device, devices};
 
-/// List the devices that can compute layers.
+/// List the devices that can run layers.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DevicesArgs {
     /// Workers whose devices to list as well, with commas between.

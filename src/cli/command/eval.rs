@@ -29,13 +29,13 @@ use crate::study::{
 };
 use crate::{Error, Model, Result};
 
-/// Measure what steering does: to truth, to writing, to everything else the model says
+/// Measure what steering does to truth, to written answers, and to neutral prose
 ///
 /// Scores every answer (MC1, MC2, MC3), lets the model write its own, and reads neutral text (CE,
 /// KL): without steering, steered, steered by random directions in random heads, asked by a plain
 /// instruction, and both. With --cv 2 a vector is fitted on each half of the questions and scored on
 /// the other; else a sidecar is scored on all of them. Intervals are 95 %, over questions, and over
-/// draws where there are several. Stopped, the same command goes on where it was.
+/// draws where there are several. If interrupted, rerun the same command to resume.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EvalArgs {
     #[command(flatten)]
@@ -124,7 +124,7 @@ pub(in crate::cli) struct Settings<'a> {
     shuffle: bool,
     n_random: usize,
     n_predict: usize,
-    /// The text that asks nothing.
+    /// The neutral prose.
     neutral: &'a str,
     n_document: usize,
     /// Its tokens, all of which are read.
@@ -286,7 +286,7 @@ impl EvalArgs {
         let bar = output.progress("scoring", n_step);
         let on_step = || {
             bar.inc(1);
-            interrupt::check("what was scored is kept: run it again to go on")
+            interrupt::check("what was scored is kept: rerun the same command to resume")
         };
         let report = match (vector, source) {
             (Vector::Sidecar(_, sidecar, alpha), Some(source)) => {

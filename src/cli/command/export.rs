@@ -20,7 +20,7 @@ use crate::session::SessionParams;
 use crate::steer::Sidecar;
 use crate::{Error, Model, Result};
 
-/// Write a vector in a format that other programs know, and measure how near it comes
+/// Export a vector for other programs, and measure how close it comes
 ///
 /// A control vector is added by llama.cpp's own programs (--control-vector FILE) to the output of
 /// every layer from 1 on, at every token. It cannot be what editing heads is: the nearest of two is
@@ -42,7 +42,7 @@ pub(in crate::cli) struct ExportArgs {
     #[command(flatten)]
     steer: SteerArgs,
 
-    /// Text that asks nothing, a document per line [default: 40 short stories].
+    /// Neutral prose, a document per line [default: 40 short stories].
     #[arg(long, value_name = "FILE")]
     neutral: Option<PathBuf>,
 
@@ -141,7 +141,7 @@ impl ExportArgs {
         let bar = output.progress("exporting", task.n_step());
         let found = nearest(&model, &session, &task, &mut ledger, || {
             bar.inc(1);
-            interrupt::check("what was measured is kept: run it again to go on")
+            interrupt::check("what was measured is kept: rerun the same command to resume")
         });
         bar.finish_and_clear();
         let mut found = found?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::capture::Store;
 use crate::cli::args::common::{direction, finite};
 use crate::cli::args::parts::Part;
+use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::show::heads::amount;
 use crate::cli::show::output::{BOLD, Output};
 use crate::cli::show::table::{printable_line, short};
@@ -20,7 +21,7 @@ use crate::import::{Base, HeadArrays, Origin, control_vectors, sidecar};
 use crate::steer::{DirectionKind, FitParams, Positions, SteeringVector, default_path};
 use crate::{Error, Result, content};
 
-/// Make a sidecar of a vector that another program made
+/// Convert another program's vector into a sidecar
 ///
 /// Takes llama.cpp's control vectors (of its cvector-generator, of repeng), which are directions of
 /// layers; several are added, each times a factor, as in 'FILE*0.5'. Or heads as numpy arrays, as the
@@ -75,6 +76,9 @@ pub(in crate::cli) struct ImportArgs {
     /// [default: all for control vectors, generated for heads].
     #[arg(long, value_name = "POSITIONS")]
     policy: Option<Positions>,
+
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
 
     /// Import a control vector that names another architecture, activations of another model.
     #[arg(long)]
@@ -133,7 +137,8 @@ impl ImportArgs {
         };
         let alpha = self.alpha.unwrap_or(alpha);
         let positions = self.policy.unwrap_or(positions);
-        let imported = sidecar(&base, vector, name, origin, (kind, alpha, positions));
+        let mut imported = sidecar(&base, vector, name, origin, (kind, alpha, positions));
+        self.provenance.apply(&mut imported.about)?;
         imported.write(&target)?;
         let layers = imported.vector.layers();
         let document = Document {

@@ -70,11 +70,11 @@ fn markdown(command: &Command) -> String {
                     document](json.md). The exit code is 0 for success, 1 for a failure, 2 for wrong \
                     usage, and 130 after Ctrl-C.\n"
         .to_owned();
-    for (group, names) in help::GROUPS {
+    for (group, names) in help::grouped(command) {
         // Writing into a string cannot fail.
         let _ = writeln!(text, "\n## {group}");
         for name in names {
-            if let Some(below) = command.find_subcommand(name) {
+            if let Some(below) = command.find_subcommand(&name) {
                 section(&mut text, below, "candor");
             }
         }

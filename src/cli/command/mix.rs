@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::cli::args::parts::Part;
+use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::show::heads::amount;
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::table::{printable_line, short};
@@ -14,7 +15,7 @@ use crate::cli::show::target::check_target;
 use crate::file::stem;
 use crate::steer::{Positions, Sidecar};
 
-/// Add sidecars up, each times a factor
+/// Add up sidecars, each multiplied by a factor
 ///
 /// At its own strength the result adds what each part adds at its own, times its factor: 'a.gguf*0.7'
 /// with 'b.gguf*-0.3' is seven tenths of the one less three tenths of the other. It keeps the alpha
@@ -36,6 +37,9 @@ pub(in crate::cli) struct MixArgs {
     /// Tokens to steer by default: `generated` or `all` [default: what all parts steer].
     #[arg(long, value_name = "POSITIONS")]
     policy: Option<Positions>,
+
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
 
     /// Mix sidecars that were made for different models; the result is bound to the first one's.
     #[arg(long)]
@@ -74,7 +78,8 @@ impl MixArgs {
         let stem = stem(&self.output);
         let name = self.name.as_deref().unwrap_or(&stem);
         let weighed: Vec<_> = sidecars.iter().zip(self.parts.iter().map(Part::factor)).collect();
-        let mixed = Sidecar::mix(&weighed, name, self.policy, self.force)?;
+        let mut mixed = Sidecar::mix(&weighed, name, self.policy, self.force)?;
+        self.provenance.apply(&mut mixed.about)?;
         mixed.write(&self.output)?;
         let parts = self.parts.iter().zip(&sidecars).map(|(part, sidecar)| PartFacts {
             path: &part.path,

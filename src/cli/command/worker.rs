@@ -14,7 +14,7 @@ use crate::device::{Device, ServeParams, serve};
 use crate::ffi::host::divert_stdout;
 use crate::{Error, Result};
 
-/// Lend this machine's devices to candor or llama.cpp on other machines, until Ctrl-C.
+/// Serve this machine's devices to candor or llama.cpp on other machines.
 ///
 /// There, `--rpc HOST:PORT` takes them into use. One program is served at a time. The protocol has
 /// neither passwords nor encryption: listen only where you trust every machine that can connect.

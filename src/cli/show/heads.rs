@@ -19,7 +19,7 @@ pub(in crate::cli) struct Head {
     /// What moving it by itself does, in nats; absent where that was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) effect: Option<f32>,
-    /// What that costs, in nats per token of neutral text.
+    /// What that costs, in nats per token of neutral prose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) cost: Option<f32>,
 }

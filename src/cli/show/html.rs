@@ -94,6 +94,7 @@ pub(in crate::cli) fn page(document: &Document) -> Result<String> {
             n_more => document.questions.len().saturating_sub(N_QUESTION),
             written => document.questions.iter().any(|q| q.conditions.values().any(|c| c.written.is_some())),
             rows, folds, questions, is_judged,
+            singles => singles(document),
             plots => Serde(plots),
         },
     )
@@ -200,7 +201,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
         };
         plots.extend(fold_plots(document, fold, &name)?);
     }
-    if document.categories.len() > 1 {
+    if document.categories.iter().filter(|category| category.n_question > 1).count() > 1 {
         plots.push(categories_plot(document)?);
     }
     Ok(plots)
@@ -263,8 +264,23 @@ fn heads_from(document: &Document, fold: &FoldReport) -> String {
     }
 }
 
+/// The categories of one question each, and whether its best answer is the likeliest before and after.
+fn singles(document: &Document) -> Vec<String> {
+    let single = document.categories.iter().filter(|category| category.n_question == 1);
+    single
+        .map(|category| {
+            let [before, after] = ["base", "iti"].map(|name| {
+                category.mc1_interval.get(name).map_or("–", |mc1| mark(None, mc1.mean))
+            });
+            format!("{} {before} → {after}", printable_line(&category.name))
+        })
+        .collect()
+}
+
 fn categories_plot(document: &Document) -> Result<Plot> {
-    let mut categories: Vec<_> = document.categories.iter().collect();
+    // What one question says needs no interval: the page names these apart.
+    let mut categories: Vec<_> =
+        document.categories.iter().filter(|category| category.n_question > 1).collect();
     categories.sort_by_key(|category| std::cmp::Reverse(category.n_question));
     let shown: Vec<Pair> = categories
         .iter()

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::hub;
 use crate::cli::show::document::{Published, named};
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{nats, percent, printable_line, table};
 use crate::data::Dataset;
-use crate::file::write_atomically;
+use crate::file::{stem, write_atomically};
 use crate::study::{Estimate, Row};
 use crate::{Error, Model, Result};
 
@@ -63,6 +64,9 @@ pub(in crate::cli) struct Made {
 #[derive(schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct ModelFacts {
     name: String,
+    /// Where it came from, as `hf:owner/repo@commit/file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     architecture: String,
     fingerprint: String,
     /// Hash of the bytes of its file.
@@ -78,7 +82,8 @@ impl Made {
             candor: env!("CARGO_PKG_VERSION"),
             command: shell_command(&words),
             model: ModelFacts {
-                name: model.name().unwrap_or("model").to_owned(),
+                name: display_name(model),
+                source: hub::source(model.path()),
                 architecture: model.architecture().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
                 content: model.content()?.to_owned(),
@@ -105,6 +110,14 @@ impl<'a> DataFacts<'a> {
     }
 }
 
+/// A model's name for titles: its own, or its file's where its own says no more than the architecture.
+pub(in crate::cli) fn display_name(model: &Model) -> String {
+    let own = model
+        .name()
+        .filter(|name| !name.trim().is_empty() && !name.eq_ignore_ascii_case(model.architecture()));
+    own.map_or_else(|| stem(model.path()), str::to_owned)
+}
+
 /// A command that a POSIX shell takes apart into these words.
 pub(in crate::cli) fn shell_command(words: &[String]) -> String {
     // A word with NUL cannot have been typed.
@@ -125,8 +138,8 @@ pub(in crate::cli) fn title(name: &str) -> &'static str {
         "base" => "no steering",
         "iti" => "steered",
         "random" => "random heads and directions",
-        "instruction" => "asked to",
-        _ => "asked to, and steered",
+        "instruction" => "instruction",
+        _ => "instruction, and steered",
     }
 }
 

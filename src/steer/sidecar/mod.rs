@@ -73,8 +73,12 @@ pub struct About {
     pub license: Option<String>,
     /// Who made it.
     pub author: Option<String>,
+    /// Languages of the data, ISO 639 codes; may be empty.
+    pub languages: Vec<String>,
     /// Name of the base model.
     pub model_name: String,
+    /// Its repository on Hugging Face, as in `owner/model`.
+    pub base_model: Option<String>,
     /// Fingerprint of the base model: see [`fingerprint`](crate::fingerprint()).
     pub model_fingerprint: String,
     /// Version of candor that wrote the file.
@@ -103,10 +107,13 @@ pub struct About {
     /// ([`HeadEffect::effect`](crate::select::HeadEffect)), F32 `[n_layer, n_head]`, NaN where it
     /// was not measured; may be empty.
     pub head_effect: Vec<f32>,
-    /// What the same costs, in nats per token of neutral text
+    /// What the same costs, in nats per token of neutral prose
     /// ([`HeadEffect::cost`](crate::select::HeadEffect)); as [`About::head_effect`].
     pub head_cost: Vec<f32>,
 }
+
+/// What stands before the name of a repository in `general.base_model.0.repo_url`.
+const HUB: &str = "https://huggingface.co/";
 
 /// [`About::split`] of a vector that was not fitted but imported.
 const IMPORTED: &str = "none: imported";
@@ -250,9 +257,15 @@ impl Sidecar {
                 file.set(key, text.as_str());
             }
         }
+        if !about.languages.is_empty() {
+            file.set("general.languages", about.languages.clone());
+        }
         file.set("general.base_model.count", 1u32)
-            .set("general.base_model.0.name", about.model_name.as_str())
-            .set("adapter.type", METHOD)
+            .set("general.base_model.0.name", about.model_name.as_str());
+        if let Some(repo) = &about.base_model {
+            file.set("general.base_model.0.repo_url", format!("{HUB}{repo}"));
+        }
+        file.set("adapter.type", METHOD)
             .set("candor.format", self.format())
             .set("candor.version", about.candor_version.as_str())
             .set("candor.method", METHOD)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{About, FORMAT, FORMAT_LAYERS, METHOD, Sidecar, TYPE, layer_direction};
+use super::{About, FORMAT, FORMAT_LAYERS, HUB, METHOD, Sidecar, TYPE, layer_direction};
 use crate::error::{shown, shown_up_to};
 use crate::export::CONTROL_VECTOR;
 use crate::gguf::{Gguf, TensorInfo};
@@ -100,7 +100,12 @@ fn about(file: &Gguf) -> Result<About> {
         description: opt_text("general.description")?,
         license: opt_text("general.license")?,
         author: opt_text("general.author")?,
+        languages: file.opt_strings("general.languages")?.unwrap_or_default().to_vec(),
         model_name: text("general.base_model.0.name")?,
+        base_model: file
+            .opt_str("general.base_model.0.repo_url")?
+            .and_then(|url| url.strip_prefix(HUB))
+            .map(str::to_owned),
         model_fingerprint: text("candor.model.fingerprint")?,
         candor_version: text("candor.version")?,
         direction: word(file, "candor.direction")?,

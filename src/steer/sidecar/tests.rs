@@ -26,6 +26,8 @@ fn about() -> About {
         description: None,
         license: Some("MIT".to_owned()),
         author: None,
+        languages: Vec::new(),
+        base_model: None,
         model_name: "Tiny".to_owned(),
         model_fingerprint: "01".repeat(32),
         candor_version: "0.1.0".to_owned(),

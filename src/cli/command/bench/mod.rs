@@ -15,7 +15,7 @@ use self::select::SelectArgs;
 use crate::Result;
 use crate::cli::show::output::Output;
 
-/// Measure what steering costs on this machine
+/// Measure what steering costs in time on this machine
 ///
 /// Prefill and decode of the plain model, and of the same model observed, steered inside the graph,
 /// steered in the callback, and (where the architecture has the bias) with the vector baked into its

@@ -10,6 +10,7 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
 use self::report::Results;
+use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::embedded;
 use crate::cli::show::heads;
 use crate::cli::show::output::Output;
@@ -28,7 +29,7 @@ const EXAMPLE: &str = "What is the capital of Australia?";
 /// What stands in place of a number.
 const NOT_KNOWN: &str = "–";
 
-/// Write a model card for a vector: Markdown, with the front matter that model hubs read
+/// Write a model card (Markdown with the front matter that model hubs read)
 ///
 /// It says what the sidecar is and where it comes from, how to use it, and what was measured: the rows
 /// of a report.json that `candor eval --report DIR` wrote. Without one it says that nothing was.
@@ -45,6 +46,13 @@ pub(in crate::cli) struct CardArgs {
     /// What was measured: the report.json of `candor eval`.
     #[arg(long, value_name = "JSON")]
     report: Option<PathBuf>,
+
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
+
+    /// The data set's repository on a hub, as in domenicrosati/TruthfulQA.
+    #[arg(long, value_name = "OWNER/REPO")]
+    dataset: Option<String>,
 
     /// The file to write, `-` for stdout [default: the sidecar's name with .md].
     #[arg(short, long, value_name = "FILE")]
@@ -63,7 +71,7 @@ impl CardArgs {
         let model = embedded::model_or(self.model.as_ref())?;
         let file = Gguf::open_model(&model)?;
         let print = fingerprint(&file)?;
-        let (path, sidecar) = match &self.steer {
+        let (path, mut sidecar) = match &self.steer {
             Some(path) => (path.clone(), Sidecar::read(path)?),
             None => find_beside(&model, &print)?.ok_or_else(|| {
                 let problem =
@@ -98,7 +106,13 @@ impl CardArgs {
         }
         let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
         let has_results = report.is_some();
-        let text = render(&Card::of(&path, &sidecar, &file, report)?)?;
+        // What is said here of its origin does not make it another vector.
+        let fingerprint = sidecar.fingerprint();
+        self.provenance.apply(&mut sidecar.about)?;
+        let mut card = Card::of(&path, &sidecar, &file, report)?;
+        card.fingerprint = fingerprint;
+        card.dataset.clone_from(&self.dataset);
+        let text = render(&card)?;
         if is_stdout {
             output.text(&text);
             return Ok(());
@@ -126,7 +140,9 @@ struct Card {
     license: Option<String>,
     license_name: Option<String>,
     license_text: Option<String>,
-    base_model: String,
+    base_model: Option<String>,
+    languages: Vec<String>,
+    dataset: Option<String>,
     file: String,
     n_byte: String,
     fingerprint: String,
@@ -229,7 +245,13 @@ impl Card {
             license,
             license_name,
             license_text: about.license.clone(),
-            base_model: hub_name(file)?.unwrap_or_else(|| about.model_name.clone()),
+            // A hub takes no name but that of a repository.
+            base_model: match &about.base_model {
+                Some(repo) => Some(repo.clone()),
+                None => hub_name(file)?,
+            },
+            languages: about.languages.clone(),
+            dataset: None,
             file: name_of(path),
             n_byte: bytes(n_byte),
             fingerprint: sidecar.fingerprint(),

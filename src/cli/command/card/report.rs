@@ -94,6 +94,43 @@ pub(super) struct Results {
     n_document: usize,
     has_info: bool,
     rows: Vec<Line>,
+    /// What the vector reached, for the hub's own table.
+    metrics: Vec<Metric>,
+}
+
+/// A number of the steered model, in per cent, or nats for KL.
+#[derive(schemars::JsonSchema, Debug, Serialize)]
+struct Metric {
+    kind: String,
+    name: String,
+    value: f64,
+}
+
+/// The numbers of the steered row.
+fn metrics(rows: &[Row]) -> Vec<Metric> {
+    let Some(row) = rows.iter().find(|row| row.name == "iti") else { return Vec::new() };
+    let round = |x: f64| (x * 1e4).round() / 1e4;
+    let shares = [
+        ("mc1", "MC1, %", Some(row.mc1)),
+        ("mc2", "MC2, %", Some(row.mc2)),
+        ("mc3", "MC3, %", Some(row.mc3)),
+        ("true", "true answers, %", row.truth),
+        ("informative", "informative answers, %", row.info),
+    ]
+    .map(|(kind, name, share)| (kind, name, share.map(|share| 100.0 * share)));
+    let nats = [("kl", "KL on neutral prose, nats per token", row.kl)];
+    shares
+        .into_iter()
+        .chain(nats)
+        .filter_map(|(kind, name, value)| {
+            let value = round(value?);
+            value.is_finite().then(|| Metric {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                value,
+            })
+        })
+        .collect()
 }
 
 /// One condition.
@@ -146,6 +183,7 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     };
     Ok(Results {
         rows: document.rows.iter().map(line).collect(),
+        metrics: metrics(&document.rows),
         has_info: document.rows.iter().any(|row| row.info.is_some()),
         what: format!("{what}. Steered tokens: {}", settings.policy),
         judge: match settings.judge {
@@ -153,12 +191,31 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
             other => other.to_string(),
         },
         candor: document.candor,
-        command: document.command,
+        command: document.command.map(|command| without_folders(&command)),
         data: document.data.name,
         sha256: document.data.sha256,
         n_question: document.n_question,
         n_document: settings.n_document,
     })
+}
+
+/// A command without the folders of its files, which are nobody's business but the author's.
+fn without_folders(command: &str) -> String {
+    let bare = |word: String| match word.split_once('=') {
+        Some((name, path)) if name.starts_with("--") && Path::new(path).is_absolute() => {
+            format!("{name}={}", file_name(path))
+        }
+        _ if Path::new(&word).is_absolute() => file_name(&word),
+        _ => word,
+    };
+    let Some(words) = shlex::split(command) else { return String::new() };
+    let words: Vec<String> = words.into_iter().map(bare).collect();
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
+}
+
+fn file_name(path: &str) -> String {
+    let name = Path::new(path).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// Which vector was scored, in words; an error where it is another one.

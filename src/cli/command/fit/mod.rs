@@ -13,6 +13,7 @@ use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::{MeasureArgs, PreambleArgs, journals};
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
+use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::args::select::{
     DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs, check_k, strength_within,
 };
@@ -21,6 +22,7 @@ use crate::cli::interrupt;
 use crate::cli::show::chance::{warn_of_chance, warn_of_sigma};
 use crate::cli::show::output::Output;
 use crate::cli::show::plot::{self, Format};
+use crate::cli::show::report::display_name;
 use crate::cli::show::table::counted;
 use crate::cli::show::target::check_target;
 use crate::data::{Dataset, PromptForm};
@@ -28,8 +30,8 @@ use crate::file::{self, stem};
 use crate::ledger::Ledger;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar,
-    SigmaFrom, SteeringVector, default_path,
+    About, Balance, Development, DirectionKind, FitParams, Selection, Sidecar, SigmaFrom,
+    SteeringVector, default_path,
 };
 use crate::study::{HeldOut, Protocol, held_out};
 use crate::{Error, Geometry, Model, Result};
@@ -54,6 +56,9 @@ pub(in crate::cli) struct FitArgs {
     /// Name of the vector [default: the data set's].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
 
     #[command(flatten)]
     activations: StoreArgs,
@@ -174,7 +179,7 @@ impl FitArgs {
         chosen.journal.remove()?;
         activations.discard()?;
         if let (Some(file), Some(maps)) = (&self.plot, maps(&sidecar)) {
-            plot::write(file, &sidecar.about.model_name, &maps)?;
+            plot::write(file, &display_name(&model), &maps)?;
         }
         let fitted = Fitted {
             path: &path,
@@ -306,7 +311,10 @@ impl FitArgs {
         evaluator.set_policy(self.measure.policy);
         neutral.tell(&evaluator, output)?;
         let mut journal = SelectArgs::journal(&place, &identity, trial)?;
-        let kept = format!("what was tried is kept in {}: run it again to go on", place.display());
+        let kept = format!(
+            "what was tried is kept in {}: rerun the same command to resume",
+            place.display()
+        );
         let Ranked { development, effects } = {
             let journal = (&mut journal, kept.as_str());
             self.select.rank(&mut evaluator, fitted, source, trial, journal, output)?
@@ -426,12 +434,14 @@ impl FitArgs {
             if chosen.effects.is_empty() { Vec::new() } else { values.collect() }
         };
         let name = self.name.clone().unwrap_or_else(|| data.name.clone());
-        Ok(About {
+        let mut about = About {
             architecture: model.architecture().to_owned(),
             description: Some(format!("Inference-Time Intervention fitted on {}", data.name)),
             name,
             license: None,
             author: None,
+            languages: Vec::new(),
+            base_model: None,
             model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -458,7 +468,9 @@ impl FitArgs {
             head_effect: per_head(|head| head.effect),
             // Rounding can leave a KL of nothing below zero.
             head_cost: per_head(|head| head.cost.max(0.0)),
-        })
+        };
+        self.provenance.apply(&mut about)?;
+        Ok(about)
     }
 }
 

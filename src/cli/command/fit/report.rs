@@ -36,7 +36,7 @@ pub(in crate::cli) struct Document<'a> {
     /// that comes from others. The best of many: see `held_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     mc1: Option<f64>,
-    /// The KL of the same, in nats per token of neutral text.
+    /// The KL of the same, in nats per token of neutral prose.
     #[serde(skip_serializing_if = "Option::is_none")]
     kl: Option<f64>,
     /// Spearman's, of the accuracies and effects of the heads that were tried.
@@ -137,7 +137,7 @@ impl Fitted<'_> {
         ];
         fields.insert(3, ("reading", chance::text(&chance)));
         if let Some(Choice { mc1, base, kl, .. }) = choice {
-            let mut reached = format!("KL {} nats per token of neutral text", nats(kl, 4));
+            let mut reached = format!("KL {} nats per token of neutral prose", nats(kl, 4));
             if !mc1.is_nan() {
                 let [from, to] = [base, mc1].map(percent);
                 reached = format!("MC1 {from} → {to} % while it was chosen; {reached}");
@@ -157,7 +157,7 @@ impl Fitted<'_> {
             fields.insert(6, ("held out", gives));
         }
         output.fields(&fields);
-        output.aside(format_args!("\nnext: {}", self.next));
+        output.aside(format_args!("next: {}", self.next));
     }
 }
 

@@ -28,7 +28,7 @@ struct Export {
     model_fingerprint: Option<String>,
     alpha: Option<f64>,
     method: Option<String>,
-    /// KL(heads edited ‖ control vector) on neutral text, in nats per token.
+    /// KL(heads edited ‖ control vector) on neutral prose, in nats per token.
     neutral_kl: Option<f64>,
     neutral_top1: Option<f64>,
 }
@@ -73,7 +73,7 @@ impl ControlFacts {
             if let (Some(kl), Some(top1)) = (export.neutral_kl, export.neutral_top1) {
                 let agrees = 100.0 * top1;
                 let distance =
-                    format!("KL {kl:.4} nats per token, top-1 {agrees:.1} %, on neutral text");
+                    format!("KL {kl:.4} nats per token, top-1 {agrees:.1} %, on neutral prose");
                 rows.push(("from the heads' edit", distance));
             }
         }

@@ -45,7 +45,7 @@ pub(super) struct Verified {
     off_is_off: bool,
     /// The strength that the rest is measured at: the sidecar's own.
     alpha: f32,
-    /// KL(original ‖ steered) on neutral text, every token steered, in nats per token.
+    /// KL(original ‖ steered) on neutral prose, every token steered, in nats per token.
     kl: f64,
     /// The share of these tokens after which another one is likeliest.
     top1_changed: f64,

@@ -28,14 +28,14 @@ use crate::steer::{Development, DirectionKind, FitParams, Selection};
 use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
 use crate::{Error, Result};
 
-/// Try numbers of heads and strengths, and say which to take
+/// Try numbers of heads and strengths, and recommend a pair
 ///
 /// A grid of K (--heads) and alpha. On each half of the questions heads are ranked and vectors
 /// fitted, once; every cell is scored on the other half. The recommendation comes from the half
 /// that was fitted on: the best MC1 there whose KL per token is within the budget, at equal MC1 the
 /// lower KL; its score on the other half stands beside, with its baselines. With --kl-budget in
 /// place of --alpha, each K gets the largest alpha within the budget; with both, the budget is for
-/// the recommendation. Stopped, the same command goes on where it was.
+/// the recommendation. If interrupted, rerun the same command to resume.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SweepArgs {
     #[command(flatten)]
@@ -116,7 +116,7 @@ struct Settings<'a> {
     shuffle: bool,
     n_random: usize,
     n_predict: usize,
-    /// The text that asks nothing.
+    /// The neutral prose.
     neutral: &'a str,
     n_document: usize,
     /// Its tokens, all of which are read.
@@ -252,7 +252,7 @@ impl SweepArgs {
         let source = &activations.store;
         let swept = sweep(&mut evaluator, source, &protocol, &axes, &mut ledger, journal, || {
             bar.inc(1);
-            interrupt::check("what was measured is kept: run it again to go on")
+            interrupt::check("what was measured is kept: rerun the same command to resume")
         });
         bar.finish_and_clear();
         let swept = swept?;

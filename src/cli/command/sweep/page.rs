@@ -45,7 +45,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             document,
             direction,
             format!("KL{title}"),
-            "What steering does to text that asks nothing, in nats per token.",
+            "What steering does to neutral prose, in nats per token.",
             (kl, |x| nats(x, 3)),
         ));
     }
@@ -161,7 +161,7 @@ fn curves(document: &Document) -> Result<Vec<Plot>> {
                    axis of KL is stretched where KL is small: it goes by the square root, as KL grows \
                    about by the square of the strength."
                 .to_owned(),
-            svg: plot::curve_svg(("KL in nats per token of neutral text", unit), &lines)?,
+            svg: plot::curve_svg(("KL in nats per token of neutral prose", unit), &lines)?,
         });
     }
     Ok(plots)

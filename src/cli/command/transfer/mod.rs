@@ -11,9 +11,9 @@ use serde::Serialize;
 use crate::capture::CaptureParams;
 use crate::cli::args::activations::Activations;
 use crate::cli::args::common::{ModelArgs, positive, prompt_form};
-use crate::cli::interrupt;
 use crate::cli::show::output::Output;
 use crate::cli::show::report::{DataFacts, Made, ReportArgs};
+use crate::cli::{interrupt, sets};
 use crate::data::Dataset;
 use crate::steer::FitParams;
 use crate::study::{Fitted, Labelled, Reading, Transfer, TransferParams, transfer};
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// on.
 const TEST_SHARE: f64 = 0.2;
 
-/// See whether heads that know the truth in one data set know it in another
+/// Test whether heads that know the truth in one data set know it in another
 ///
 /// For each set of true and false statements (or of questions) probes are fitted to a part of it;
 /// the best head, and the best few together, then read the rest of their own set and all of every
@@ -158,7 +158,7 @@ impl TransferArgs {
     fn sets(&self) -> Result<Vec<Dataset>> {
         let mut sets: Vec<Dataset> = Vec::new();
         for path in &self.data {
-            let data = Dataset::open(path)?.limited(self.limit);
+            let data = sets::open(path)?.limited(self.limit);
             data.require_two_classes()?;
             if let Some(known) = sets.iter().find(|known| known.name == data.name) {
                 let problem = format!(
