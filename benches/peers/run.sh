@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # candor beside its peers on this machine, by turns: probes against scikit-learn under joblib, capture
-# against PyTorch with forward hooks; and `candor serve` asked by OpenAI's own client. Makes a virtual
-# environment and downloads packages into it (PyTorch alone some gigabytes); no test needs it.
+# against PyTorch with forward hooks; `candor serve` asked by OpenAI's own client; a stock llama-server with and without `candor attach`. Makes
+# a virtual environment and downloads packages into it (PyTorch alone some gigabytes); no test needs it.
 #
 #   benches/peers/run.sh probe   [arguments of probe_sklearn.py]
 #   benches/peers/run.sh capture [arguments of capture_torch.py]
 #   benches/peers/run.sh serve   [arguments of serve_openai.py]
 #   benches/peers/run.sh load    [arguments of serve_load.py]
 #   benches/peers/run.sh card    reads a card of candor's with huggingface_hub
+#   benches/peers/run.sh attach  [arguments of attach_xllamacpp.py]
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,7 +16,7 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -25,6 +26,7 @@ case ${1:-} in
     serve) script=serve_openai.py ;;
     load) script=serve_load.py ;;
     card) script=card_hub.py ;;
+    attach) script=attach_xllamacpp.py ;;
     *) usage ;;
 esac
 what=$1
