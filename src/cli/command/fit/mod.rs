@@ -383,7 +383,7 @@ impl FitArgs {
             direction: self.direction,
             selection: self.select.by(),
             select: trial.params,
-            sigma: SigmaFrom::Development,
+            sigma: self.measure.sigma(),
             grid: self.select.grid(model, self.heads, self.alpha)?,
             n_random: 0,
             n_predict: 0,
@@ -403,6 +403,7 @@ impl FitArgs {
         let identity = format!("{identity} {:?} {:?}", protocol.grid, protocol.select);
         let mut ledger = Ledger::open(&place, &identity)?;
         let mut evaluator = self.model.evaluator(model)?;
+        evaluator.set_policy(self.measure.policy);
         let bar = output.progress("held out", protocol.n_step_of_held_out());
         let journal = journals(&place, &identity);
         let found = held_out(&mut evaluator, source, &protocol, &mut ledger, journal, || {
