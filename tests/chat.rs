@@ -88,7 +88,7 @@ fn answers_lines_from_a_pipe_without_escape_codes() {
     assert!(!format!("{answers}{notes}").contains('\x1b'), "{notes}");
     assert!(notes.contains("stories.gguf, llama, 5 layers of 8 heads"), "{notes}");
     assert!(notes.contains("steer-test-stories.gguf, 8 heads, alpha 8"), "{notes}");
-    assert!(notes.contains("truth 0.") && notes.contains("tokens/s"), "{notes}");
+    assert!(notes.contains("probe reading 0.") && notes.contains("tokens/s"), "{notes}");
 }
 
 #[test]
@@ -129,7 +129,10 @@ fn saves_markdown_and_forgets_on_reset() {
     fixture.chat(&["--system", "Be kind."], "Why?\n/save a.md\n/reset\n/save b.md\n");
     let (full, empty) = (fixture.file("a.md"), fixture.file("b.md"));
     assert!(full.starts_with("# A conversation with"), "{full}");
-    assert!(full.contains("**user**\n\nWhy?\n\n**assistant** · alpha 8 · truth 0."), "{full}");
+    assert!(
+        full.contains("**user**\n\nWhy?\n\n**assistant** · alpha 8 · probe reading 0."),
+        "{full}"
+    );
     assert!(empty.contains("Be kind.") && !empty.contains("Why?"), "{empty}");
 }
 

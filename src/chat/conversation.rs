@@ -14,7 +14,7 @@ pub struct Turn {
     pub question: String,
     /// What the model answered.
     pub answer: String,
-    /// The truth meter's reading of the answer, 0 to 1, where there was a meter.
+    /// The mean of what the probes read in the answer, 0 to 1, where there was a meter.
     pub truth: Option<f32>,
     /// The strength that the answer was steered with; 0: not steered.
     pub alpha: f32,

@@ -1,9 +1,12 @@
-//! The truth meter: what the probes of a steering vector read in each token of an answer.
+//! What the probes of a steering vector read in each token of an answer.
 
 use crate::steer::{SteeredHead, SteeringVector};
 use crate::{Error, Result, Session};
 
 /// Reads from the heads of a steering vector how true the model takes its own words to be.
+///
+/// A reading is one of probes, not the truth: they were fitted to labelled answers of one data set, and
+/// give a number for anything else too, a greeting as well as a story, where it means nothing.
 ///
 /// What is observed was steered already. The meter takes what steering added to a head off again,
 /// so that it tells what the model believes, not what it was pushed to.

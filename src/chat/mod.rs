@@ -1,4 +1,4 @@
-//! Conversations with a model: its chat template, answers that stream, and the truth meter.
+//! Conversations with a model: its chat template, answers that stream, and what probes read in them.
 
 mod completion;
 mod confine;

@@ -83,7 +83,7 @@ impl<'a> Transcript<'a> {
                 text += &format!(" · alpha {alpha}");
             }
             if let Some(truth) = truth {
-                text += &format!(" · truth {truth:.2}");
+                text += &format!(" · probe reading {truth:.2}");
             }
             text += &format!("\n\n{content}\n");
         }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn reads_as_markdown() {
         let expected = "# A conversation with demo\n\n**system**\n\nBe brief.\n\n\
-                        **user**\n\nIs it so?\n\n**assistant** · alpha 2 · truth 0.71\n\nIt is.\n";
+                        **user**\n\nIs it so?\n\n**assistant** · alpha 2 · probe reading 0.71\n\nIt is.\n";
         assert_eq!(transcript(&conversation()).to_markdown(), expected);
     }
 

@@ -63,7 +63,7 @@ impl HeadArrays {
     }
 
     /// The vector with the sigmas that were read. Its heads have no probes: weights, bias and
-    /// accuracy are 0, and the truth meter leaves them out.
+    /// accuracy are 0, and the chat's probe reading leaves them out.
     ///
     /// # Errors
     /// [`Error::Invalid`] without sigmas, and for one below 0.

@@ -335,7 +335,8 @@ impl<'a> Chat<'a> {
             Ending::Context => Some("cut: the context is full".to_owned()),
             Ending::Caller => Some("stopped".to_owned()),
         };
-        let parts = [truth(&answer), Some(steering), Some(n_token(&answer)), Some(speed), ending];
+        let parts =
+            [probe_reading(&answer), Some(steering), Some(n_token(&answer)), Some(speed), ending];
         self.say(parts.into_iter().flatten().collect::<Vec<_>>().join(" · "));
         Ok(answer)
     }
@@ -413,11 +414,16 @@ impl std::fmt::Display for Steer {
     }
 }
 
-/// The truth meter's reading, as a number and a bar of ten.
-fn truth(answer: &Completion) -> Option<String> {
+/// What the probes read, as a number and a bar of ten. It is their reading, not the truth: they were
+/// fitted to some questions, and have a number for whatever is said.
+fn probe_reading(answer: &Completion) -> Option<String> {
     answer.truth.map(|truth| {
         let n = (truth * 10.0).round() as usize;
-        format!("truth {truth:.2} {}{}", "▆".repeat(n), "▁".repeat(10_usize.saturating_sub(n)))
+        format!(
+            "probe reading {truth:.2} {}{}",
+            "▆".repeat(n),
+            "▁".repeat(10_usize.saturating_sub(n))
+        )
     })
 }
 
@@ -435,7 +441,7 @@ fn print_columns(answers: [&Completion; 2], alpha: f32, width: usize, output: Ou
     };
     let text = answers.map(|answer| printable(&answer.text));
     let note = answers.map(|answer| {
-        truth(answer).into_iter().chain([n_token(answer)]).collect::<Vec<_>>().join(" · ")
+        probe_reading(answer).into_iter().chain([n_token(answer)]).collect::<Vec<_>>().join(" · ")
     });
     print(BOLD, ["not steered", &format!("alpha {}", short(alpha))]);
     print(Style::new(), [&text[0], &text[1]]);

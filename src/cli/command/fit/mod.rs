@@ -30,8 +30,8 @@ use crate::file::{self, stem};
 use crate::ledger::Ledger;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Selection, Sidecar, SigmaFrom,
-    SteeringVector, default_path,
+    About, Balance, Development, DirectionKind, FitParams, Selection, Sidecar, SteeringVector,
+    default_path,
 };
 use crate::study::{HeldOut, Protocol, held_out};
 use crate::{Error, Geometry, Model, Result};
