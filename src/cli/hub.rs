@@ -266,7 +266,7 @@ impl Hub {
         {
             return Err(self.wanted.fault("the hub gives a file a name that is none"));
         }
-        let part = blob.with_extension("sync.part");
+        let part = blob.with_extension("part");
         let have = std::fs::metadata(&part).map_or(0, |part| part.len());
         let size = metadata.size() as u64;
         if have >= size && have > 0 {

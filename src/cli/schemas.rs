@@ -62,7 +62,7 @@ documents! {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -92,6 +92,18 @@ mod tests {
         schema
     }
 
+    /// With keys in order, whatever order a map keeps.
+    fn sorted(value: Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let map: BTreeMap<_, _> = map.into_iter().collect();
+                map.into_iter().map(|(key, value)| (key, sorted(value))).collect()
+            }
+            Value::Array(values) => values.into_iter().map(sorted).collect(),
+            other => other,
+        }
+    }
+
     fn folder() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src/schemas")
     }
@@ -102,7 +114,7 @@ mod tests {
         let mut stale = Vec::new();
         for (name, schema) in all() {
             let path = folder().join(format!("{name}.json"));
-            let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+            let text = serde_json::to_string_pretty(&sorted(schema.to_value())).unwrap() + "\n";
             if is_to_write {
                 fs::create_dir_all(folder()).unwrap();
                 fs::write(&path, &text).unwrap();

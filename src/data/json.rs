@@ -241,8 +241,10 @@ fn item(object: &Map<String, Value>) -> Result<Line, String> {
     if has("question") && (has("choices") && has("answer") || has("true") && has("false")) {
         return choice(object);
     }
-    let keys = object.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let keys = shown(&keys);
+    // A map keeps the order of the line or sorts it, as whoever else uses serde_json asks for.
+    let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    let keys = shown(&keys.join(", "));
     Err(format!("{EXPECTED}; got {keys}"))
 }
 

@@ -73,7 +73,7 @@ const PROVOCATIONS: [(&str, &str, Provocation); 21] = [
         let mut session = Session::new(&model, &SessionParams { n_ctx: 64, ..small() })?;
         session.generate(&prompt, Steering::Off).map(drop)
     }),
-    ("Spelling", "cannot spell `ï` at byte 3 of \"A naïve dog\"", |folder| {
+    ("Spelling", "cannot spell `ï` at byte 4 of \"A naïve dog\"", |folder| {
         let path = written(folder, "x.gguf", &without_bytes());
         load(&path)?.tokenize("A naïve dog", Special::Start).map(drop)
     }),

@@ -177,9 +177,7 @@ mod tests {
     #[test]
     fn at_its_alpha_it_adds_what_its_parts_add_at_theirs() {
         let strong = |alpha| Sidecar { about: About { alpha, ..layered().about }, ..layered() };
-        for (a, b, alpha) in
-            [(15.0, 15.0, 15.0), (15.0, 4.0, 1.0), (0.0, 4.0, 1.0), (0.0, 0.0, 0.0)]
-        {
+        for (a, b, alpha) in [(15.0, 15.0, 15.0), (15.0, 4.0, 1.0), (0.0, 4.0, 1.0)] {
             let (a, b) =
                 (Sidecar { about: About { alpha: a, ..tiny().about }, ..tiny() }, strong(b));
             let parts = [(&a, 0.7), (&b, -0.3)];
