@@ -57,7 +57,7 @@ fn fit_and_use(folder: &Path, model: &Path, data: &Path) {
         .write_stdin("Who was Lily?\n/off\nWho was Lily?\n")
         .assert()
         .success()
-        .stderr(predicates::str::contains("truth"));
+        .stderr(predicates::str::contains("probe reading"));
     fs::remove_file(sidecar).unwrap();
 }
 

@@ -65,10 +65,10 @@ impl Sidecar {
             ..shared(about, parts)
         };
         let mixed = Self { vector, about };
-        let offsets = [mixed.vector.offsets(alpha), mixed.vector.layer_offsets(alpha)];
+        let offsets = [mixed.vector.offsets(1.0), mixed.vector.layer_offsets(1.0)];
         if offsets.iter().flat_map(|offsets| offsets.values()).flatten().all(|&x| x == 0.0) {
             let problem = "their sum adds nothing to the model: the parts cancel each other out, or \
-                           every factor or alpha is 0";
+                           every factor is 0";
             return Err(invalid(problem));
         }
         mixed.check().map_err(|(place, problem)| Error::invalid(place, problem))?;

@@ -11,13 +11,14 @@ pub fn candor(cache: &Path) -> Command {
     command
 }
 
-/// What the program says when it refuses to work: one line on stderr, nothing on stdout, code 1.
+/// What the program says when it refuses to work: a line on stderr, the last one, nothing on stdout, code 1.
 pub fn refusal(command: &mut Command) -> String {
     let output = command.assert().code(1).get_output().clone();
     let stderr = String::from_utf8(output.stderr).expect("the program writes UTF-8");
     assert!(output.stdout.is_empty(), "a refusal prints no result");
-    assert!(stderr.starts_with("error: "), "{stderr}");
-    stderr
+    // Notes may stand before it.
+    let error = stderr.find("error: ").filter(|&at| at == 0 || stderr[..at].ends_with('\n'));
+    stderr[error.unwrap_or_else(|| panic!("{stderr}"))..].to_owned()
 }
 
 /// The one JSON document that a command prints.
