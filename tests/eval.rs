@@ -82,8 +82,13 @@ impl Room {
     }
 
     fn evaluator(&self, steered: bool) -> Evaluator {
+        self.evaluator_at(if steered { ALPHA } else { 0.0 })
+    }
+
+    fn evaluator_at(&self, alpha: f32) -> Evaluator {
         let mut evaluator = Evaluator::new(&self.model, 0, Some(1)).expect("an evaluator");
-        evaluator.steer_with(steered.then_some((&self.vector, ALPHA))).expect("a sound vector");
+        let steered = (alpha != 0.0).then_some((&self.vector, alpha));
+        evaluator.steer_with(steered).expect("a sound vector");
         evaluator
     }
 
@@ -97,8 +102,12 @@ impl Room {
 
     /// Log-probabilities of the next token at every position, steered from a position on.
     fn log_probabilities(&self, tokens: &[i32], steer_from: usize) -> Vec<Vec<f64>> {
+        self.log_probabilities_at(ALPHA, tokens, steer_from)
+    }
+
+    fn log_probabilities_at(&self, alpha: f32, tokens: &[i32], steer_from: usize) -> Vec<Vec<f64>> {
         let edited = self.oracle.forward_edited(tokens, |il, heads| {
-            add(&self.vector, ALPHA, il, heads, |position| position >= steer_from);
+            add(&self.vector, alpha, il, heads, |position| position >= steer_from);
         });
         edited.logits.outer_iter().map(log_softmax).collect()
     }
@@ -229,12 +238,14 @@ fn questions_without_both_kinds_of_answers_are_left_out() {
 #[test]
 fn divergence_is_the_oracles() {
     let room = Room::new();
+    // Far enough that the two directions of KL differ.
+    let alpha = 3.0 * ALPHA;
     let documents = ["two wise ravens are in the rain", "it is water", "an arrow at the heart, so"];
     let (mut ce, mut ce_plain, mut kl, mut reverse, mut n) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for document in documents {
         let tokens = room.tokens(document);
         let plain = room.log_probabilities(&tokens, usize::MAX);
-        let steered = room.log_probabilities(&tokens, 0);
+        let steered = room.log_probabilities_at(alpha, &tokens, 0);
         for i in 1..tokens.len() {
             let (p, q) = (&steered[i - 1], &plain[i - 1]);
             ce -= p[tokens[i] as usize];
@@ -244,7 +255,7 @@ fn divergence_is_the_oracles() {
             n += 1.0;
         }
     }
-    let got = room.evaluator(true).divergence(&documents).unwrap();
+    let got = room.evaluator_at(alpha).divergence(&documents).unwrap();
     assert_close(ce / n, got.ce, "CE");
     assert!(kl / n > 0.01, "the vector does nothing");
     // A difference of small differences: relative to nats, not to itself.
