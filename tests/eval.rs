@@ -239,7 +239,7 @@ fn questions_without_both_kinds_of_answers_are_left_out() {
 fn divergence_is_the_oracles() {
     let room = Room::new();
     // Far enough that the two directions of KL differ.
-    let alpha = 3.0 * ALPHA;
+    let alpha = 10.0 * ALPHA;
     let documents = ["two wise ravens are in the rain", "it is water", "an arrow at the heart, so"];
     let (mut ce, mut ce_plain, mut kl, mut reverse, mut n) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for document in documents {
@@ -262,7 +262,8 @@ fn divergence_is_the_oracles() {
     for (what, expected, got) in [("KL", kl, got.kl), ("its reverse", reverse, got.kl_reverse)] {
         assert!((expected / n - got).abs() < TOLERANCE, "{what}: {} and {got}", expected / n);
     }
-    assert!((kl - reverse).abs() / n > 4.0 * TOLERANCE, "a test that cannot tell which is which");
+    let apart = (kl - reverse).abs() / n;
+    assert!(apart > 2.0 * TOLERANCE, "a test that cannot tell which is which: {kl} {reverse} {n}");
 
     let got = room.evaluator(false).divergence(&documents).unwrap();
     assert_close(ce_plain / n, got.ce, "CE without a vector");

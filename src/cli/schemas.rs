@@ -19,6 +19,8 @@ macro_rules! documents {
 
         /// The schemas by name.
         #[cfg(test)]
+        // Some are there under a condition, which a list in one piece cannot have.
+        #[allow(clippy::vec_init_then_push)]
         fn all() -> Vec<(&'static str, schemars::Schema)> {
             let mut all = Vec::new();
             $($(#[$condition])?

@@ -93,7 +93,7 @@ pub fn logits(
             std::slice::from_raw_parts(llama::llama_get_logits_ith(context, i), n_vocab).to_vec()
         };
         let mut rows = vec![row(-1)];
-        for &token in answer {
+        for (&token, position) in answer.iter().zip(position..) {
             let (mut token, mut position_of, mut n_seq, mut output) = (token, position, 1, 1i8);
             let mut seq = 0;
             let mut seqs = [&raw mut seq, std::ptr::null_mut()];
@@ -107,7 +107,6 @@ pub fn logits(
                 logits: &raw mut output,
             };
             assert_eq!(llama::llama_decode(context, batch), 0);
-            position += 1;
             rows.push(row(0));
         }
         llama::mtmd_input_chunks_free(chunks);
