@@ -45,7 +45,7 @@ impl Evaluator {
     /// not steered afterwards.
     ///
     /// # Errors
-    /// [`Error::PromptTooLong`](crate::Error::PromptTooLong) for a question that leaves no room, and
+    /// [`Error::PromptTooLong`] for a question that leaves no room, and
     /// what decoding gives.
     pub fn write_under(
         &mut self,

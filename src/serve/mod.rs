@@ -5,7 +5,7 @@
 //! `/metrics`; `GET /v1/steering` and, for an answer that is being written, `POST /v1/steering/ID`;
 //! `POST /tokenize` and `/detokenize`; a page at `/`.
 //!
-//! One thread owns the [`Engine`](crate::engine::Engine) (`worker`); requests are read, checked and
+//! One thread owns the [`Engine`] (`worker`); requests are read, checked and
 //! rendered on tokio's threads (`body`, `ask`, `vectors`, `grammar`), and answered from bounded channels
 //! (`answer`). Who may ask at all is decided in `guard`, connections are kept in `net`.
 
