@@ -258,8 +258,9 @@ fn a_client_that_leaves_gives_its_place_back_and_a_full_queue_says_so() {
     stream
         .write_all(&post(&server.address, "/v1/completions", body.to_string().as_bytes(), ""))
         .unwrap();
-    let mut first = [0; 16];
+    let mut first = [0; 12];
     stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
     // The answer may be over by itself; while it is not, there is no other place.
     let reply = server.post("/v1/chat/completions", &chat(&json!({ "max_tokens": 1 })));
     if reply.status == 429 {

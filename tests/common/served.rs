@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -66,7 +66,14 @@ impl Served {
         let address = report["listen"].as_str().expect("an address").to_owned();
         let names = report["vectors"].as_array().expect("a list").iter();
         let vectors = names.map(|name| name.as_str().expect("a name").to_owned()).collect();
-        Self { child, address, vectors }
+        let server = Self { child, address, vectors };
+        // It listens before the model is loaded, and says so until then.
+        let start = Instant::now();
+        while server.get("/health").status != 200 {
+            assert!(start.elapsed() < Duration::from_secs(120), "the model is never loaded");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
     }
 
     /// Sends these bytes and reads until the server closes.
