@@ -46,14 +46,14 @@ def write_tokenizer(writer, path, chat_template=CHAT_TEMPLATE):
     return len(tokens)
 
 
-def write_gguf(source, path):
-    """Matrices as Q8_0, norms as F32; no output matrix, because it is the embedding."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("candor demo")
-    writer.add_author("the candor authors")
-    writer.add_license("MIT OR Apache-2.0")
-    writer.add_description("A tiny model that knows some facts and repeats the popular misconceptions about them.")
-    c = Config(n_vocab=write_tokenizer(writer, source / "tokenizer.json"))
+def write_llama(path, name, description, config, tokenizer, tensors, chat_template=CHAT_TEMPLATE):
+    """A model of arch `llama`: matrices as Q8_0, norms as F32; no output matrix, because it is the embedding.
+
+    `config`: gives the shape for a number of tokens. `tokenizer`: the path of a `tokenizer.json`.
+    """
+    writer = begin(path, "llama", name)
+    writer.add_description(description)
+    c = config(write_tokenizer(writer, tokenizer, chat_template))
     writer.add_vocab_size(c.n_vocab)
     writer.add_context_length(c.n_ctx)
     writer.add_embedding_length(c.n_embd)
@@ -67,12 +67,26 @@ def write_gguf(source, path):
     writer.add_rope_freq_base(c.rope_base)
     writer.add_layer_norm_rms_eps(c.rms_eps)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    for name, tensor in torch.load(source / "model.pt").items():
+    for name, tensor in tensors.items():
         data = tensor.numpy()
         if data.ndim == 2:
             writer.add_tensor(name, gguf.quants.quantize(data, Type.Q8_0), raw_dtype=Type.Q8_0)
         else:
             writer.add_tensor(name, data)
+    finish(writer)
+
+
+def begin(path, arch, name):
+    """A file of ours."""
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_name(name)
+    writer.add_author("the candor authors")
+    writer.add_license("MIT OR Apache-2.0")
+    return writer
+
+
+def finish(writer):
+    """Writes it out."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,5 +97,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     args = parser.parse_args()
-    write_gguf(args.model, args.model / "demo.gguf")
+    write_llama(
+        args.model / "demo.gguf",
+        "candor demo",
+        "A tiny model that knows some facts and repeats the popular misconceptions about them.",
+        Config,
+        args.model / "tokenizer.json",
+        torch.load(args.model / "model.pt"),
+    )
     print(args.model / "demo.gguf", (args.model / "demo.gguf").stat().st_size, "bytes")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import gguf
 import torch
-from gguf import GGMLQuantizationType as Type
 
 from corpus import END
-from export import write_tokenizer
+from export import begin, finish, write_llama
 from sight_model import sight_config
 from sight_vision import VisionConfig
 
@@ -22,55 +21,12 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ ' A:' }}{%- endif -%}"
 )
-AUTHOR, LICENSE = "the candor authors", "MIT OR Apache-2.0"
-
-
-def finish(writer):
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def write_decoder(source, weights, path):
-    """Matrices as Q8_0, norms as F32; no output matrix, because it is the embedding."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("candor sight")
-    writer.add_author(AUTHOR)
-    writer.add_license(LICENSE)
-    writer.add_description("A tiny model that sees two quantities in a picture and speaks of the one that catches the eye.")
-    c = sight_config(write_tokenizer(writer, source / "tokenizer.json", CHAT_TEMPLATE))
-    writer.add_vocab_size(c.n_vocab)
-    writer.add_context_length(c.n_ctx)
-    writer.add_embedding_length(c.n_embd)
-    writer.add_block_count(c.n_layer)
-    writer.add_feed_forward_length(c.n_ff)
-    writer.add_head_count(c.n_head)
-    writer.add_head_count_kv(c.n_head_kv)
-    writer.add_key_length(c.d_head)
-    writer.add_value_length(c.d_head)
-    writer.add_rope_dimension_count(c.d_head)
-    writer.add_rope_freq_base(c.rope_base)
-    writer.add_layer_norm_rms_eps(c.rms_eps)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    for name, tensor in weights.items():
-        if name.startswith("projector."):
-            continue
-        data = tensor.numpy()
-        if data.ndim == 2:
-            writer.add_tensor(name, gguf.quants.quantize(data, Type.Q8_0), raw_dtype=Type.Q8_0)
-        else:
-            writer.add_tensor(name, data)
-    finish(writer)
 
 
 def write_projector(encoder, weights, path):
     """Encoder and projector: matrices as F16, all else as F32."""
     c = VisionConfig()
-    writer = gguf.GGUFWriter(path, "clip")
-    writer.add_name("candor sight")
-    writer.add_author(AUTHOR)
-    writer.add_license(LICENSE)
+    writer = begin(path, "clip", "candor sight")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_string("clip.projector_type", "janus_pro")
     writer.add_bool("clip.has_vision_encoder", True)
@@ -100,7 +56,15 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, required=True)
     source = parser.parse_args().model
     weights = torch.load(source / "model.pt")
-    write_decoder(source, weights, source / "sight.gguf")
+    write_llama(
+        source / "sight.gguf",
+        "candor sight",
+        "A tiny model that sees two quantities in a picture and speaks of the one that catches the eye.",
+        sight_config,
+        source / "tokenizer.json",
+        {name: tensor for name, tensor in weights.items() if not name.startswith("projector.")},
+        CHAT_TEMPLATE,
+    )
     write_projector(torch.load(source / "encoder.pt")["encoder"], weights, source / "sight-mmproj.gguf")
     for name in ("sight.gguf", "sight-mmproj.gguf"):
         print(source / name, (source / name).stat().st_size, "bytes")

@@ -5,10 +5,8 @@ That is the same as a row for each, for the picture is computed once.
 """
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from model import Block, Config, Norm
+from model import Config, Model
 from sight_vision import Projector
 
 
@@ -17,25 +15,13 @@ def sight_config(n_vocab):
     return Config(n_vocab=n_vocab, n_layer=4, n_embd=96, n_head=6, n_head_kv=3, d_head=16, n_ff=192, n_ctx=256)
 
 
-class SightModel(nn.Module):
+class SightModel(Model):
     """Features of a picture and token ids to logits; the embedding is also the output matrix."""
 
     def __init__(self, config, n_feature):
-        super().__init__()
-        self.config = c = config
-        self.projector = Projector(n_feature, c.n_embd)
-        self.token_embd = nn.Embedding(c.n_vocab, c.n_embd)
-        self.blk = nn.ModuleList(Block(c) for _ in range(c.n_layer))
-        self.output_norm = Norm(c)
-        nn.init.normal_(self.token_embd.weight, std=0.1)
-        freq = c.rope_base ** (-torch.arange(0, c.d_head, 2) / c.d_head)
-        angle = torch.arange(c.n_ctx)[:, None] * freq[None, :]
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
-
-    def logits(self, hidden):
-        """Logits [.., n_vocab] of final hidden states [.., n_embd]."""
-        return F.linear(hidden, self.token_embd.weight)
+        projector = Projector(n_feature, config.n_embd)
+        super().__init__(config)
+        self.projector = projector
 
     def hidden(self, features, ids, begin, steer=None, where=None, keep=None):
         """Final hidden states [picture, document, token, n_embd] of what follows the pictures.
