@@ -8,17 +8,13 @@ use std::f64::consts::PI;
 
 use rand::RngExt;
 
-use super::piaget::stick_width;
+use super::piaget::{corner, stick_width};
 use super::scene::Scene;
 
 /// Draws lines side by side: how long they are, against how wide they spread.
 pub(super) fn length_comparison(scene: &mut Scene) {
-    let mean = scene.rng.random_range(0.34..0.38);
-    let gap = scene.gap(0.06..0.10);
-    let lengths = scene.truth(mean, gap);
-    let mean = scene.rng.random_range(0.19..0.22);
-    let gap = scene.gap(0.06..0.12);
-    let spreads = scene.seen(mean, gap);
+    let lengths = scene.drawn_truth(0.34..0.38, 0.06..0.10);
+    let spreads = scene.drawn_seen(0.19..0.22, 0.06..0.12);
     let ink = scene.inks();
     for side in 0..2 {
         let x = [0.27, 0.73][side] + scene.jitter(0.03);
@@ -108,10 +104,8 @@ pub(super) fn chart(scene: &mut Scene) {
 pub(super) fn area(scene: &mut Scene) {
     // Fewer houses, more grass.
     let [n_second, n_first] = super::piaget::counts(scene);
-    let mean = scene.rng.random_range(0.235..0.255);
-    let gap = scene.gap(0.05..0.09);
     // Houses that stand close leave more grass, to the eye.
-    let [second, first] = scene.seen(mean, gap);
+    let [second, first] = scene.drawn_seen(0.235..0.255, 0.05..0.09);
     let house = scene.size(0.046..0.054) * scene.ease(0.85);
     let (field, shade) = (0.4, scene.shade(0.18..0.26));
     let dark: [f64; 2] = [(); 2].map(|()| scene.shade(0.30..0.46));
@@ -139,12 +133,8 @@ pub(super) fn area(scene: &mut Scene) {
 
 /// Draws angles in any turn: how far they open, against how long their arms are.
 pub(super) fn angle_comparison(scene: &mut Scene) {
-    let mean = scene.rng.random_range(56.0..84.0);
-    let gap = scene.gap(18.0..40.0);
-    let openings = scene.truth(mean, gap);
-    let mean = scene.rng.random_range(0.23..0.26);
-    let gap = scene.gap(0.07..0.11);
-    let arms = scene.seen(mean, gap);
+    let openings = scene.drawn_truth(56.0..84.0, 18.0..40.0);
+    let arms = scene.drawn_seen(0.23..0.26, 0.07..0.11);
     let ink = scene.inks();
     for side in 0..2 {
         let turn = scene.slope(PI);
@@ -153,9 +143,8 @@ pub(super) fn angle_comparison(scene: &mut Scene) {
         let back = arms[side] * half.cos() / 2.0;
         let x = [0.26, 0.74][side] + scene.jitter(0.02) - back * turn.cos();
         let y = 0.5 + scene.jitter(0.16) - back * turn.sin();
-        let [one, other] = [turn - half, turn + half]
-            .map(|a| [x + arms[side] * a.cos(), y + arms[side] * a.sin()]);
+        let corner = corner([x, y], turn, openings[side], arms[side]);
         let width = scene.width(0.026..0.040);
-        scene.canvas.line(&[one, [x, y], other], width, ink[side]);
+        scene.canvas.line(&corner, width, ink[side]);
     }
 }

@@ -13,9 +13,7 @@ use super::scene::Scene;
 /// Draws rows of dots: how many there are, against how far they spread.
 pub(super) fn number(scene: &mut Scene) {
     let [n_first, n_second] = counts(scene);
-    let mean = scene.rng.random_range(0.60..0.68);
-    let gap = scene.gap(0.12..0.28);
-    let spans = scene.seen(mean, gap);
+    let spans = scene.drawn_seen(0.60..0.68, 0.12..0.28);
     // All dots of a row together have the same area, however many they are.
     let row_size: [f64; 2] = [(); 2].map(|()| scene.size(0.034..0.042));
     let [ink, _] = scene.inks();
@@ -49,12 +47,8 @@ pub(super) fn counts(scene: &mut Scene) -> [f64; 2] {
 
 /// Draws sticks: how long they are, against where their right ends lie.
 pub(super) fn length(scene: &mut Scene) {
-    let mean = scene.rng.random_range(0.42..0.50);
-    let gap = scene.gap(0.10..0.22);
-    let lengths = scene.truth(mean, gap);
-    let mean = scene.rng.random_range(0.78..0.86);
-    let gap = scene.gap(0.08..0.18);
-    let ends = scene.seen(mean, gap);
+    let lengths = scene.drawn_truth(0.42..0.50, 0.10..0.22);
+    let ends = scene.drawn_seen(0.78..0.86, 0.08..0.18);
     let ink = scene.inks();
     for side in 0..2 {
         let y = [0.30, 0.70][side] + scene.jitter(0.06);
@@ -79,23 +73,25 @@ pub(super) fn stick_width(length: f64, area: f64) -> f64 {
 
 /// Draws angles: how far they open, against how long their arms are.
 pub(super) fn angle(scene: &mut Scene) {
-    let mean = scene.rng.random_range(56.0..76.0);
-    let gap = scene.gap(18.0..40.0);
-    let openings = scene.truth(mean, gap);
-    let mean = scene.rng.random_range(0.205..0.235);
-    let gap = scene.gap(0.06..0.10);
-    let arms = scene.seen(mean, gap);
+    let openings = scene.drawn_truth(56.0..76.0, 18.0..40.0);
+    let arms = scene.drawn_seen(0.205..0.235, 0.06..0.10);
     let ink = scene.inks();
     for side in 0..2 {
         let x = [0.27, 0.73][side] + scene.jitter(0.015);
         let y = 0.6 + scene.jitter(0.12);
         let turn = -PI / 2.0 + scene.slope(0.3);
-        let half = openings[side].to_radians() / 2.0;
-        let [one, other] = [turn - half, turn + half]
-            .map(|a| [x + arms[side] * a.cos(), y + arms[side] * a.sin()]);
+        let corner = corner([x, y], turn, openings[side], arms[side]);
         let width = scene.width(0.030..0.046);
-        scene.canvas.line(&[one, [x, y], other], width, ink[side]);
+        scene.canvas.line(&corner, width, ink[side]);
     }
+}
+
+/// The lines of an angle: an arm's end, the vertex, the other arm's end. It opens by so many degrees
+/// around the direction `turn`, in radians.
+pub(super) fn corner(vertex: [f64; 2], turn: f64, opening: f64, arm: f64) -> [[f64; 2]; 3] {
+    let half = opening.to_radians() / 2.0;
+    let end = |at: f64| [vertex[0] + arm * at.cos(), vertex[1] + arm * at.sin()];
+    [end(turn - half), vertex, end(turn + half)]
 }
 
 /// Draws glasses of water: how much water there is, against how high it stands.

@@ -91,6 +91,18 @@ impl Scene {
         values
     }
 
+    /// The quantity that is asked for, of both sides, its mean and gap drawn from these ranges.
+    pub(super) fn drawn_truth(&mut self, means: Range<f64>, gaps: Range<f64>) -> [f64; 2] {
+        let (mean, gap) = (self.rng.random_range(means), self.gap(gaps));
+        self.truth(mean, gap)
+    }
+
+    /// The quantity that catches the eye, of both sides, drawn likewise.
+    pub(super) fn drawn_seen(&mut self, means: Range<f64>, gaps: Range<f64>) -> [f64; 2] {
+        let (mean, gap) = (self.rng.random_range(means), self.gap(gaps));
+        self.seen(mean, gap)
+    }
+
     /// Notes the quantity that is asked for.
     pub(super) fn asked(&mut self, [first, second]: [f64; 2]) {
         self.parameters.extend([("asked_first", first), ("asked_second", second)]);
