@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::divergence::{kl, windows_of};
-use super::{Evaluator, log_sum_exp};
+use super::Evaluator;
+use super::divergence::{Predicted, kl, windows_of};
 use crate::capture::plan::Text;
 use crate::session::Batch;
 use crate::steer::SteeringVector;
@@ -30,7 +30,7 @@ impl Agreement {
     /// Of two logits after one token.
     fn of(one: &[f32], other: &[f32]) -> Self {
         Self {
-            kl: kl((one, log_sum_exp(one)), (other, log_sum_exp(other))),
+            kl: kl(&Predicted::by(one), &Predicted::by(other)),
             top1: f64::from(u8::from(likeliest(one) == likeliest(other))),
             identical: one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()),
             n_token: 1,

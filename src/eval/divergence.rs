@@ -154,17 +154,9 @@ impl Evaluator {
             let firsts = planned.texts.clone().step_by(n_lane);
             for (paths, first) in paths.chunks_exact(n_lane).zip(firsts) {
                 let window = &windows[first / n_lane];
-                for (lane, sums) in (1..).zip(sums.iter_mut()) {
-                    let sum = &mut sums[window.document];
-                    let is_same = paths[0] == paths[lane];
-                    // A picture is not predicted.
-                    let of_text = |i: &usize| !is_picture(window.tokens[*i]);
-                    for position in (window.from..window.tokens.len()).filter(of_text) {
-                        let [base, steered] = [paths[0][position - 1], paths[lane][position - 1]];
-                        let [base, steered] =
-                            [self.session.logits(base)?, self.session.logits(steered)?];
-                        sum.add(window.tokens[position], base, steered, is_same);
-                    }
+                for position in window.predicted() {
+                    let places = paths.iter().map(|path| path[position - 1]);
+                    self.compare(window, position, places, sums)?;
                 }
             }
         }
@@ -194,21 +186,38 @@ impl Evaluator {
             }
             self.session.decode(&mut batch)?;
             self.count(n_lane * piece.len(), batch.len());
-            let mut place = 0;
-            for (&row, sums) in rows.iter().zip(sums.iter_mut()) {
-                place += if row == 0 { 0 } else { piece.len() };
-                let first = if row == 0 { 0 } else { place };
-                let sum = &mut sums[window.document];
-                for (i, position) in (start + 1..).take(piece.len()).enumerate() {
-                    if position >= window.from && !is_picture(window.tokens[position]) {
-                        let [base, steered] =
-                            [self.session.logits(i)?, self.session.logits(first + i)?];
-                        sum.add(window.tokens[position], base, steered, row == 0);
-                    }
-                }
+            let mut n_lane_read = 0;
+            let mut firsts = vec![0];
+            firsts.extend(rows.iter().map(|&row| {
+                n_lane_read += usize::from(row != 0);
+                if row == 0 { 0 } else { n_lane_read * piece.len() }
+            }));
+            let of_piece = start + 1..start + 1 + piece.len();
+            for position in window.predicted().filter(|position| of_piece.contains(position)) {
+                let places = firsts.iter().map(|first| first + position - 1 - start);
+                self.compare(window, position, places, sums)?;
             }
         }
         self.session.clear();
+        Ok(())
+    }
+
+    /// Adds what is predicted at a position of a window: `places` has the index in the batch of the
+    /// token before it, unsteered and under each row.
+    fn compare(
+        &self,
+        window: &Window,
+        position: usize,
+        mut places: impl Iterator<Item = usize>,
+        sums: &mut Sums,
+    ) -> Result<()> {
+        let Some(i_base) = places.next() else { return Ok(()) };
+        let base = Predicted::by(self.session.logits(i_base)?);
+        for (i, sums) in places.zip(sums) {
+            // Where nothing steers, both readings are the same tokens.
+            let steered = if i == i_base { None } else { Some(self.session.logits(i)?) };
+            sums[window.document].add(window.tokens[position], &base, steered);
+        }
         Ok(())
     }
 
@@ -219,17 +228,26 @@ impl Evaluator {
     }
 }
 
+impl Window {
+    /// The positions of tokens whose prediction counts: a picture is not predicted.
+    fn predicted(&self) -> impl Iterator<Item = usize> + '_ {
+        (self.from..self.tokens.len()).filter(|&position| !is_picture(self.tokens[position]))
+    }
+}
+
 impl Divergence {
-    /// Adds what the logits before a token say of it.
-    fn add(&mut self, token: i32, base: &[f32], steered: &[f32], is_same: bool) {
-        let log_total = log_sum_exp(steered);
+    /// Adds what the logits before a token say of it, without steering and with it; `None`: the same.
+    fn add(&mut self, token: i32, base: &Predicted, steered: Option<&[f32]>) {
         let token = usize::try_from(token).unwrap_or(0);
-        self.ce += log_total - f64::from(steered[token]);
-        // Unsteered, both readings are the same tokens: KL is exactly 0.
-        if !is_same {
-            let (kl, reverse) = kls((base, log_sum_exp(base)), (steered, log_total));
-            self.kl += kl;
-            self.kl_reverse += reverse;
+        let ce = |of: &Predicted| of.log_total - f64::from(of.logits[token]);
+        match steered.map(Predicted::by) {
+            None => self.ce += ce(base),
+            Some(steered) => {
+                let (kl, reverse) = kls(base, &steered);
+                self.ce += ce(&steered);
+                self.kl += kl;
+                self.kl_reverse += reverse;
+            }
         }
         self.n_token += 1;
     }
@@ -280,23 +298,41 @@ fn n_that_fit(windows: &[Window], n_lane: usize, n_token: usize, n_seq: usize) -
     windows.iter().take_while(fits).count().min(n_seq / n_lane)
 }
 
-/// KL(p ‖ q) in nats of two distributions, each given by its logits and their `log_sum_exp`.
-pub(super) fn kl((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> f64 {
-    p.iter()
-        .zip(q)
-        .map(|(&p, &q)| {
-            let (p, q) = (f64::from(p) - log_p, f64::from(q) - log_q);
-            p.exp() * (p - q)
-        })
-        .sum()
+/// A distribution of the next token: its logits and their `log_sum_exp`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Predicted<'a> {
+    logits: &'a [f32],
+    log_total: f64,
 }
 
-/// KL(p ‖ q) and KL(q ‖ p), in nats, of the same.
-fn kls((p, log_p): (&[f32], f64), (q, log_q): (&[f32], f64)) -> (f64, f64) {
-    p.iter().zip(q).fold((0.0, 0.0), |(there, back), (&p, &q)| {
-        let (p, q) = (f64::from(p) - log_p, f64::from(q) - log_q);
-        (there + p.exp() * (p - q), back + q.exp() * (q - p))
-    })
+impl<'a> Predicted<'a> {
+    pub(super) fn by(logits: &'a [f32]) -> Self {
+        Self { logits, log_total: log_sum_exp(logits) }
+    }
+
+    /// Log probabilities of every token in both distributions.
+    fn beside<'b>(&'b self, other: &'b Self) -> impl Iterator<Item = (f64, f64)> + 'b {
+        self.logits
+            .iter()
+            .zip(other.logits)
+            .map(move |(&p, &q)| (f64::from(p) - self.log_total, f64::from(q) - other.log_total))
+    }
+}
+
+/// What a token of log probability `p`, `q` adds to KL(p ‖ q).
+fn term(p: f64, q: f64) -> f64 {
+    // A token that is ruled out, whatever the other distribution says of it.
+    if p == f64::NEG_INFINITY { 0.0 } else { p.exp() * (p - q) }
+}
+
+/// KL(p ‖ q) in nats.
+pub(super) fn kl(p: &Predicted, q: &Predicted) -> f64 {
+    p.beside(q).map(|(p, q)| term(p, q)).sum()
+}
+
+/// KL(p ‖ q) and KL(q ‖ p) in nats.
+fn kls(p: &Predicted, q: &Predicted) -> (f64, f64) {
+    p.beside(q).fold((0.0, 0.0), |(there, back), (p, q)| (there + term(p, q), back + term(q, p)))
 }
 
 #[cfg(test)]
@@ -308,12 +344,17 @@ mod tests {
         let p = [0.75_f32.ln(), 0.25_f32.ln()];
         let q = [0.5_f32.ln(), 0.5_f32.ln()];
         let expected = 0.75 * 1.5_f64.ln() + 0.25 * 0.5_f64.ln();
-        let with_total = |logits| (logits as &[f32], log_sum_exp(logits));
-        assert!((kl(with_total(&p), with_total(&q)) - expected).abs() < 1e-6);
-        assert_eq!(kl(with_total(&p), with_total(&p)), 0.0);
-        let (p, q) = (with_total(&p), with_total(&q));
-        assert_eq!(kls(p, q), (kl(p, q), kl(q, p)));
-        assert!((kl(q, p) - kl(p, q)).abs() > 0.01, "the two differ");
+        let [p, q] = [Predicted::by(&p), Predicted::by(&q)];
+        assert!((kl(&p, &q) - expected).abs() < 1e-6);
+        assert_eq!(kl(&p, &p), 0.0);
+        assert_eq!(kls(&p, &q), (kl(&p, &q), kl(&q, &p)));
+        assert!((kl(&q, &p) - kl(&p, &q)).abs() > 0.01, "the two differ");
+        // A token that both rule out changes nothing.
+        let ruled_out = [0.0, 0.0, f32::NEG_INFINITY];
+        let [one, other] =
+            [Predicted::by(&ruled_out), Predicted::by(&[0.0, 1.0, f32::NEG_INFINITY])];
+        assert_eq!(kls(&one, &one), (0.0, 0.0));
+        assert!(kl(&one, &other) > 0.0 && kl(&one, &other).is_finite());
     }
 
     #[test]

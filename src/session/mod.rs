@@ -304,8 +304,10 @@ impl Session {
         };
         let logits = logits.ok_or_else(not_asked)?;
         // A model may rule tokens out by an infinity below zero, but not all of them.
-        let is_none = |x: &f32| x.is_nan() || *x == f32::INFINITY;
-        let is_finite = !logits.iter().any(is_none) && logits.iter().any(|x| x.is_finite());
+        let has_none =
+            |part: &[f32]| part.iter().fold(false, |is, x| is | x.is_nan() | (*x == f32::INFINITY));
+        // Part by part, without a branch for each: a vocabulary is long, and read for every token.
+        let is_finite = !logits.chunks(1024).any(has_none) && logits.iter().any(|x| x.is_finite());
         let is_flat = logits.len() > 1 && logits.iter().all(|x| *x == logits[0]);
         if is_finite && !is_flat {
             return Ok(logits);
