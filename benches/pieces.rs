@@ -63,6 +63,7 @@ fn sidecar() -> Sidecar {
             head_effect: Vec::new(),
             head_cost: Vec::new(),
             selection: Default::default(),
+            evidence: Default::default(),
         },
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use candor::gguf::{Gguf, TensorType};
 use candor::steer::{
-    About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeringVector, default_path,
+    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeringVector,
+    default_path,
 };
 use candor::{Geometry, fingerprint};
 use common::fixture::{Arch, Fixture};
@@ -59,6 +60,7 @@ impl Shelf {
                 selection: Selection::Effect,
                 head_accuracy: vec![0.5; n_site],
                 head_cost: effect.iter().map(|x| x / 64.0).collect(),
+                evidence: Evidence::default(),
                 head_effect: effect,
             },
         };

@@ -10,7 +10,7 @@ use candor::capture::store::{Layout, Opened, RowSet, StoreWriter};
 use candor::gguf::{Gguf, TensorType};
 use candor::probe::Probe;
 use candor::steer::{
-    About, DirectionKind, Positions, Sidecar, SteeredHead, SteeringVector, default_path,
+    About, DirectionKind, Evidence, Positions, Sidecar, SteeredHead, SteeringVector, default_path,
 };
 use candor::{Site, fingerprint};
 use common::fixture::{Arch, Fixture, N_HEAD, N_LAYER};
@@ -64,6 +64,7 @@ fn sidecar(model_fingerprint: String) -> Sidecar {
             head_accuracy: sites.map(accuracy).collect(),
             head_effect: Vec::new(),
             head_cost: Vec::new(),
+            evidence: Evidence::default(),
             selection: Default::default(),
         },
     }

@@ -9,7 +9,8 @@ use candor::Site;
 use candor::gguf::{Builder, Gguf};
 use candor::probe::Probe;
 use candor::steer::{
-    About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeredHead, SteeringVector,
+    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeredHead,
+    SteeringVector,
 };
 use common::program::{candor, json};
 use serde_json::{Value, json};
@@ -48,6 +49,7 @@ fn smallest() -> Sidecar {
             head_accuracy: Vec::new(),
             head_effect: Vec::new(),
             head_cost: Vec::new(),
+            evidence: Evidence::default(),
         },
     }
 }

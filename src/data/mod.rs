@@ -18,6 +18,7 @@
 
 mod form;
 mod json;
+mod seen;
 pub mod split;
 mod table;
 
@@ -27,6 +28,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use self::form::PromptForm;
+pub(crate) use self::seen::SEEN_BITS;
+pub use self::seen::hashes;
 use crate::error::{Error, Result};
 use crate::file::{DATA_MAX, folder_of, read_up_to, stem};
 use crate::vision::place_pictures;

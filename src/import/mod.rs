@@ -11,7 +11,7 @@ use crate::export::ControlVector;
 use crate::file::stem;
 use crate::gguf::Gguf;
 use crate::steer::{
-    About, DirectionKind, LayerVector, Positions, Selection, Sidecar, SteeringVector,
+    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeringVector,
 };
 use crate::{Error, Geometry, Result, fingerprint};
 
@@ -118,6 +118,7 @@ pub fn sidecar(
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),
         head_cost: Vec::new(),
+        evidence: Evidence::default(),
     };
     Sidecar { vector, about }
 }

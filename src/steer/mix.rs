@@ -120,6 +120,18 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     if !is_same_map(|about| &about.head_cost) {
         shared.head_cost.clear();
     }
+    // Whatever one part has seen, the sum has.
+    let seen: Option<Vec<&Vec<u64>>> =
+        parts.iter().map(|(part, _)| part.about.evidence.seen.as_ref()).collect();
+    shared.evidence.seen = seen.map(|seen| {
+        let mut all: Vec<u64> = seen.into_iter().flatten().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    });
+    if !is_same(&|about| about.evidence.chance == first.evidence.chance) {
+        shared.evidence.chance = None;
+    }
     shared
 }
 

@@ -18,5 +18,5 @@ pub(crate) use layers::add;
 pub use selection::Selection;
 #[cfg(all(test, feature = "endpoint"))]
 pub(crate) use sidecar::tests::tiny as tiny_sidecar;
-pub use sidecar::{About, Positions, Sidecar, default_path, find_beside, list_beside};
+pub use sidecar::{About, Evidence, Positions, Sidecar, default_path, find_beside, list_beside};
 pub use vector::{SteeredHead, SteeringVector};

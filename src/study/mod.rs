@@ -14,6 +14,7 @@ mod interval;
 mod judged;
 mod measure;
 mod report;
+mod seen;
 mod sweep;
 mod transfer;
 mod values;
@@ -27,12 +28,13 @@ pub use self::judged::Judging;
 use self::measure::Fold;
 pub use self::measure::Record;
 pub use self::report::{Category, Example, FoldReport, HeadsFrom, QuestionReport, Report, Scored};
+pub use self::seen::Seen;
 pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
 pub use self::transfer::{
     Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
 };
 pub use self::values::{Draws, Intervals, Row};
-use crate::data::{Dataset, PromptForm, split};
+use crate::data::{Dataset, PromptForm, hashes, split};
 use crate::eval::{Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
@@ -214,6 +216,13 @@ impl<'a> Protocol<'a> {
         Ok([0, 1].map(half).into())
     }
 
+    /// Questions of a half's test part that stand in its development part, too.
+    fn n_seen(&self, half: &Half) -> usize {
+        let of = |i: &usize| &self.data.questions[*i];
+        let known = hashes(half.development.iter().map(of));
+        half.test.iter().filter(|i| known.binary_search(&of(i).hash()).is_ok()).count()
+    }
+
     /// What stands before a question under a condition.
     fn preamble_of(&self, condition: Condition) -> String {
         match (condition.is_instructed(), self.preamble.as_str()) {
@@ -271,7 +280,7 @@ pub fn two_fold<'a>(
         let steered = Some((vector, choice.alpha));
         let outcomes = measure.run(steered, ITI, &random, &mut on_step)?;
         let fold = FoldReport::of(choice, vector, development, half.test.len());
-        report.add(outcomes, fold.fitted(development, source)?);
+        report.add(outcomes, fold.fitted(development, source, protocol.n_seen(half))?);
     }
     Ok(report)
 }

@@ -40,10 +40,14 @@ pub struct FoldReport {
     pub head_accuracy: Vec<f32>,
     /// Where that was measured.
     pub head_accuracy_from: HeadsFrom,
-    /// What the best of these accuracies is worth; `None` where no probes were fitted for the vector.
+    /// What the best of these accuracies is worth; `None` beside a vector that was there already, unless
+    /// its sidecar says.
     pub chance: Option<Chance>,
     /// Rows that sigma was measured over; `None` where the vector brought its own.
     pub n_sigma_row: Option<usize>,
+    /// Questions that were scored here and stand among those that were fitted on, too; of a vector that
+    /// was there already see [`Report::seen`].
+    pub n_seen: usize,
     /// By condition: means over the fold.
     pub mc: BTreeMap<&'static str, McScore>,
     /// MC1 with its interval.
@@ -140,22 +144,22 @@ impl FoldReport {
             head_accuracy_from: HeadsFrom::Fitted { n_row: development.n_row() },
             chance: None,
             n_sigma_row: None,
+            n_seen: 0,
             mc: BTreeMap::new(),
             mc1_interval: BTreeMap::new(),
         }
     }
 
-    /// The same of a vector that was fitted on the development half.
+    /// The same of a vector that was fitted on the development half, which holds `n_seen` of the
+    /// questions that are scored.
     pub(super) fn fitted(
         self,
         development: &Development,
         source: &impl Activations,
+        n_seen: usize,
     ) -> Result<Self> {
-        Ok(Self {
-            chance: Some(development.chance(source)?),
-            n_sigma_row: Some(development.n_sigma_row()),
-            ..self
-        })
+        let chance = Some(development.chance(source)?);
+        Ok(Self { chance, n_sigma_row: Some(development.n_sigma_row()), n_seen, ..self })
     }
 }
 

@@ -222,7 +222,7 @@ pub fn sweep<'a>(
         let base = fold.base_development.mc1.unwrap_or(f64::NAN);
         let choice = Choice { k, alpha: *alpha, mc1, base, kl: development.kl };
         let of_fold = FoldReport::of(&choice, vector, &fold.development, half.test.len());
-        report.add(outcomes, of_fold.fitted(&fold.development, source)?);
+        report.add(outcomes, of_fold.fitted(&fold.development, source, protocol.n_seen(half))?);
         recommended.push(chosen);
     }
     // Where no cell suits both halves, the first one's choice is as good as any.

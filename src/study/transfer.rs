@@ -6,13 +6,11 @@
 //! the best one, and the best few together, read the test questions of their own set and all
 //! questions of every other one, save those that stand among their development questions.
 
-use std::collections::HashSet;
-
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Estimate, Sample};
-use crate::data::{Dataset, Question, split};
+use crate::data::{Dataset, hashes, split};
 use crate::probe::{Activations, HeadScore};
 use crate::steer::{Development, FitParams};
 use crate::{Error, Result, Site};
@@ -132,8 +130,8 @@ pub fn transfer<S: Activations>(
 struct Reader {
     about: Fitted,
     scores: Vec<HeadScore>,
-    /// What the development questions say.
-    known: HashSet<String>,
+    /// Hashes of the development questions, ascending.
+    known: Vec<u64>,
     /// Questions of its own set that nothing was fitted to.
     test: Vec<usize>,
 }
@@ -156,7 +154,7 @@ impl Reader {
                 .collect(),
             head_accuracy: fit.accuracies(),
         };
-        let known = development.iter().map(|&i| words(&set.data.questions[i]).to_owned()).collect();
+        let known = hashes(development.iter().map(|&i| &set.data.questions[i]));
         let mut scores = fit.scores;
         scores.truncate(params.n_head);
         Ok(Self { about, scores, known, test })
@@ -169,7 +167,8 @@ impl Reader {
     ) -> Result<Reading> {
         let all: Vec<usize> = (0..set.data.questions.len()).collect();
         let candidates = if fitted == read { &self.test } else { &all };
-        let is_new = |&&i: &&usize| !self.known.contains(words(&set.data.questions[i]));
+        let is_new =
+            |&&i: &&usize| self.known.binary_search(&set.data.questions[i].hash()).is_err();
         let questions: Vec<usize> = candidates.iter().filter(is_new).copied().collect();
         let (labels, groups) = (set.source.labels(), set.source.groups());
         let rows = split::rows_of(groups, &questions);
@@ -225,12 +224,4 @@ fn by_question(rows: impl Iterator<Item = (bool, usize)>, groups: &[usize]) -> V
         }
     }
     sums.into_iter().map(|(_, sum, n)| sum / n).collect()
-}
-
-/// By what a question is known again: its text, or the statement.
-fn words(question: &Question) -> &str {
-    match (question.text.as_str(), question.answers.first()) {
-        ("", Some(statement)) => &statement.text,
-        (text, _) => text,
-    }
 }

@@ -1,7 +1,9 @@
 //! Sidecars to test with.
 
 use candor::Model;
-use candor::steer::{About, DirectionKind, Positions, Selection, Sidecar, SteeringVector};
+use candor::steer::{
+    About, DirectionKind, Evidence, Positions, Selection, Sidecar, SteeringVector,
+};
 
 /// What a sidecar named `truth` says of itself.
 pub fn about(architecture: &str, model_name: &str, model_fingerprint: &str) -> About {
@@ -28,6 +30,7 @@ pub fn about(architecture: &str, model_name: &str, model_fingerprint: &str) -> A
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),
         head_cost: Vec::new(),
+        evidence: Evidence::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::capture::Store;
 use crate::cli::args::common::{ModelArgs, budget, draws, selection};
 use crate::cli::command::capture::run_capture;
+use crate::cli::show::chance::{print_folds, warn_of_folds};
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::report::intervals_text;
 use crate::cli::show::table::{counted, printable_line, short};
@@ -121,6 +122,7 @@ impl DemoArgs {
         bar.finish_and_clear();
         let report = report?;
         let seconds = start.elapsed().as_secs_f64();
+        warn_of_folds(&report.folds, output);
         if output.is_json() {
             output.json(&Document {
                 rows: &report.rows(),
@@ -188,13 +190,15 @@ fn print(report: &Report, selection: Selection, output: Output) {
     output.text(&intervals_text(&rows));
     for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
         output.line(format_args!(
-            "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {}, KL {}){DIM:#}",
+            "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {} → {} while it was chosen, KL {}){DIM:#}",
             counted(choice.k, "head"),
             short(choice.alpha),
+            percent(Some(choice.base)),
             percent(Some(choice.mc1)),
             nats(Some(choice.kl)),
         ));
     }
+    print_folds(&report.folds, output);
     output.line("");
     let examples = report.examples();
     let width = examples.iter().map(|e| e.question.chars().count()).max().unwrap_or(0);

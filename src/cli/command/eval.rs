@@ -13,6 +13,7 @@ use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
 use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use crate::cli::args::judge::{JudgeArgs, JudgeReport};
 use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs};
+use crate::cli::show::chance;
 use crate::cli::show::heads::{amount_of, chosen_by};
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::report::{DataFacts, Made, ReportArgs, draws_text, rows_text};
@@ -24,8 +25,8 @@ use crate::ledger::Ledger;
 use crate::select::Journal;
 use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
-    Category, FoldReport, HeadsFrom, Protocol, QuestionReport, Record, Report, Row, of_vector,
-    two_fold, unsteered,
+    Category, FoldReport, HeadsFrom, Protocol, QuestionReport, Record, Report, Row, Seen,
+    of_vector, two_fold, unsteered,
 };
 use crate::{Error, Model, Result};
 
@@ -91,6 +92,10 @@ pub(in crate::cli) struct Document<'a> {
     pub(in crate::cli) data: DataFacts<'a>,
     pub(in crate::cli) settings: Settings<'a>,
     pub(in crate::cli) rows: Vec<Row>,
+    /// How many of the questions the vector saw in fitting; null where nobody knows, or without one.
+    seen: Option<Seen>,
+    /// The same in words; null without a vector.
+    pub(in crate::cli) seen_text: Option<String>,
     pub(in crate::cli) folds: &'a [FoldReport],
     pub(in crate::cli) categories: Vec<Category>,
     pub(in crate::cli) questions: Vec<QuestionReport<'a>>,
@@ -203,6 +208,14 @@ impl EvalArgs {
         drop(evaluator);
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
+        let seen = match &vector {
+            Vector::TwoFold => Some(report.seen_in_folds()),
+            Vector::Sidecar(_, sidecar, _) => {
+                sidecar.about.evidence.seen.as_deref().map(|seen| report.seen(seen))
+            }
+            Vector::None => None,
+        };
+        let seen_text = (!matches!(vector, Vector::None)).then(|| chance::seen_text(seen.as_ref()));
         let document = Document {
             made: Made::on(&model)?,
             data: DataFacts::of(&data),
@@ -231,6 +244,8 @@ impl EvalArgs {
                 seed: self.data.seed,
             },
             rows: report.rows(),
+            seen,
+            seen_text,
             folds: &report.folds,
             categories: report.categories(),
             questions: report.questions(),
@@ -239,6 +254,7 @@ impl EvalArgs {
             judge,
             seconds: start.elapsed().as_secs_f64(),
         };
+        chance::warn_of_folds(document.folds, output);
         self.report.write(&document, || html::page(&document))?;
         ledger.remove()?;
         if let Some(activations) = activations {
@@ -320,10 +336,11 @@ impl EvalArgs {
     }
 }
 
-/// Takes the accuracies of heads from the sidecar where it has them: those of probes that are fitted
-/// anew, to the few questions at hand, say less.
+/// Takes the accuracies of heads, and what they are worth, from the sidecar where it has them: those of
+/// probes that are fitted anew, to the few questions at hand, say less.
 fn show_own_heads(report: &mut Report, sidecar: &Sidecar) {
     let accuracies = &sidecar.about.head_accuracy;
+    report.folds.iter_mut().for_each(|fold| fold.chance = sidecar.about.evidence.chance);
     for fold in report.folds.iter_mut().filter(|_| !accuracies.is_empty()) {
         fold.head_accuracy.clone_from(accuracies);
         fold.head_accuracy_from = HeadsFrom::Sidecar;
@@ -406,6 +423,9 @@ fn print(document: &Document, output: Output) {
         },
     ));
     output.text(&rows_text(&document.rows, settings.layers_alone()));
+    if let Some(seen) = &document.seen_text {
+        output.line(seen);
+    }
     output.line("");
     for row in document.rows.iter().filter(|row| row.name == "random") {
         output.text(&draws_text(row).replacen("  its", "random:", 1));
@@ -426,7 +446,8 @@ fn print(document: &Document, output: Output) {
         let how = match fold.choice.mc1.is_nan() {
             true => String::new(),
             false => format!(
-                ", chosen on the other half (MC1 {}, KL {:.3})",
+                ", chosen on the other half (MC1 {} → {} while it was chosen, KL {:.3})",
+                percent(fold.choice.base),
                 percent(fold.choice.mc1),
                 fold.choice.kl
             ),
@@ -443,6 +464,7 @@ fn print(document: &Document, output: Output) {
             ),
         });
     }
+    chance::print_folds(document.folds, output);
     if document.rows.iter().any(|row| row.truth.is_some()) {
         output.line(format_args!("{DIM}true: {}{DIM:#}", printable_line(&settings.judge)));
     }

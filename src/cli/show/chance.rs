@@ -1,9 +1,10 @@
 //! What accuracies and sigmas are worth, in words.
 
-use crate::cli::show::output::Output;
+use crate::cli::show::output::{DIM, Output};
 use crate::cli::show::table::{counted, percent};
 use crate::probe::Chance;
 use crate::steer::SIGMA_ROWS;
+use crate::study::{FoldReport, Row, Seen};
 
 /// The best head beside the majority, and beside the best with shuffled labels.
 pub(in crate::cli) fn text(chance: &Chance) -> String {
@@ -21,16 +22,29 @@ pub(in crate::cli) fn text(chance: &Chance) -> String {
 
 /// Whether the heads read anything, where they do not.
 pub(in crate::cli) fn warning(chance: &Chance) -> Option<String> {
-    (!chance.is_above()).then(|| {
+    if chance.is_above() {
+        return None;
+    }
+    let found = format!(
+        "the best of {} is right on {} % of {}, and the best with shuffled labels reaches {} % in one \
+         case of twenty (always the more frequent label: {} %)",
+        counted(chance.n_head, "head"),
+        percent(chance.best),
+        counted(chance.n_row, "row"),
+        percent(chance.shuffled),
+        percent(chance.majority),
+    );
+    // On a handful of rows the best of many is right on all of them by luck alone.
+    Some(if chance.shuffled >= 1.0 {
         format!(
-            "no head reads these labels better than luck: the best of {} is right on {} %, and the best \
-             with shuffled labels reaches {} % in one case of twenty (always the more frequent label: \
-             {} %). A vector made of them steers along noise: take more questions, another form of the \
-             prompt (--template, --chat), other data or a larger model",
-            counted(chance.n_head, "head"),
-            percent(chance.best),
-            percent(chance.shuffled),
-            percent(chance.majority),
+            "too few questions to tell whether any head reads these labels: {found}. A vector made of \
+             them may steer along noise: take more questions"
+        )
+    } else {
+        format!(
+            "no head reads these labels better than luck: {found}. A vector made of them steers along \
+             noise: take more questions, another form of the prompt (--template, --chat), other data or \
+             a larger model"
         )
     })
 }
@@ -42,13 +56,94 @@ pub(in crate::cli) fn warn_of_chance(chance: &Chance, output: Output) {
     }
 }
 
-/// Warns where sigma comes from too few rows.
-pub(in crate::cli) fn warn_of_sigma(n_row: usize, output: Output) {
-    if n_row < SIGMA_ROWS {
-        output.warn(format_args!(
+/// What there is to say where sigma comes from too few rows.
+fn sigma_warning(n_row: usize) -> Option<String> {
+    (n_row < SIGMA_ROWS).then(|| {
+        format!(
             "sigma, the unit of alpha, is measured on {} alone: from fewer than {SIGMA_ROWS} it is off by \
              more than an eighth, and the same alpha steers otherwise on other questions; take more",
             counted(n_row, "row")
-        ));
+        )
+    })
+}
+
+/// Warns where sigma comes from too few rows.
+pub(in crate::cli) fn warn_of_sigma(n_row: usize, output: Output) {
+    if let Some(warning) = sigma_warning(n_row) {
+        output.warn(warning);
+    }
+}
+
+/// What the heads of each fold read, a line each.
+pub(in crate::cli) fn fold_texts(folds: &[FoldReport]) -> Vec<String> {
+    let of_fold = |(fold, number): (&FoldReport, usize)| {
+        let text = text(fold.chance.as_ref()?);
+        Some(match folds.len() {
+            1 => format!("what the heads read where they were fitted: {text}"),
+            _ => format!("fold {number}, what the heads read: {text}"),
+        })
+    };
+    folds.iter().zip(1..).filter_map(of_fold).collect()
+}
+
+/// The same in a terminal.
+pub(in crate::cli) fn print_folds(folds: &[FoldReport], output: Output) {
+    for text in fold_texts(folds) {
+        output.line(format_args!("{DIM}{text}{DIM:#}"));
+    }
+}
+
+/// The fold whose heads read the least.
+fn worst(folds: &[FoldReport]) -> Option<Chance> {
+    folds.iter().filter_map(|fold| fold.chance).max_by(|a, b| a.p.total_cmp(&b.p))
+}
+
+/// That heads read nothing, and that sigma comes from too few rows, each once, where it is so.
+pub(in crate::cli) fn fold_warnings(folds: &[FoldReport]) -> Vec<String> {
+    let chance = worst(folds).and_then(|chance| warning(&chance));
+    let n_sigma_row = folds.iter().filter_map(|fold| fold.n_sigma_row).min();
+    chance.into_iter().chain(n_sigma_row.and_then(sigma_warning)).collect()
+}
+
+/// The same on stderr.
+pub(in crate::cli) fn warn_of_folds(folds: &[FoldReport], output: Output) {
+    fold_warnings(folds).iter().for_each(|warning| output.warn(warning));
+}
+
+/// How many of the questions that were scored a vector saw in fitting, and what that means; `None`
+/// where its sidecar does not say.
+pub(in crate::cli) fn seen_text(seen: Option<&Seen>) -> String {
+    let Some(seen) = seen else {
+        return "Seen in fitting: not known, since the sidecar does not say which questions it was \
+                fitted on. Where they are these, what stands here is how well it fits them"
+            .to_owned();
+    };
+    let Seen { n_seen, n_question, .. } = *seen;
+    let of = format!("{n_seen} of {}", counted(n_question, "question"));
+    if n_seen == 0 {
+        return format!("Seen in fitting: none of {}", counted(n_question, "question"));
+    }
+    if n_seen == n_question {
+        return format!(
+            "Seen in fitting: all {}. What stands here is how well the vector fits them: others may gain \
+             less, or nothing, which `candor eval --cv 2` measures",
+            counted(n_question, "question")
+        );
+    }
+    let gain = |rows: &[Row]| {
+        let mc1 = |name: &str| {
+            let row = rows.iter().find(|row| row.name == name);
+            row.map_or_else(|| "–".to_owned(), |row| percent(row.mc.mc1))
+        };
+        format!("MC1 {} → {}", mc1("base"), mc1("iti"))
+    };
+    match seen.rows_seen.is_empty() {
+        true => format!("Seen in fitting: {of}, which the data has more than once"),
+        false => format!(
+            "Seen in fitting: {of}. On these {}; on the other {} {}",
+            gain(&seen.rows_seen),
+            n_question - n_seen,
+            gain(&seen.rows_unseen)
+        ),
     }
 }

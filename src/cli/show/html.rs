@@ -7,6 +7,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use crate::cli::command::eval::Document;
+use crate::cli::show::chance;
 use crate::cli::show::heat::Maps;
 use crate::cli::show::plot::{self, Bar, Pair};
 use crate::cli::show::report::title_under;
@@ -16,9 +17,10 @@ use crate::study::{Estimate, FoldReport, HeadsFrom, Row, Scored};
 use crate::{Error, Result};
 
 /// What all pages have in common.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 4] = [
     ("page", include_str!("html/page.html")),
     ("results", include_str!("html/results.html")),
+    ("seen", include_str!("html/seen.html")),
     ("grid", include_str!("html/grid.html")),
 ];
 
@@ -89,6 +91,9 @@ pub(in crate::cli) fn page(document: &Document) -> Result<String> {
             model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(&document.settings),
+            seen => &document.seen_text,
+            chance => chance::fold_texts(document.folds),
+            warnings => chance::fold_warnings(document.folds),
             judge => Serde(&document.judge),
             seconds => format!("{:.0}", document.seconds),
             n_more => document.questions.len().saturating_sub(N_QUESTION),

@@ -2,6 +2,7 @@
 //!
 //! The format is specified on the crate's front page, in the section "The sidecar".
 
+mod evidence;
 mod place;
 mod read;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+pub use evidence::Evidence;
 pub use place::{default_path, find_beside, list_beside};
 
 use super::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
@@ -110,6 +112,8 @@ pub struct About {
     /// What the same costs, in nats per token of neutral prose
     /// ([`HeadEffect::cost`](crate::select::HeadEffect)); as [`About::head_effect`].
     pub head_cost: Vec<f32>,
+    /// What it was fitted on, and what its heads' accuracies are worth.
+    pub evidence: Evidence,
 }
 
 /// What stands before the name of a repository in `general.base_model.0.repo_url`.
@@ -223,6 +227,9 @@ impl Sidecar {
                 return fault(key, format!("holds {value}, expected {expected}"));
             }
         }
+        if let Err((key, problem)) = about.evidence.check() {
+            return fault(key, problem);
+        }
         // A vector is sound when it is made, but a product can overflow.
         for head in self.vector.heads() {
             self.vector
@@ -299,6 +306,7 @@ impl Sidecar {
                 file.set(key, values.clone());
             }
         }
+        about.evidence.add_to(&mut file);
         let mut parts: BTreeMap<usize, (&[SteeredHead], Option<&[f32]>)> = BTreeMap::new();
         for heads in vector.heads().chunk_by(|a, b| a.site.layer == b.site.layer) {
             parts.entry(heads[0].site.layer).or_default().0 = heads;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{About, FORMAT, FORMAT_LAYERS, HUB, METHOD, Sidecar, TYPE, layer_direction};
+use super::{About, Evidence, FORMAT, FORMAT_LAYERS, HUB, METHOD, Sidecar, TYPE, layer_direction};
 use crate::error::{shown, shown_up_to};
 use crate::export::CONTROL_VECTOR;
 use crate::gguf::{Gguf, TensorInfo};
@@ -123,6 +123,7 @@ fn about(file: &Gguf) -> Result<About> {
         head_accuracy: f32s("candor.head_accuracy")?,
         head_effect: f32s("candor.head_effect")?,
         head_cost: f32s("candor.head_cost")?,
+        evidence: Evidence::read(file)?,
     })
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::Site;
 use crate::gguf::{Gguf, Value};
-use crate::probe::Probe;
+use crate::probe::{Chance, Probe};
 use crate::steer::direction::{random, unit};
 
 fn head(layer: usize, head: usize, d_head: usize) -> SteeredHead {
@@ -42,6 +42,7 @@ fn about() -> About {
         head_accuracy: vec![],
         head_effect: Vec::new(),
         head_cost: Vec::new(),
+        evidence: Evidence::default(),
         selection: Default::default(),
     }
 }
@@ -357,4 +358,41 @@ fn refuses_to_write_what_it_would_not_read() {
     let message = endless.write(&path).unwrap_err().to_string();
     assert!(message.contains("head 0.1: its sigma is inf"), "{message}");
     assert!(!path.exists());
+}
+
+#[test]
+fn keeps_what_it_was_fitted_on_and_what_that_is_worth() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.gguf");
+    let chance = Chance {
+        best: 0.75,
+        majority: 0.5,
+        shuffled: 0.625,
+        p: 1.0 / 1001.0,
+        n_head: 6,
+        n_row: 8,
+        n_question: 4,
+    };
+    let mut sidecar = tiny();
+    sidecar.about.evidence =
+        Evidence { seen: Some(vec![0, 7, (1 << 48) - 1]), chance: Some(chance) };
+    sidecar.write(&path).unwrap();
+    assert_eq!(Sidecar::read(&path).unwrap(), sidecar);
+    // What an older writer leaves out is not known, and the format is the same.
+    assert_eq!(sidecar.format(), FORMAT);
+    tiny().write(&path).unwrap();
+    assert_eq!(Sidecar::read(&path).unwrap().about.evidence, Evidence::default());
+    for (seen, expected) in [
+        (vec![1 << 48], "expected 48 bits"),
+        (vec![2, 1], "ascending order"),
+        (vec![1, 1], "ascending order"),
+    ] {
+        sidecar.about.evidence.seen = Some(seen);
+        let error = sidecar.write(&path).unwrap_err().to_string();
+        assert!(error.contains("candor.data.seen") && error.contains(expected), "{error}");
+    }
+    sidecar.about.evidence =
+        Evidence { seen: None, chance: Some(Chance { p: f64::NAN, ..chance }) };
+    let error = sidecar.write(&path).unwrap_err().to_string();
+    assert!(error.contains("candor.chance.p"), "{error}");
 }

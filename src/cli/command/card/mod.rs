@@ -12,10 +12,10 @@ use serde::Serialize;
 use self::report::Results;
 use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::embedded;
-use crate::cli::show::heads;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{bytes, count, printable_line, short};
 use crate::cli::show::target::check_target;
+use crate::cli::show::{chance, heads};
 use crate::data::PromptForm;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
@@ -160,6 +160,10 @@ struct Card {
     data: Data,
     prompt: String,
     split: String,
+    /// What the best head's accuracy is worth.
+    reading: Option<String>,
+    /// That it is worth nothing, where it is not.
+    reads_nothing: Option<String>,
     candor_version: String,
     example: String,
     /// Fitted, and no mix: σ is a standard deviation.
@@ -277,6 +281,8 @@ impl Card {
             data: Data { name: about.data_name.clone(), sha256: about.data_sha256.clone() },
             prompt: about.prompt.clone(),
             split: about.split.clone(),
+            reading: about.evidence.chance.as_ref().map(chance::text),
+            reads_nothing: about.evidence.chance.as_ref().and_then(chance::warning),
             candor_version: about.candor_version.clone(),
             example: match about.prompt.as_str() {
                 "" => EXAMPLE.to_owned(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::show::report::title;
 use crate::cli::show::table::{counted, percent, short};
-use crate::error::shown;
+use crate::error::{shown, shown_up_to};
 use crate::file::{DATA_MAX, read_up_to};
 use crate::steer::Sidecar;
 use crate::{Error, Result};
@@ -24,6 +24,16 @@ struct Document {
     #[serde(default)]
     folds: Vec<Fold>,
     n_question: usize,
+    /// How many questions the vector saw in fitting; an older report does not say.
+    #[serde(default)]
+    seen_text: Option<String>,
+    #[serde(default)]
+    seen: Option<Seen>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Seen {
+    n_seen: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,6 +104,8 @@ pub(super) struct Results {
     n_document: usize,
     has_info: bool,
     rows: Vec<Line>,
+    /// The data's name, for the hub's own table, which has no other place to say what was seen.
+    data_in_table: String,
     /// What the vector reached, for the hub's own table.
     metrics: Vec<Metric>,
 }
@@ -184,8 +196,21 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
     Ok(Results {
         rows: document.rows.iter().map(line).collect(),
         metrics: metrics(&document.rows),
+        data_in_table: match &document.seen {
+            Some(Seen { n_seen: n @ 1.. }) => format!(
+                "{} ({n} of {} seen in fitting)",
+                document.data.name,
+                counted(document.n_question, "question")
+            ),
+            _ => document.data.name.clone(),
+        },
         has_info: document.rows.iter().any(|row| row.info.is_some()),
-        what: format!("{what}. Steered tokens: {}", settings.policy),
+        what: match &document.seen_text {
+            Some(seen) => {
+                format!("{what}. {}. Steered tokens: {}", shown_up_to(400, seen), settings.policy)
+            }
+            None => format!("{what}. Steered tokens: {}", settings.policy),
+        },
         judge: match settings.judge {
             serde_json::Value::String(judge) => judge,
             other => other.to_string(),
@@ -225,6 +250,8 @@ fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
         Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
             if sidecar.about.is_imported() {
                 "This vector, which was made by another program, was scored as it is"
+            } else if document.seen_text.is_some() {
+                "This vector was scored as it is"
             } else if document.data.sha256 == sidecar.about.data_sha256 {
                 "This vector was scored as it is, on the data set that it was fitted on: questions \
                  that it has not seen may give less"

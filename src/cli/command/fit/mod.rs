@@ -25,13 +25,14 @@ use crate::cli::show::plot::{self, Format};
 use crate::cli::show::report::display_name;
 use crate::cli::show::table::counted;
 use crate::cli::show::target::check_target;
-use crate::data::{Dataset, PromptForm};
+use crate::data::{Dataset, PromptForm, hashes};
 use crate::file::{self, stem};
 use crate::ledger::Ledger;
+use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Selection, Sidecar, SteeringVector,
-    default_path,
+    About, Balance, Development, DirectionKind, Evidence, FitParams, Selection, Sidecar,
+    SteeringVector, default_path,
 };
 use crate::study::{HeldOut, Protocol, held_out};
 use crate::{Error, Geometry, Model, Result};
@@ -172,7 +173,7 @@ impl FitArgs {
             Some(_) => self.held_out(&model, (&data, &trial), source, place, output)?,
             None => None,
         };
-        let about = self.about(&model, &data, &form, &development, &chosen, params)?;
+        let about = self.about(&model, &data, &form, &development, (&chosen, chance), params)?;
         let sidecar = Sidecar { vector: chosen.vector, about };
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
@@ -422,7 +423,7 @@ impl FitArgs {
         data: &Dataset,
         form: &PromptForm,
         development: &Development,
-        chosen: &Chosen,
+        (chosen, chance): (&Chosen, Chance),
         params: FitParams,
     ) -> Result<About> {
         let per_head = |value: fn(&HeadEffect) -> f64| {
@@ -469,6 +470,7 @@ impl FitArgs {
             head_effect: per_head(|head| head.effect),
             // Rounding can leave a KL of nothing below zero.
             head_cost: per_head(|head| head.cost.max(0.0)),
+            evidence: Evidence { seen: Some(hashes(&data.questions)), chance: Some(chance) },
         };
         self.provenance.apply(&mut about)?;
         Ok(about)

@@ -5,10 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::verify::Verified;
+use crate::cli::show::chance;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output;
 use crate::cli::show::table::{counted, facts, form_line, short};
+use crate::probe::Chance;
 use crate::steer::{About, LayerVector, Sidecar, length};
 
 /// A sidecar.
@@ -48,6 +50,10 @@ pub(in crate::cli) struct SidecarFacts {
     head_effect: Vec<f32>,
     /// As `head_effect`.
     head_cost: Vec<f32>,
+    /// Questions that it was fitted on; null where the sidecar does not say.
+    n_seen: Option<usize>,
+    /// What the best head's accuracy is worth; null where the sidecar does not say.
+    chance: Option<Chance>,
     /// With --verify: what it does to a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verify: Option<Verified>,
@@ -104,6 +110,8 @@ impl SidecarFacts {
             k: vector.heads().len(),
             alpha: about.alpha,
             positions: about.positions.to_string(),
+            n_seen: about.evidence.seen.as_ref().map(Vec::len),
+            chance: about.evidence.chance,
             seed: about.seed,
             data: Data { name: about.data_name, sha256: about.data_sha256 },
             prompt: about.prompt,
@@ -176,6 +184,9 @@ impl SidecarFacts {
             ("split", self.split.clone()),
             ("made by", format!("candor {}", self.candor_version)),
         ]);
+        let read = self.chance.map(|chance| ("reading", chance::text(&chance)));
+        rows.extend(read);
+        rows.extend(self.n_seen.map(|n| ("fitted on", counted(n, "question"))));
         rows.retain(|(name, value)| *name != "prompt" || !value.is_empty());
         let place = rows.iter().position(|(name, _)| *name == "alpha").unwrap_or(rows.len());
         if self.k > 0 {
@@ -186,6 +197,9 @@ impl SidecarFacts {
             rows.insert(place, ("layers", format!("{layers}, outputs of {n_embd} values")));
         }
         let mut text = facts(&rows);
+        if let Some(warning) = self.chance.as_ref().and_then(chance::warning) {
+            text.push_str(&format!("\n{warning}\n"));
+        }
         if self.k > 0 {
             text.push('\n');
             text.push_str(&heads::text(&self.heads, n_head));

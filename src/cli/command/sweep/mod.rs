@@ -17,6 +17,7 @@ use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive}
 use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, SelectArgs, not_reached};
 use crate::cli::args::words::Words;
 use crate::cli::interrupt;
+use crate::cli::show::chance;
 use crate::cli::show::output::Output;
 use crate::cli::show::report::{DataFacts, Made, ReportArgs, shell_command};
 use crate::cli::show::table::counted;
@@ -25,7 +26,7 @@ use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
 use crate::select::Grid;
 use crate::steer::{Development, DirectionKind, FitParams, Selection};
-use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Sweep, sweep};
+use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Seen, Sweep, sweep};
 use crate::{Error, Result};
 
 /// Try numbers of heads and strengths, and recommend a pair
@@ -94,6 +95,10 @@ pub(in crate::cli) struct Document<'a> {
     recommended: Vec<Recommended>,
     overall: Overall,
     rows: Vec<Row>,
+    /// How many of the questions stand in both halves, and were seen in fitting.
+    seen: Seen,
+    /// The same in words.
+    seen_text: String,
     folds: &'a [FoldReport],
     n_question: usize,
     n_token: TokenCount,
@@ -257,6 +262,7 @@ impl SweepArgs {
         bar.finish_and_clear();
         let swept = swept?;
         let overall = self.overall(&swept, &data, source, protocol.grid.kl_budget, output)?;
+        let seen = swept.report.seen_in_folds();
         let document = Document {
             made: Made::on(&model)?,
             data: DataFacts::of(&data),
@@ -284,11 +290,14 @@ impl SweepArgs {
             recommended: recommended(&swept),
             overall,
             rows: swept.report.rows(),
+            seen_text: chance::seen_text(Some(&seen)),
+            seen,
             folds: &swept.report.folds,
             n_question: swept.report.n_question(),
             n_token: evaluator.n_token(),
             seconds: start.elapsed().as_secs_f64(),
         };
+        chance::warn_of_folds(document.folds, output);
         self.report.write(&document, || page::page(&document))?;
         ledger.remove()?;
         activations.discard()?;

@@ -6,6 +6,7 @@ use minijinja::{Value, context};
 use super::text::strengths;
 use super::{Cell, Document, Row};
 use crate::Result;
+use crate::cli::show::chance;
 use crate::cli::show::html::{Plot, heat, render, result_rows};
 use crate::cli::show::plot;
 use crate::cli::show::table::{counted, nats, percent, short};
@@ -71,6 +72,9 @@ pub(super) fn page(document: &Document) -> Result<String> {
         context! {
             candor => document.made.candor,
             notes => document.notes(),
+            seen => &document.seen_text,
+            chance => chance::fold_texts(document.folds),
+            warnings => chance::fold_warnings(document.folds),
             model => Serde(&document.made.model),
             data => Serde(&document.data),
             settings => Serde(settings),

@@ -1,6 +1,7 @@
 //! A sweep in a terminal.
 
 use super::{Cell, Document, Recommended, Row};
+use crate::cli::show::chance;
 use crate::cli::show::output::{BOLD, DIM, Output};
 use crate::cli::show::report::{draws_text, rows_text};
 use crate::cli::show::table::{columns, counted, nats, percent, printable_line, short};
@@ -53,9 +54,11 @@ pub(super) fn print(document: &Document, output: Output) {
     }
     output.line("\nthe recommended cells on the half that did not recommend them");
     output.text(&rows_text(&document.rows, false));
+    output.line(&document.seen_text);
     for row in document.rows.iter().filter(|row| row.name == "random") {
         output.text(&draws_text(row).replacen("  its", "random:", 1));
     }
+    chance::print_folds(document.folds, output);
     output.line(match &document.overall.command {
         Some(command) => {
             format!("\nto ship, fitted on all questions: {}", printable_line(command))

@@ -1,0 +1,205 @@
+//! Whether a vector saw the questions that it is scored on is known question by question, and stands
+//! where the number stands.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::program::{candor, json};
+use common::twins::{demo, questions};
+use serde_json::Value;
+
+/// A folder with the model, and a vector fitted on 24 of the demo's questions.
+struct Shelf {
+    folder: tempfile::TempDir,
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let shelf = Self { folder: tempfile::tempdir().unwrap() };
+        fs::copy(demo(), shelf.path("model.gguf")).unwrap();
+        shelf.some("own.csv", 0..24, false);
+        let fitted = json(shelf.candor("fit", "own.csv").args(["-k", "2", "--alpha", "4"]));
+        assert!(fitted["chance"]["majority"].as_f64().unwrap() >= 0.5);
+        shelf
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Lines of the demo's questions as another hand would write them: blanks and capitals. With
+    /// `relabelled`, what was true is false.
+    fn some(&self, name: &str, lines: impl Iterator<Item = usize>, relabelled: bool) {
+        let text = fs::read_to_string(questions()).unwrap();
+        let all: Vec<&str> = text.lines().collect();
+        let mut some = vec![all[0].to_owned()];
+        some.extend(lines.map(|line| {
+            let line = all[1 + line].replacen("What is", "what  is", 1);
+            let mut fields: Vec<&str> = line.split(',').collect();
+            if relabelled {
+                let (is_true, is_false) = (fields[4], fields[5]);
+                let first = is_false.split(';').next().unwrap();
+                (fields[3], fields[4], fields[5]) = (first, first, is_true);
+            }
+            fields.join(",")
+        }));
+        fs::write(self.path(name), some.join("\n") + "\n").unwrap();
+    }
+
+    fn candor(&self, command: &str, data: &str) -> assert_cmd::Command {
+        let mut candor = candor(self.folder.path());
+        candor.args([command, "-t", "1", "--data"]).arg(self.path(data));
+        candor.arg("-m").arg(self.path("model.gguf"));
+        candor
+    }
+
+    fn eval(&self, data: &str) -> assert_cmd::Command {
+        let mut candor = self.candor("eval", data);
+        candor.args(["-n", "0", "--draws", "1"]);
+        candor
+    }
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn what_was_seen_in_fitting_stands_beside_the_number() {
+    let shelf = Shelf::new();
+    for (name, relabelled) in [("renamed.csv", false), ("relabelled.csv", true)] {
+        shelf.some(name, (0..24).rev(), relabelled);
+        let report = json(&mut shelf.eval(name));
+        assert_eq!(report["seen"]["n_seen"], 24, "{name}");
+        assert!(report["seen_text"].as_str().unwrap().contains("all 24 questions"), "{name}");
+    }
+    // In the terminal, on the page, in the card.
+    let told =
+        "Seen in fitting: all 24 questions. What stands here is how well the vector fits them";
+    let mut command = shelf.eval("renamed.csv");
+    let output = command.arg("--report").arg(shelf.path("out")).assert().success();
+    let terminal = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(terminal.contains(told), "{terminal}");
+    assert!(text(&shelf.path("out/report.html")).contains(told));
+    let mut card = candor(shelf.folder.path());
+    card.args(["card", "-o", "-", "-m"]).arg(shelf.path("model.gguf"));
+    let card = card.arg("--report").arg(shelf.path("out/report.json")).assert().success();
+    let card = String::from_utf8(card.get_output().stdout.clone()).unwrap();
+    assert!(card.contains(told), "{card}");
+    assert!(card.contains("name: \"renamed (24 of 24 questions seen in fitting)\""), "{card}");
+
+    shelf.some("others.csv", 30..40, false);
+    let report = json(&mut shelf.eval("others.csv"));
+    assert_eq!(report["seen"]["n_seen"], 0);
+    assert_eq!(report["seen_text"], "Seen in fitting: none of 10 questions");
+
+    shelf.some("mixed.csv", 18..30, false);
+    let report = json(&mut shelf.eval("mixed.csv"));
+    let seen = &report["seen"];
+    assert_eq!((&seen["n_seen"], &seen["n_question"]), (&6.into(), &12.into()));
+    // Both halves together are the whole.
+    let mc1 = |rows: &Value, name: &str| {
+        let rows = rows.as_array().expect("rows");
+        rows.iter().find(|row| row["name"] == name).expect("the row")["mc1"].as_f64().unwrap()
+    };
+    for name in ["base", "iti"] {
+        let apart = (mc1(&seen["rows_seen"], name) + mc1(&seen["rows_unseen"], name)) / 2.0;
+        assert!((apart - mc1(&report["rows"], name)).abs() < 1e-9, "{name}");
+    }
+    // Without a vector there is nothing to have seen anything.
+    let report = json(shelf.eval("mixed.csv").args(["--steer", "none"]));
+    assert!(report["seen"].is_null() && report["seen_text"].is_null());
+}
+
+#[test]
+fn a_question_that_stands_in_both_halves_was_seen() {
+    let shelf = Shelf { folder: tempfile::tempdir().unwrap() };
+    fs::copy(demo(), shelf.path("model.gguf")).unwrap();
+    shelf.some("twice.csv", (0..12).chain(0..4).chain(20..28), false);
+    let mut command = shelf.eval("twice.csv");
+    let report = json(command.args(["--cv", "2", "-k", "2", "--alpha", "4"]));
+    assert_eq!((&report["n_question"], &report["seen"]["n_seen"]), (&24.into(), &8.into()));
+    assert!(
+        report["seen_text"].as_str().unwrap().starts_with("Seen in fitting: 8 of 24 questions")
+    );
+}
+
+/// The demo's questions, each with another answer for the true one, drawn by a fixed rule.
+fn drawn(shelf: &Shelf, name: &str, n: usize) {
+    let text = fs::read_to_string(questions()).unwrap();
+    let mut lines = text.lines();
+    let mut some = vec![lines.next().unwrap().to_owned()];
+    for (i, line) in lines.take(n).enumerate() {
+        let mut fields: Vec<String> = line.split(',').map(str::to_owned).collect();
+        let mut answers: Vec<String> = fields[5].split("; ").map(str::to_owned).collect();
+        answers.push(fields[4].clone());
+        let drawn = answers.remove((i * i + i / 3) % answers.len());
+        (fields[3], fields[4], fields[5]) = (drawn.clone(), drawn, answers.join("; "));
+        some.push(fields.join(","));
+    }
+    fs::write(shelf.path(name), some.join("\n") + "\n").unwrap();
+}
+
+#[test]
+fn where_no_head_reads_the_labels_every_one_says_so() {
+    let shelf = Shelf { folder: tempfile::tempdir().unwrap() };
+    fs::copy(demo(), shelf.path("model.gguf")).unwrap();
+    drawn(&shelf, "noise.csv", 120);
+    let told = "no head reads these labels better than luck";
+    let said = |command: &mut assert_cmd::Command, warns: bool| {
+        let output = command.assert().success().get_output().clone();
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+        assert_eq!(stderr.contains(told), warns, "{stderr}");
+        stdout
+    };
+    let beside = "always the more frequent label: 50.0 %; the best with shuffled labels: up to";
+    let steer = ["-k", "2", "--alpha", "4"];
+    assert!(said(shelf.candor("fit", "noise.csv").args(steer), true).contains(beside));
+    for page in ["cv", "given", "sweep"] {
+        let mut command = match page {
+            "sweep" => shelf.candor("sweep", "noise.csv"),
+            _ => shelf.eval("noise.csv"),
+        };
+        match page {
+            "cv" => command.args(["--cv", "2"]).args(steer),
+            "sweep" => command.args(["-k", "2", "--alpha", "4", "--draws", "1"]),
+            _ => command.args(["--limit", "12"]),
+        };
+        let stdout = said(command.arg("--report").arg(shelf.path(page)), true);
+        assert!(stdout.contains(beside), "{page}: {stdout}");
+        let html = text(&shelf.path(page).join("report.html"));
+        assert!(html.contains(told) && html.contains(beside), "{page}");
+    }
+    for command in ["inspect", "card"] {
+        let mut candor = candor(shelf.folder.path());
+        match command {
+            "card" => candor.args(["card", "-o", "-", "-m"]).arg(shelf.path("model.gguf")),
+            _ => candor.arg("inspect").arg(shelf.path("steer-noise-model.gguf")),
+        };
+        let stdout = said(&mut candor, false);
+        assert!(stdout.contains(told) && stdout.contains(beside), "{command}: {stdout}");
+    }
+}
+
+#[test]
+fn sigma_of_a_few_rows_is_warned_of_wherever_it_is_fitted() {
+    let shelf = Shelf { folder: tempfile::tempdir().unwrap() };
+    fs::copy(demo(), shelf.path("model.gguf")).unwrap();
+    shelf.some("few.csv", 0..12, false);
+    for command in ["fit", "eval", "sweep"] {
+        let mut candor = shelf.candor(command, "few.csv");
+        candor.args(["-k", "2", "--alpha", "4"]);
+        match command {
+            "eval" => candor.args(["--cv", "2", "-n", "0", "--draws", "1"]),
+            "sweep" => candor.args(["--draws", "1"]),
+            _ => &mut candor,
+        };
+        let output = candor.assert().success().get_output().clone();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("sigma, the unit of alpha, is measured on"), "{command}: {stderr}");
+    }
+}
