@@ -7,7 +7,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 SKIPPED = $(abspath $(TARGET))/skipped.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint dist doc book clean
+.PHONY: help setup demo test python wheel lint dist doc book clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -24,12 +24,18 @@ test: setup ## build candor and run all tests, and name those that were skipped
 	CANDOR_SKIPPED=$(SKIPPED) $(CARGO) test --release --locked
 	@scripts/skipped.sh $(SKIPPED)
 
+python: setup ## build the Python package, and run its tests and type checks
+	scripts/test-python.sh
+
 lint: setup ## check format and lints, as CI does
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets --locked -- -D warnings
 
 dist: setup ## build a portable program, packed with completions and man pages, into target/dist
 	scripts/dist.sh
+
+wheel: setup ## build a portable wheel of the Python package into target/dist
+	scripts/dist.sh --wheel
 
 doc: setup ## build the documentation, warnings refused
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked

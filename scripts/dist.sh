@@ -4,6 +4,7 @@
 #
 #     scripts/dist.sh                  target/dist/candor-<version>-<target>.tar.gz and its .sha256
 #     scripts/dist.sh --binary-only    target/dist/candor alone
+#     scripts/dist.sh --wheel          target/dist/candor_steering-<version>-<tags>.whl alone
 #
 # Without target-cpu=native, llama.cpp is compiled for CPU_FLAGS (on x86-64: AVX2, FMA, F16C and BMI2,
 # which Intel has since 2013 and AMD since 2015). Loading a variant for the processor at run time needs
@@ -22,6 +23,19 @@ x86_64-*) flags="-C target-cpu=x86-64-v3" ;;
 esac
 
 mkdir -p "$folder"
+if [ "${1:-}" = --wheel ]; then
+    # The maturin of the tests.
+    maturin=$target/python/tools/bin/maturin
+    if [ ! -x "$maturin" ]; then
+        scripts/setup.sh --python
+        python3 -m venv "$target/python/tools"
+        "$target/python/tools/bin/pip" install --quiet 'maturin>=1.9,<2'
+    fi
+    env $(scripts/setup.sh --env) RUSTFLAGS="$flags -C strip=symbols" GGML_NATIVE=OFF \
+        CARGO_TARGET_DIR="$(realpath -m "$folder/build")" "$(realpath "$maturin")" build --release --locked \
+        --manifest-path python/Cargo.toml --interpreter python3 --out "$(realpath "$folder")"
+    exit
+fi
 env $(scripts/setup.sh --env) RUSTFLAGS="$flags -C strip=symbols" GGML_NATIVE=OFF \
     cargo build --release --locked --bin candor --target-dir "$folder/build"
 cp "$folder/build/release/candor" "$folder/candor"

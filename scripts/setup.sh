@@ -4,6 +4,7 @@
 #     scripts/setup.sh          installs what is missing; one line when nothing is
 #     scripts/setup.sh --env    prints the environment that cargo needs here, often nothing
 #     scripts/setup.sh --browser    installs Chromium, in which a test opens a report
+#     scripts/setup.sh --python     installs Python with virtual environments, for its package
 #
 # With SETUP_DRY_RUN=1 it prints what it would run and installs nothing.
 #
@@ -92,6 +93,8 @@ libclang_folder() {
 
 has_libclang() { libclang_folder >/dev/null; }
 
+has_python() { has python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
 has_browser() { has chromium || has chromium-browser || has google-chrome; }
 
 # What is missing, in words that package_of knows.
@@ -111,6 +114,7 @@ reason() {
         cmake) echo "CMake, which configures llama.cpp" ;;
         libclang) echo "libclang, with which bindgen reads the C headers" ;;
         browser) echo "Chromium, in which a test opens a report" ;;
+        python) echo "Python with virtual environments, in which its package is tested" ;;
     esac
 }
 
@@ -123,6 +127,9 @@ package_of() {
         apt-get:cmake) echo cmake ;;
         apt-get:libclang) echo libclang-dev ;;
         apt-get:browser | dnf:browser) echo chromium ;;
+        apt-get:python) echo python3-venv ;;
+        dnf:python) echo python3 ;;
+        brew:python) echo python ;;
         dnf:c) echo gcc ;;
         dnf:cxx) echo gcc-c++ ;;
         dnf:make) echo make ;;
@@ -216,6 +223,13 @@ if [ "${1:-}" = --browser ]; then
         install browser
     fi
     say "ready: a browser, for the test that opens a report"
+    exit
+fi
+
+if [ "${1:-}" = --python ]; then
+    if ! has_python; then install python; fi
+    has_python || die "python3 with the modules venv and ensurepip is missing"
+    say "ready: $(python3 --version)"
     exit
 fi
 

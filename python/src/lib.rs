@@ -1,0 +1,27 @@
+//! The native half of the Python package. What a user meets is `package/candor`; here stand the
+//! classes that hold memory of llama.cpp's, and the calls that compute.
+//!
+//! Whatever computes runs on a thread of its own while the interpreter's lock is released
+//! ([`work`]), so that other Python threads go on and Ctrl-C is heard.
+
+mod error;
+mod model;
+mod read;
+mod text;
+mod vector;
+mod work;
+mod write;
+
+/// candor's native module.
+#[pyo3::pymodule]
+mod _candor {
+    #[pymodule_export]
+    use crate::model::Model;
+    #[pymodule_export]
+    use crate::vector::Vector;
+    #[pymodule_export]
+    use crate::write::Completion;
+
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+}
