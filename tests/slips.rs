@@ -107,6 +107,19 @@ fn what_is_replaced_is_told_of_or_kept() {
     let notes = String::from_utf8_lossy(&again.get_output().stderr).into_owned();
     assert_eq!(notes, "replaced a vector of 3 heads at alpha 15: b.gguf\n");
 
+    // A finished capture is left as it is; one of other texts takes its place, and says so.
+    let line = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\n";
+    for (data, answer) in [("one.csv", "up"), ("two.csv", "down")] {
+        fs::write(room.path(data), format!("{line},,What is it?,{answer},{answer},sideways,\n"))
+            .unwrap();
+    }
+    for (data, told) in [("one.csv", false), ("one.csv", false), ("two.csv", true)] {
+        let capture = ["capture", "-m", MODEL, "-t", "1", "--data", data, "-o", "c.safetensors"];
+        let done = room.candor(&capture).assert().success();
+        let notes = String::from_utf8_lossy(&done.get_output().stderr).into_owned();
+        assert_eq!(notes.contains("replaced a capture of 2 texts: c.safetensors"), told, "{notes}");
+    }
+
     let card = ["card", "-m", MODEL, "--steer", "a.gguf", "-o", "card.md"];
     fs::write(room.path("card.md"), "mine").unwrap();
     let error = refusal(room.candor(&card).arg("--no-clobber"));

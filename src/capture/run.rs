@@ -62,6 +62,8 @@ pub struct Captured {
     pub n_token_prompt: usize,
     /// Tokens computed, shared beginnings once.
     pub n_token_computed: usize,
+    /// Batches in all.
+    pub n_batch: usize,
     /// Batches that an earlier run had done.
     pub n_batch_resumed: usize,
     /// Why what an earlier run left could not be used, where that is so.
@@ -123,6 +125,7 @@ pub fn capture(
         n_row: data.n_row(),
         n_token_prompt: texts.list.iter().map(|t| t.tokens.len()).sum(),
         n_token_computed: batches.iter().map(PlannedBatch::n_token).sum(),
+        n_batch: batches.len(),
         n_batch_resumed: 0,
         restarted: None,
     };

@@ -15,6 +15,10 @@
 //! - A mean per token of what has no upper bound and is positive, such as KL, has Student's interval
 //!   on a logarithmic scale, other numbers a plain one.
 //!
+//! Means of very skewed values between 0 and 1 (most of them next to nothing, few of them large) vary
+//! less in most samples than they do in truth: their intervals hold the truth in 90 % of samples of 100
+//! where the mean is .02 or .98, not in 95. Shares and changes have no such weakness.
+//!
 //! The tests below measure how often these intervals hold the truth; `cargo run --release --example
 //! coverage` prints it.
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::capture::{CaptureParams, Captured, capture};
 use crate::cli::args::common::{DataArgs, ModelArgs};
 use crate::cli::show::output::Output;
-use crate::cli::show::target::check_store;
+use crate::cli::show::target::{check_store, remember_replaced};
 use crate::cli::{embedded, interrupt, sets};
 use crate::data::Dataset;
 use crate::{Error, Model, Result};
@@ -51,13 +51,16 @@ impl CaptureArgs {
         let mut data = self.data.open(&self.model)?;
         data.require_two_classes()?;
         let model = self.model.path()?;
-        check_store(
+        let held = check_store(
             &self.output,
             &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
         )?;
         let model = self.model.load_for(from_mut(&mut data), output)?;
         let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
+        if let Some(held) = held.filter(|_| captured.n_batch_resumed < captured.n_batch) {
+            remember_replaced(&held, &self.output);
+        }
         let geometry = model.geometry();
         let seconds = start.elapsed().as_secs_f64();
         if output.is_json() {

@@ -38,10 +38,15 @@ fn replaced() -> MutexGuard<'static, Vec<String>> {
 pub(in crate::cli) fn check_target(target: &Path, others: &[(&str, Option<&Path>)]) -> Result<()> {
     file::check_target(target, others)?;
     if let Some(held) = check_clobber(target)? {
-        let name = printable_line(&target.display().to_string());
-        replaced().push(format!("replaced {held}: {name}"));
+        remember_replaced(&held, target);
     }
     Ok(())
+}
+
+/// Remembers what `target` held, to be told of with [`tell_replaced`].
+pub(in crate::cli) fn remember_replaced(held: &str, target: &Path) {
+    let name = printable_line(&target.display().to_string());
+    replaced().push(format!("replaced {held}: {name}"));
 }
 
 /// Says on stderr what was replaced, where something was. To be called once it is.
@@ -51,10 +56,14 @@ pub(in crate::cli) fn tell_replaced() {
     }
 }
 
-/// The same of a capture, which goes on with what is there where it is its own, and says so.
-pub(in crate::cli) fn check_store(target: &Path, others: &[(&str, Option<&Path>)]) -> Result<()> {
+/// The same of a capture, which leaves what is there where it is its own: gives what is there, for
+/// [`remember_replaced`] where it was replaced.
+pub(in crate::cli) fn check_store(
+    target: &Path,
+    others: &[(&str, Option<&Path>)],
+) -> Result<Option<String>> {
     file::check_target(target, others)?;
-    check_clobber(target).map(drop)
+    check_clobber(target)
 }
 
 /// What a file holds that is there and may be replaced.

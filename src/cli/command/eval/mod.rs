@@ -1,5 +1,8 @@
 //! `candor eval`: what a vector does, measured.
 
+mod page;
+mod text;
+
 use std::path::PathBuf;
 use std::slice::from_mut;
 use std::time::Instant;
@@ -13,12 +16,11 @@ use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
 use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs, direction, positive};
 use crate::cli::args::judge::{JudgeArgs, JudgeReport};
 use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs};
+use crate::cli::interrupt;
 use crate::cli::show::chance;
 use crate::cli::show::heads::{amount_of, chosen_by};
-use crate::cli::show::output::{BOLD, DIM, Output};
-use crate::cli::show::report::{DataFacts, Made, ReportArgs, draws_text, rows_text};
-use crate::cli::show::table::{counted, percent, printable_line, short};
-use crate::cli::{interrupt, show::html};
+use crate::cli::show::output::Output;
+use crate::cli::show::report::{DataFacts, Made, ReportArgs};
 use crate::data::{Dataset, Question};
 use crate::eval::{Evaluator, TokenCount};
 use crate::ledger::Ledger;
@@ -255,7 +257,7 @@ impl EvalArgs {
             seconds: start.elapsed().as_secs_f64(),
         };
         chance::warn_of_folds(document.folds, output);
-        self.report.write(&document, || html::page(&document))?;
+        self.report.write(&document, || page::page(&document))?;
         ledger.remove()?;
         if let Some(activations) = activations {
             activations.discard()?;
@@ -263,7 +265,7 @@ impl EvalArgs {
         if output.is_json() {
             output.json(&document);
         } else {
-            print(&document, output);
+            text::print(&document, output);
             self.report.tell(output);
         }
         Ok(())
@@ -407,69 +409,4 @@ impl Vector {
     fn needs_activations(&self) -> bool {
         !matches!(self, Self::None)
     }
-}
-
-fn print(document: &Document, output: Output) {
-    let Document { made, data, settings, .. } = document;
-    output.line(format_args!(
-        "{BOLD}{}{BOLD:#} on {}: {}, {}\n",
-        made.model_name(),
-        printable_line(data.name),
-        counted(document.n_question, "question"),
-        match document.folds.len() {
-            0 => "scored without a vector".to_owned(),
-            1 => format!("scored with {}", printable_line(&settings.vector)),
-            _ => format!("fitted and scored in {}", printable_line(&settings.vector)),
-        },
-    ));
-    output.text(&rows_text(&document.rows, settings.layers_alone()));
-    if let Some(seen) = &document.seen_text {
-        output.line(seen);
-    }
-    output.line("");
-    for row in document.rows.iter().filter(|row| row.name == "random") {
-        output.text(&draws_text(row).replacen("  its", "random:", 1));
-    }
-    for row in document.rows.iter().filter(|row| row.name == "iti") {
-        let both = row.change.true_info;
-        for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {
-            let Some(change) = change else { continue };
-            output.line(format_args!(
-                "{what} changes by {:+.1} points ({:+.1} to {:+.1}), paired by question",
-                100.0 * change.mean,
-                100.0 * change.low,
-                100.0 * change.high
-            ));
-        }
-    }
-    for (fold, number) in document.folds.iter().zip(1..) {
-        let how = match fold.choice.mc1.is_nan() {
-            true => String::new(),
-            false => format!(
-                ", chosen on the other half (MC1 {} → {} while it was chosen, KL {:.3})",
-                percent(fold.choice.base),
-                percent(fold.choice.mc1),
-                fold.choice.kl
-            ),
-        };
-        let [base, iti] =
-            ["base", "iti"].map(|name| fold.mc.get(name).map_or(f64::NAN, |mc| mc.mc1));
-        let amount = settings.amount(fold);
-        let alpha = short(fold.choice.alpha);
-        let (base, iti) = (percent(base), percent(iti));
-        output.line(match settings.size {
-            Some(_) => format!("{DIM}{amount}, alpha {alpha}: MC1 {base} → {iti}{DIM:#}"),
-            None => format!(
-                "{DIM}fold {number}: {amount}, alpha {alpha}{how}; here MC1 {base} → {iti}{DIM:#}"
-            ),
-        });
-    }
-    chance::print_folds(document.folds, output);
-    if document.rows.iter().any(|row| row.truth.is_some()) {
-        output.line(format_args!("{DIM}true: {}{DIM:#}", printable_line(&settings.judge)));
-    }
-    output.line(format_args!(
-        "{DIM}tokens: {} read, {} computed; {:.0} s{DIM:#}",
-        document.n_token.read, document.n_token.computed, document.seconds
-    ));
 }
