@@ -2,6 +2,7 @@
 #![deny(missing_docs, unsafe_code)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+pub mod align;
 pub mod bench;
 pub mod capture;
 pub mod chat;

@@ -151,8 +151,8 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
                     .or_insert_with(|| begin(prompt, None));
                 questions[index].add(answer, *label, false)
             }
-            Line::Pair { positive, negative } => {
-                let index = begin("", None);
+            Line::Pair { prompt, positive, negative } => {
+                let index = begin(prompt.as_deref().unwrap_or_default(), None);
                 let question = &mut questions[index];
                 question.add(positive, true, true).and(question.add(negative, false, false))
             }
@@ -180,7 +180,9 @@ enum Line {
         answer: String,
         label: bool,
     },
+    /// Two texts, or two answers to a prompt, of which the first is meant to be said.
     Pair {
+        prompt: Option<String>,
         positive: String,
         negative: String,
     },
@@ -197,9 +199,9 @@ const TWO_FORMS: &str = "lines of two forms stand in one file: make it two";
 impl Line {
     fn kind(&self) -> Kind {
         match self {
-            Self::Answer { .. } => Kind::PromptAnswer,
+            Self::Answer { .. } | Self::Pair { prompt: Some(_), .. } => Kind::PromptAnswer,
             Self::Choice { .. } => Kind::QuestionAnswer,
-            Self::Pair { .. } => Kind::Pair,
+            Self::Pair { prompt: None, .. } => Kind::Pair,
         }
     }
 }
@@ -232,11 +234,10 @@ fn item(object: &Map<String, Value>) -> Result<Line, String> {
         });
     }
     if has("positive") && has("negative") {
-        let (positive, negative) = (text(object, "positive")?, text(object, "negative")?);
-        if positive == negative {
-            return Err("positive and negative are the same".into());
-        }
-        return Ok(Line::Pair { positive, negative });
+        return pair(None, object, ["positive", "negative"]);
+    }
+    if has("prompt") && has("chosen") && has("rejected") {
+        return pair(Some(text(object, "prompt")?), object, ["chosen", "rejected"]);
     }
     if has("question") && (has("choices") && has("answer") || has("true") && has("false")) {
         return choice(object);
@@ -249,7 +250,20 @@ fn item(object: &Map<String, Value>) -> Result<Line, String> {
 }
 
 const EXPECTED: &str = "expected the keys prompt, answer, label, or question, choices, answer, or \
-                        question, true, false, or positive, negative";
+                        question, true, false, or positive, negative, or prompt, chosen, rejected";
+
+/// The two texts under these keys.
+fn pair(
+    prompt: Option<String>,
+    object: &Map<String, Value>,
+    [one, other]: [&str; 2],
+) -> Result<Line, String> {
+    let (positive, negative) = (text(object, one)?, text(object, other)?);
+    if positive == negative {
+        return Err(format!("{one} and {other} are the same"));
+    }
+    Ok(Line::Pair { prompt, positive, negative })
+}
 
 /// A question with all its answers: `choices` of which `answer` is the index of the true one,
 /// counted from 0, or the `true` and the `false` ones.
@@ -389,6 +403,22 @@ mod tests {
         assert_eq!(data.kind, Kind::Pair);
         let rows: Vec<_> = data.rows().map(|row| (row.group, row.label)).collect();
         assert_eq!(rows, [(0, true), (0, false), (1, true), (1, false)]);
+    }
+
+    #[test]
+    fn reads_preferences_as_prompts_with_two_answers() {
+        let line = r#"{"prompt": "2 + 2?", "chosen": " 4", "rejected": " 5", "id": 3}"#;
+        let data = read("d.jsonl", &format!("{line}\n{line}\n")).expect("sound");
+        assert_eq!((data.kind, data.questions.len()), (Kind::PromptAnswer, 2));
+        let answers = data.questions[1].answers.iter();
+        let answers: Vec<_> = answers.map(|a| (a.text.as_str(), a.label)).collect();
+        assert_eq!(answers, [(" 4", true), (" 5", false)]);
+        assert_eq!(data.questions[1].text, "2 + 2?");
+        let same = r#"{"prompt": "p", "chosen": "a", "rejected": "a"}"#;
+        let message = refusal("d.jsonl", same);
+        assert_eq!(message, "d.jsonl, line 1: chosen and rejected are the same");
+        let messages = r#"{"prompt": "p", "chosen": [{"role": "user"}], "rejected": "a"}"#;
+        assert!(refusal("d.jsonl", messages).ends_with("chosen is not a text, or is empty"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What people have: labelled data sets, read strictly into one model.
 //!
-//! Six forms are understood, told apart by the extension and by the header or the first keys:
+//! Seven forms are understood, told apart by the extension and by the header or the first keys:
 //!
 //! | file | form | one question is |
 //! |---|---|---|
@@ -10,6 +10,7 @@
 //! | `.jsonl` | `{"prompt", "answer", "label"}` | a distinct prompt |
 //! | `.jsonl` | `{"question", "choices", "answer"}` or `{"question", "true", "false"}` | a line |
 //! | `.jsonl` | `{"positive", "negative"}` | a line |
+//! | `.jsonl` | `{"prompt", "chosen", "rejected"}`, as preferences are kept (TRL) | a line |
 //!
 //! Of choices, `answer` is the index of the true one, counted from 0; `true` and `false` are lists of
 //! answers, the first true one is the best. Further columns and keys are allowed and ignored, save

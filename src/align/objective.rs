@@ -1,0 +1,181 @@
+//! What is minimized.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::Question;
+use crate::eval::QuestionScore;
+use crate::{Error, Result};
+
+/// How strengths are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// −ln σ(β d m), the mean over pairs and over d = 1 and d = −1: m is what steering by d times the
+    /// vector adds to ln p(chosen) − ln p(rejected).
+    Dpo,
+    /// −ln p(chosen) under the vector, the mean over questions: a baseline that knows no rejected
+    /// answers.
+    Sft,
+}
+
+impl Method {
+    /// `dpo` or `sft`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dpo => "dpo",
+            Self::Sft => "sft",
+        }
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        [Self::Dpo, Self::Sft].into_iter().find(|method| method.name() == name).ok_or_else(|| {
+            Error::invalid(format!("method `{name}`"), "is not known; there are dpo and sft")
+        })
+    }
+}
+
+/// What is minimized over the pairs of questions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Objective {
+    /// Which loss.
+    pub method: Method,
+    /// β of DPO: how much a nat of margin counts. 0.1 in BiPO.
+    pub beta: f64,
+}
+
+/// What a vector does to the pairs of some questions, every question counting alike.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+pub struct Preference {
+    /// The loss, in nats.
+    pub loss: f64,
+    /// Share of pairs whose chosen answer gains more by steering than the rejected one.
+    pub accuracy: f64,
+    /// Share of pairs whose chosen answer is the likelier one under steering.
+    pub preferred: f64,
+    /// What steering adds to ln p(chosen) − ln p(rejected), in nats.
+    pub margin: f64,
+}
+
+/// The question with its best answer first, the chosen one, and then its false ones, each rejected;
+/// `None` where it has only one kind.
+#[must_use]
+pub fn paired(question: &Question) -> Option<Question> {
+    if !question.is_two_sided() {
+        return None;
+    }
+    let mut answers = vec![question.answers[question.best()].clone()];
+    answers.extend(question.answers.iter().filter(|answer| !answer.label).cloned());
+    Some(Question { answers, ..question.clone() })
+}
+
+impl Objective {
+    /// How many vectors have to be scored for the loss of one: DPO wants its negative, too.
+    pub(super) fn n_side(&self) -> usize {
+        match self.method {
+            Method::Dpo => 2,
+            Method::Sft => 1,
+        }
+    }
+
+    /// What a vector does. `sides` has the scores under it and, for DPO, under its negative; all of
+    /// questions that [`paired`] gave, in one order.
+    pub(super) fn preference(
+        &self,
+        reference: &[&QuestionScore],
+        sides: &[Vec<QuestionScore>],
+    ) -> Preference {
+        let mut sum = Preference::default();
+        for (i, base) in reference.iter().enumerate() {
+            let of = |side: &Vec<QuestionScore>| self.of_question(base, &side[i], 1.0);
+            let mut found = sides.first().map(of).unwrap_or_default();
+            if let Some(back) = sides.get(1) {
+                let back = self.of_question(base, &back[i], -1.0);
+                found.loss = f64::midpoint(found.loss, back.loss);
+            }
+            sum.loss += found.loss;
+            sum.accuracy += found.accuracy;
+            sum.preferred += found.preferred;
+            sum.margin += found.margin;
+        }
+        let n = reference.len().max(1) as f64;
+        Preference {
+            loss: sum.loss / n,
+            accuracy: sum.accuracy / n,
+            preferred: sum.preferred / n,
+            margin: sum.margin / n,
+        }
+    }
+
+    /// What steering by `d` times the vector does to one question's pairs.
+    fn of_question(&self, base: &QuestionScore, steered: &QuestionScore, d: f64) -> Preference {
+        let (before, after) = (&base.log_probabilities, &steered.log_probabilities);
+        let n = (after.len() - 1) as f64;
+        let mut sum = Preference::default();
+        for rejected in 1..after.len() {
+            let gap = after[0] - after[rejected];
+            let margin = gap - (before[0] - before[rejected]);
+            sum.loss += softplus(-self.beta * d * margin) / n;
+            sum.accuracy += f64::from(u8::from(margin > 0.0)) / n;
+            sum.preferred += f64::from(u8::from(gap > 0.0)) / n;
+            sum.margin += margin / n;
+        }
+        match self.method {
+            Method::Dpo => sum,
+            Method::Sft => Preference { loss: -after[0], ..sum },
+        }
+    }
+}
+
+/// ln(1 + eˣ), which is −ln σ(−x).
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(log_probabilities: [f64; 3]) -> QuestionScore {
+        QuestionScore {
+            log_probabilities: log_probabilities.to_vec(),
+            labels: vec![true, false, false],
+            best: 0,
+        }
+    }
+
+    #[test]
+    fn the_loss_is_the_published_one() {
+        let objective = Objective { method: Method::Dpo, beta: 0.5 };
+        let base = score([-3.0, -2.0, -4.0]);
+        let (there, back) = (score([-2.0, -3.0, -4.0]), score([-4.0, -1.5, -4.0]));
+        // Margins of the two pairs: 2 and 1 there, -1.5 and -1 back.
+        let ln_sigma = |x: f64| -(1.0 / (1.0 + (-x).exp())).ln();
+        let of =
+            |there: f64, back: f64| f64::midpoint(ln_sigma(0.5 * there), ln_sigma(-0.5 * back));
+        let expected = f64::midpoint(of(2.0, -1.5), of(1.0, -1.0));
+        let found = objective.preference(&[&base], &[vec![there.clone()], vec![back]]);
+        assert!((found.loss - expected).abs() < 1e-12, "{found:?}");
+        assert_eq!((found.accuracy, found.preferred, found.margin), (1.0, 1.0, 1.5));
+        // A vector that does nothing: ln 2, whatever the pairs.
+        let same = objective.preference(&[&base], &[vec![base.clone()], vec![base.clone()]]);
+        assert!((same.loss - 2f64.ln()).abs() < 1e-12 && same.accuracy == 0.0);
+        assert_eq!(same.preferred, 0.5);
+        let sft = Objective { method: Method::Sft, beta: 0.5 };
+        assert_eq!(sft.preference(&[&base], &[vec![there]]).loss, 2.0);
+    }
+
+    #[test]
+    fn a_large_margin_is_no_infinity() {
+        assert_eq!(softplus(-1e4), 0.0);
+        assert_eq!(softplus(1e4), 1e4);
+        assert!((softplus(0.0) - 2f64.ln()).abs() < 1e-15);
+    }
+}
