@@ -62,6 +62,7 @@ fn sidecar() -> Sidecar {
             head_accuracy: vec![0.5; 32 * 32],
             head_effect: Vec::new(),
             head_cost: Vec::new(),
+            method: Default::default(),
             selection: Default::default(),
             evidence: Default::default(),
         },

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use candor::align::{ForwardParams, Measurements, Method, Objective, Trained, paired, train};
+use candor::align::{ForwardParams, Loss, Measurements, Objective, Trained, paired, train};
 use candor::data::{Dataset, PromptForm, Question};
 use candor::eval::{Evaluator, McScore};
 use candor::session::{Batch, CacheType};
@@ -135,7 +135,7 @@ impl Bench {
 }
 
 fn dpo() -> Objective {
-    Objective { method: Method::Dpo, beta: 0.1 }
+    Objective { loss: Loss::Dpo, beta: 0.1 }
 }
 
 fn short(n_step: usize) -> ForwardParams {
@@ -195,7 +195,7 @@ fn training_lowers_the_loss_that_plain_decoding_gives_and_resumes_to_the_same_ve
 #[test]
 fn likelihood_alone_raises_the_chosen_answers() {
     let bench = Bench::new();
-    let objective = Objective { method: Method::Sft, beta: 0.1 };
+    let objective = Objective { loss: Loss::Sft, beta: 0.1 };
     let mut ledger = Measurements::in_memory();
     let trained = bench.train((objective, short(8)), &mut ledger, |_| Ok(())).unwrap();
     let (before, after) = (trained.checks[0].preference, trained.best.preference);

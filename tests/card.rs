@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use candor::gguf::{Gguf, TensorType};
 use candor::steer::{
-    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeringVector,
-    default_path,
+    About, DirectionKind, Evidence, LayerVector, Method, Positions, Selection, Sidecar,
+    SteeringVector, default_path,
 };
 use candor::{Geometry, fingerprint};
 use common::fixture::{Arch, Fixture};
@@ -57,6 +57,7 @@ impl Shelf {
                 data_sha256: "ab".repeat(32),
                 prompt: "Q: {question} A: {answer}".to_owned(),
                 split: "80 % and 20 %".to_owned(),
+                method: Method::Iti,
                 selection: Selection::Effect,
                 head_accuracy: vec![0.5; n_site],
                 head_cost: effect.iter().map(|x| x / 64.0).collect(),

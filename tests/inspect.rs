@@ -65,6 +65,7 @@ fn sidecar(model_fingerprint: String) -> Sidecar {
             head_effect: Vec::new(),
             head_cost: Vec::new(),
             evidence: Evidence::default(),
+            method: Default::default(),
             selection: Default::default(),
         },
     }

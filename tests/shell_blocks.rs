@@ -161,6 +161,7 @@ pages! {
     the_first_vector: "docs/src/tutorials/first-vector.md",
     your_data: "docs/src/tutorials/your-data.md",
     tuning: "docs/src/tutorials/tuning.md",
+    preferences: "docs/src/tutorials/preferences.md",
     measuring: "docs/src/tutorials/measuring.md",
     shipping: "docs/src/tutorials/shipping.md",
     machines: "docs/src/tutorials/machines.md",

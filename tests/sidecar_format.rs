@@ -9,8 +9,8 @@ use candor::Site;
 use candor::gguf::{Builder, Gguf};
 use candor::probe::Probe;
 use candor::steer::{
-    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeredHead,
-    SteeringVector,
+    About, DirectionKind, Evidence, LayerVector, Method, Positions, Selection, Sidecar,
+    SteeredHead, SteeringVector,
 };
 use common::program::{candor, json};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ fn smallest() -> Sidecar {
             data_sha256: "ab".repeat(32),
             prompt: "{answer}".to_owned(),
             split: "80/20".to_owned(),
+            method: Method::Iti,
             selection: Selection::Accuracy,
             head_accuracy: Vec::new(),
             head_effect: Vec::new(),
@@ -62,6 +63,7 @@ fn fullest() -> Sidecar {
             description: Some("more truth".to_owned()),
             license: Some("MIT".to_owned()),
             author: Some("someone".to_owned()),
+            method: Method::Dpo,
             selection: Selection::Causal,
             direction: DirectionKind::Probe,
             positions: Positions::All,
@@ -175,7 +177,7 @@ fn the_schema_refuses_what_the_reader_refuses() {
         ("general.license", true.into()),
         ("adapter.type", "lora".into()),
         ("candor.format", 3u32.into()),
-        ("candor.method", "dpo".into()),
+        ("candor.method", "kto".into()),
         ("candor.model.fingerprint", "0".repeat(63).into()),
         ("candor.n_layer", 0u32.into()),
         ("candor.direction", "ccs".into()),

@@ -344,14 +344,18 @@ fn next_batch(
     rng: &mut ChaCha8Rng,
 ) -> Vec<usize> {
     let n = n.min(train.len());
-    if queue.len() < n {
-        let mut again = train.to_vec();
-        again.shuffle(rng);
-        again.retain(|i| !queue.contains(i));
-        again.append(queue);
-        *queue = again;
+    let mut batch = queue.split_off(queue.len().saturating_sub(n));
+    if batch.len() < n {
+        *queue = train.to_vec();
+        queue.shuffle(rng);
+        // None comes twice in one batch.
+        for place in (0..queue.len()).rev() {
+            if batch.len() < n && !batch.contains(&queue[place]) {
+                batch.push(queue.remove(place));
+            }
+        }
     }
-    queue.split_off(queue.len() - n)
+    batch
 }
 
 fn shifted(strengths: &[f64], draw: &[f64], by: f64) -> Vec<f64> {

@@ -6,7 +6,7 @@
 //! model by itself does. The objective is that of direct preference optimization (DPO; Rafailov et al.,
 //! 2023) with the unsteered model as reference, in the form that *Personalized Steering of Large
 //! Language Models* (BiPO; Cao et al., 2024) gives it for vectors, which have to work in both
-//! directions; or plain likelihood of the chosen answers ([`Method::Sft`]).
+//! directions; or plain likelihood of the chosen answers ([`Loss::Sft`]).
 //!
 //! Nothing is differentiated: each step measures the loss at a few strengths around the present ones,
 //! all of them side by side in one batch, a bank row each, and follows the slope (simultaneous
@@ -17,4 +17,4 @@ mod forward;
 mod objective;
 
 pub use self::forward::{ForwardParams, Measurements, TrainStep, Trained, train};
-pub use self::objective::{Method, Objective, Preference, paired};
+pub use self::objective::{Loss, Objective, Preference, paired};

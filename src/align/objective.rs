@@ -1,17 +1,13 @@
 //! What is minimized.
 
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::data::Question;
 use crate::eval::QuestionScore;
-use crate::{Error, Result};
 
-/// How strengths are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
+/// Which loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
     /// −ln σ(β d m), the mean over pairs and over d = 1 and d = −1: m is what steering by d times the
     /// vector adds to ln p(chosen) − ln p(rejected).
     Dpo,
@@ -20,38 +16,17 @@ pub enum Method {
     Sft,
 }
 
-impl Method {
-    /// `dpo` or `sft`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dpo => "dpo",
-            Self::Sft => "sft",
-        }
-    }
-}
-
-impl FromStr for Method {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        [Self::Dpo, Self::Sft].into_iter().find(|method| method.name() == name).ok_or_else(|| {
-            Error::invalid(format!("method `{name}`"), "is not known; there are dpo and sft")
-        })
-    }
-}
-
 /// What is minimized over the pairs of questions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Objective {
     /// Which loss.
-    pub method: Method,
+    pub loss: Loss,
     /// β of DPO: how much a nat of margin counts. 0.1 in BiPO.
     pub beta: f64,
 }
 
 /// What a vector does to the pairs of some questions, every question counting alike.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Preference {
     /// The loss, in nats.
@@ -79,9 +54,9 @@ pub fn paired(question: &Question) -> Option<Question> {
 impl Objective {
     /// How many vectors have to be scored for the loss of one: DPO wants its negative, too.
     pub(super) fn n_side(&self) -> usize {
-        match self.method {
-            Method::Dpo => 2,
-            Method::Sft => 1,
+        match self.loss {
+            Loss::Dpo => 2,
+            Loss::Sft => 1,
         }
     }
 
@@ -127,9 +102,9 @@ impl Objective {
             sum.preferred += f64::from(u8::from(gap > 0.0)) / n;
             sum.margin += margin / n;
         }
-        match self.method {
-            Method::Dpo => sum,
-            Method::Sft => Preference { loss: -after[0], ..sum },
+        match self.loss {
+            Loss::Dpo => sum,
+            Loss::Sft => Preference { loss: -after[0], ..sum },
         }
     }
 }
@@ -153,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_published_one() {
-        let objective = Objective { method: Method::Dpo, beta: 0.5 };
+        let objective = Objective { loss: Loss::Dpo, beta: 0.5 };
         let base = score([-3.0, -2.0, -4.0]);
         let (there, back) = (score([-2.0, -3.0, -4.0]), score([-4.0, -1.5, -4.0]));
         // Margins of the two pairs: 2 and 1 there, -1.5 and -1 back.
@@ -168,7 +143,7 @@ mod tests {
         let same = objective.preference(&[&base], &[vec![base.clone()], vec![base.clone()]]);
         assert!((same.loss - 2f64.ln()).abs() < 1e-12 && same.accuracy == 0.0);
         assert_eq!(same.preferred, 0.5);
-        let sft = Objective { method: Method::Sft, beta: 0.5 };
+        let sft = Objective { loss: Loss::Sft, beta: 0.5 };
         assert_eq!(sft.preference(&[&base], &[vec![there]]).loss, 2.0);
     }
 

@@ -11,7 +11,8 @@ use crate::export::ControlVector;
 use crate::file::stem;
 use crate::gguf::Gguf;
 use crate::steer::{
-    About, DirectionKind, Evidence, LayerVector, Positions, Selection, Sidecar, SteeringVector,
+    About, DirectionKind, Evidence, LayerVector, Method, Positions, Selection, Sidecar,
+    SteeringVector,
 };
 use crate::{Error, Geometry, Result, fingerprint};
 
@@ -114,6 +115,7 @@ pub fn sidecar(
         data_sha256: origin.sha256,
         prompt: String::new(),
         split: About::imported_split(),
+        method: Method::default(),
         selection: Selection::default(),
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),

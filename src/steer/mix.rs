@@ -1,6 +1,6 @@
 //! Sums of sidecars.
 
-use super::{About, DirectionKind, Positions, Selection, Sidecar, SteeringVector};
+use super::{About, DirectionKind, Method, Positions, Selection, Sidecar, SteeringVector};
 use crate::data::sha256;
 use crate::{Error, Result};
 
@@ -82,6 +82,9 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     let is_same = |same: &dyn Fn(&About) -> bool| parts.iter().all(|(part, _)| same(&part.about));
     if !is_same(&|about| about.direction == first.direction) {
         shared.direction = DirectionKind::Given;
+    }
+    if !is_same(&|about| about.method == first.method) {
+        shared.method = Method::default();
     }
     if !is_same(&|about| about.selection == first.selection) {
         shared.selection = Selection::default();

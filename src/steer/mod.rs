@@ -4,6 +4,7 @@ mod development;
 mod direction;
 mod fit;
 mod layers;
+mod method;
 mod mix;
 mod selection;
 mod sidecar;
@@ -15,6 +16,7 @@ pub(crate) use direction::{length, unit};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;
 pub(crate) use layers::add;
+pub use method::Method;
 pub use selection::Selection;
 #[cfg(all(test, feature = "endpoint"))]
 pub(crate) use sidecar::tests::tiny as tiny_sidecar;

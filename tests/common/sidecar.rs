@@ -2,7 +2,7 @@
 
 use candor::Model;
 use candor::steer::{
-    About, DirectionKind, Evidence, Positions, Selection, Sidecar, SteeringVector,
+    About, DirectionKind, Evidence, Method, Positions, Selection, Sidecar, SteeringVector,
 };
 
 /// What a sidecar named `truth` says of itself.
@@ -26,6 +26,7 @@ pub fn about(architecture: &str, model_name: &str, model_fingerprint: &str) -> A
         data_sha256: "00".repeat(32),
         prompt: "Q: {question} A: {answer}".to_owned(),
         split: "halves".to_owned(),
+        method: Method::Iti,
         selection: Selection::Accuracy,
         head_accuracy: Vec::new(),
         head_effect: Vec::new(),

@@ -1,6 +1,7 @@
 //! Arguments that several subcommands share, and what they become.
 
 pub(super) mod activations;
+pub(super) mod align;
 pub(super) mod asking;
 pub(super) mod common;
 pub(super) mod judge;

@@ -16,7 +16,7 @@ use std::str::FromStr;
 pub use evidence::Evidence;
 pub use place::{default_path, find_beside, list_beside};
 
-use super::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
+use super::{DirectionKind, LayerVector, Method, Selection, SteeredHead, SteeringVector};
 use crate::data::sha256;
 use crate::error::shown;
 use crate::gguf::{Builder, TensorType};
@@ -24,8 +24,8 @@ use crate::{Error, Result};
 
 /// `general.type` of a sidecar.
 const TYPE: &str = "adapter";
-/// `adapter.type` and `candor.method` of a sidecar.
-const METHOD: &str = "iti";
+/// `adapter.type` of a sidecar.
+const KIND: &str = "iti";
 /// `candor.format` of a sidecar that holds heads alone.
 const FORMAT: u32 = 1;
 /// `candor.format` of one that holds directions of layers, or `given` ones.
@@ -85,6 +85,8 @@ pub struct About {
     pub model_fingerprint: String,
     /// Version of candor that wrote the file.
     pub candor_version: String,
+    /// How the heads' strengths were found.
+    pub method: Method,
     /// How the directions were found.
     pub direction: DirectionKind,
     /// The strength to use by default, in units of sigma.
@@ -272,10 +274,10 @@ impl Sidecar {
         if let Some(repo) = &about.base_model {
             file.set("general.base_model.0.repo_url", format!("{HUB}{repo}"));
         }
-        file.set("adapter.type", METHOD)
+        file.set("adapter.type", KIND)
             .set("candor.format", self.format())
             .set("candor.version", about.candor_version.as_str())
-            .set("candor.method", METHOD)
+            .set("candor.method", about.method.name())
             .set("candor.model.fingerprint", about.model_fingerprint.as_str())
             // SteeringVector::new bounds all three far below u32.
             .set("candor.n_layer", vector.n_layer() as u32)

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::{About, Evidence, FORMAT, FORMAT_LAYERS, HUB, METHOD, Sidecar, TYPE, layer_direction};
+use super::{About, Evidence, FORMAT, FORMAT_LAYERS, HUB, KIND, Sidecar, TYPE, layer_direction};
 use crate::error::{shown, shown_up_to};
 use crate::export::CONTROL_VECTOR;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::probe::Probe;
-use crate::steer::{DirectionKind, LayerVector, Selection, SteeredHead, SteeringVector};
+use crate::steer::{DirectionKind, LayerVector, Method, Selection, SteeredHead, SteeringVector};
 use crate::{Error, Result, Site};
 
 /// The tensors of one layer.
@@ -68,9 +68,8 @@ fn check_kind(file: &Gguf) -> Result<u32> {
         return Err(file.fault("key general.type", problem));
     }
     let method = file.str("adapter.type")?;
-    if method != METHOD {
-        let problem =
-            format!("is `{}`, expected `{METHOD}`: another kind of adapter", shown(method));
+    if method != KIND {
+        let problem = format!("is `{}`, expected `{KIND}`: another kind of adapter", shown(method));
         return Err(file.fault("key adapter.type", problem));
     }
     let number = file.uint("candor.format")?;
@@ -82,9 +81,10 @@ fn check_kind(file: &Gguf) -> Result<u32> {
         return Err(file.fault("key candor.format", problem));
     };
     let method = file.str("candor.method")?;
-    if method != METHOD {
+    if !Method::ALL.iter().any(|known| known.name() == method) {
+        let known = Method::ALL.map(|known| format!("`{known}`")).join(", ");
         let problem =
-            format!("is `{}`, expected `{METHOD}`: a newer candor may read it", shown(method));
+            format!("is `{}`, expected {known}: a newer candor may read it", shown(method));
         return Err(file.fault("key candor.method", problem));
     }
     Ok(format)
@@ -108,6 +108,7 @@ fn about(file: &Gguf) -> Result<About> {
             .map(str::to_owned),
         model_fingerprint: text("candor.model.fingerprint")?,
         candor_version: text("candor.version")?,
+        method: word(file, "candor.method")?,
         direction: word(file, "candor.direction")?,
         alpha: file.float("candor.alpha")? as f32,
         positions: word(file, "candor.positions")?,

@@ -43,6 +43,7 @@ fn about() -> About {
         head_effect: Vec::new(),
         head_cost: Vec::new(),
         evidence: Evidence::default(),
+        method: Method::Iti,
         selection: Default::default(),
     }
 }
@@ -241,7 +242,7 @@ fn refuses_what_is_not_a_sidecar() {
         "key adapter.type: is `lora`, expected `iti`: another kind of adapter"
     );
     assert!(refusal_of_key("candor.format", 3u32).contains("is 3, expected 1 or 2"));
-    assert!(refusal_of_key("candor.method", "dpo").contains("is `dpo`, expected `iti`"));
+    assert!(refusal_of_key("candor.method", "kto").contains("is `kto`, expected `iti`, `dpo`"));
     let missing = Sidecar::read(Path::new("/nowhere/s.gguf")).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }));
 }

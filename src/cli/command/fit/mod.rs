@@ -9,8 +9,10 @@ use std::time::Instant;
 use clap::Args;
 
 use self::report::{Fitted, maps};
+use crate::align::Trained;
 use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
+use crate::cli::args::align::AlignArgs;
 use crate::cli::args::asking::{MeasureArgs, PreambleArgs, journals};
 use crate::cli::args::common::{DataArgs, ModelArgs, direction, finite, positive};
 use crate::cli::args::provenance::ProvenanceArgs;
@@ -31,7 +33,7 @@ use crate::ledger::Ledger;
 use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, Evidence, FitParams, Selection, Sidecar,
+    About, Balance, Development, DirectionKind, Evidence, FitParams, Method, Selection, Sidecar,
     SteeringVector, default_path,
 };
 use crate::study::{HeldOut, Protocol, held_out};
@@ -87,6 +89,9 @@ pub(in crate::cli) struct FitArgs {
 
     #[command(flatten)]
     preamble: PreambleArgs,
+
+    #[command(flatten)]
+    align: AlignArgs,
 
     #[command(flatten)]
     measure: MeasureArgs,
@@ -188,6 +193,7 @@ impl FitArgs {
             development: &development,
             effects: &chosen.effects,
             choice: chosen.choice,
+            training: chosen.trained.as_ref(),
             held_out,
             chance,
             seconds: start.elapsed().as_secs_f64(),
@@ -214,6 +220,7 @@ impl FitArgs {
     /// Makes sure that the options go together, and with the data.
     fn check(&self, data: &Dataset, tunes: bool) -> Result<()> {
         self.select.check(data)?;
+        self.align.check(data, self.alpha, self.tune)?;
         if self.alpha.is_some() && self.select.kl_budget().is_some() && !tunes {
             let problem = "gives alpha: leave out one of the two, or add --tune";
             return Err(Error::invalid("--kl-budget", problem));
@@ -238,6 +245,7 @@ impl FitArgs {
         let activations = self.activations.path();
         let targets = [
             ("the plot", self.plot.as_deref()),
+            ("the training curve", self.align.curve()),
             ("the activations", activations),
             ("", Some(&path)),
         ];
@@ -279,8 +287,9 @@ impl FitArgs {
         if self.tune && !has_questions {
             return Err(Error::invalid("--tune", NEEDS_QUESTIONS));
         }
-        let by_default = self.model.is_embedded() && self.heads.is_none() && self.alpha.is_none();
-        Ok(self.tune || by_default && has_questions)
+        let is_free =
+            self.heads.is_none() && self.alpha.is_none() && self.align.method == Method::Iti;
+        Ok(self.tune || self.model.is_embedded() && is_free && has_questions)
     }
 
     /// Chooses heads, K and α.
@@ -297,14 +306,17 @@ impl FitArgs {
     ) -> Result<Chosen> {
         let by = self.select.by();
         let budget = self.select.kl_budget();
-        let k = self.heads.unwrap_or_else(|| default_k(n_head));
+        let objective = self.align.objective();
+        let default = if objective.is_some() { n_trained(n_head) } else { default_k(n_head) };
+        let k = self.heads.unwrap_or(default);
         // Models that cannot be evaluated can be fitted by accuracy.
-        if by == Selection::Accuracy && !tunes && budget.is_none() {
+        if by == Selection::Accuracy && !tunes && budget.is_none() && objective.is_none() {
             return Ok(Chosen {
                 vector: fitted.vector(source, k, trial.direction)?,
                 alpha: self.alpha.unwrap_or(DEFAULT_ALPHA),
                 effects: Vec::new(),
                 choice: None,
+                trained: None,
                 journal: Journal::in_memory(),
             });
         }
@@ -354,6 +366,15 @@ impl FitArgs {
         } else {
             let vector =
                 development.vector(source, k.min(development.scores.len()), trial.direction)?;
+            if let Some(objective) = objective {
+                let kept = (place.as_path(), identity.as_str());
+                let (align, budget) = (&self.align, (budget, self.data.seed));
+                let trained =
+                    align.train(objective, &mut evaluator, &vector, trial, budget, kept, output)?;
+                let (vector, alpha) = (trained.vector.clone(), trained.alpha);
+                let trained = Some(trained);
+                return Ok(Chosen { vector, alpha, effects, choice: None, trained, journal });
+            }
             let budget = budget.unwrap_or(DEFAULT_BUDGET);
             let alpha = match self.alpha {
                 Some(alpha) => alpha,
@@ -361,7 +382,7 @@ impl FitArgs {
             };
             (vector, alpha, None)
         };
-        Ok(Chosen { vector, alpha, effects, choice, journal })
+        Ok(Chosen { vector, alpha, effects, choice, trained: None, journal })
     }
 
     /// What choosing in this way gives on questions that nothing was chosen on; `None` where there are
@@ -438,7 +459,13 @@ impl FitArgs {
         let name = self.name.clone().unwrap_or_else(|| data.name.clone());
         let mut about = About {
             architecture: model.architecture().to_owned(),
-            description: Some(format!("Inference-Time Intervention fitted on {}", data.name)),
+            description: Some(match self.align.method {
+                Method::Iti => format!("Inference-Time Intervention fitted on {}", data.name),
+                method => {
+                    let method = method.name().to_uppercase();
+                    format!("Strengths of heads trained by {method} on {}", data.name)
+                }
+            }),
             name,
             license: None,
             author: None,
@@ -447,6 +474,7 @@ impl FitArgs {
             model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
             model_fingerprint: model.fingerprint().to_owned(),
             candor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            method: self.align.method,
             direction: self.direction,
             alpha: chosen.alpha,
             positions: self.measure.positions(),
@@ -485,6 +513,8 @@ struct Chosen {
     effects: Vec<HeadEffect>,
     /// What K and α reached, where they were tried.
     choice: Option<Choice>,
+    /// How each head's strength was found, where it was trained.
+    trained: Option<Trained>,
     journal: Journal,
 }
 
@@ -502,6 +532,11 @@ const FEW_QUESTIONS: usize = 40;
 
 /// The paper's strength.
 const DEFAULT_ALPHA: f32 = 15.0;
+
+/// Heads whose strengths are trained: a fifth of all, as far as a search without gradients goes.
+fn n_trained(n_head: usize) -> usize {
+    (n_head / 5).clamp(1, 32)
+}
 
 /// The paper's share of heads, 48 of 1024.
 fn default_k(n_head: usize) -> usize {

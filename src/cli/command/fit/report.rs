@@ -5,11 +5,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::Site;
+use crate::align::{TrainStep, Trained};
 use crate::cli::show::chance;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output::{self, Output};
-use crate::cli::show::table::{nats, percent, short};
+use crate::cli::show::table::{counted, nats, percent, short, table};
 use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, rank_correlation};
 use crate::steer::{Development, Sidecar};
@@ -46,6 +47,9 @@ pub(in crate::cli) struct Document<'a> {
     /// chosen by trying, or there are too few.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<&'a HeldOut>,
+    /// How each head's strength was trained; absent for --method iti.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Training<'a>>,
     /// What the accuracy of the best head is worth.
     chance: Chance,
     n_row: usize,
@@ -65,6 +69,20 @@ struct Tried {
     n_question: usize,
 }
 
+/// A training of strengths.
+#[derive(schemars::JsonSchema, Serialize)]
+struct Training<'a> {
+    method: &'static str,
+    /// Questions that it was trained on.
+    n_question: usize,
+    /// Questions of the checks, which it was not trained on.
+    n_question_held: usize,
+    /// The check whose strengths were kept: the lowest loss, so it looks better than it is.
+    best: TrainStep,
+    /// All checks, the first without steering.
+    checks: &'a [TrainStep],
+}
+
 /// What was fitted, and what is known of it.
 pub(super) struct Fitted<'a> {
     pub(super) path: &'a Path,
@@ -74,6 +92,8 @@ pub(super) struct Fitted<'a> {
     pub(super) effects: &'a [HeadEffect],
     /// What K and α reached, where they were tried.
     pub(super) choice: Option<Choice>,
+    /// How strengths were trained.
+    pub(super) training: Option<&'a Trained>,
     /// What the same choice gives on questions that it was not made on.
     pub(super) held_out: Option<HeldOut>,
     pub(super) chance: Chance,
@@ -85,7 +105,16 @@ pub(super) struct Fitted<'a> {
 impl Fitted<'_> {
     pub(super) fn report(&self, output: Output) {
         let Self {
-            path, sidecar, development, effects, choice, ref held_out, chance, seconds, ..
+            path,
+            sidecar,
+            development,
+            effects,
+            choice,
+            training,
+            ref held_out,
+            chance,
+            seconds,
+            ..
         } = *self;
         let about = &sidecar.about;
         let heads = heads::best_first(sidecar);
@@ -110,6 +139,13 @@ impl Fitted<'_> {
                 kl: choice.map(|choice| choice.kl),
                 rank_correlation,
                 held_out: held_out.as_ref(),
+                training: training.map(|trained| Training {
+                    method: about.method.name(),
+                    n_question: trained.n_question.0,
+                    n_question_held: trained.n_question.1,
+                    best: trained.best,
+                    checks: &trained.checks,
+                }),
                 chance,
                 n_row: development.n_row(),
                 n_sigma_row: development.n_sigma_row(),
@@ -156,9 +192,42 @@ impl Fitted<'_> {
             );
             fields.insert(6, ("held out", gives));
         }
+        if let Some(trained) = training {
+            output.line(curve(trained));
+            let (n, n_held) = trained.n_question;
+            let said = format!(
+                "{}, kept at step {} of the checks on {}; {} trained on",
+                about.method,
+                trained.best.step,
+                counted(n_held, "question"),
+                counted(n, "question"),
+            );
+            fields.insert(3, ("strengths", said));
+        }
         output.fields(&fields);
         output.aside(format_args!("next: {}", self.next));
     }
+}
+
+/// The checks of a training, the kept one marked.
+fn curve(trained: &Trained) -> String {
+    let rows: Vec<[String; 6]> = trained
+        .checks
+        .iter()
+        .map(|check| {
+            let found = check.preference;
+            let mark = if check.step == trained.best.step { " *" } else { "" };
+            [
+                format!("{}{mark}", check.step),
+                nats(found.loss, 3),
+                percent(found.preferred),
+                nats(found.margin, 2),
+                nats(check.kl, 4),
+                short(check.strength),
+            ]
+        })
+        .collect();
+    table(["step", "loss", "preferred %", "margin", "KL", "strength"], &rows)
 }
 
 /// What is known of all heads, where every layer has some.
