@@ -5,7 +5,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 fn main() {
-    let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
+    let sources = ["headtap.c", "headtap_bank.c", "headtap_learn.c", "headtap_look.c"]
+        .map(|f| format!("vendor/{f}"));
     let others =
         ["headtap.h", "headtap_impl.h", "guard.h", "guard.cpp"].map(|f| format!("vendor/{f}"));
     for file in sources.iter().chain(&others) {
@@ -73,8 +74,10 @@ fn main() {
 /// The tap as a library that is loaded before a program's own. It calls ggml through a table that is
 /// filled at run time, so it is linked with nothing but the C library.
 fn build_plugin(include: &Path) {
-    let parts =
-        ["", "_bank", "_learn", "_host", "_plan", "_preload", "_context", "_batch", "_control"];
+    let parts = [
+        "", "_bank", "_learn", "_look", "_host", "_plan", "_preload", "_context", "_batch",
+        "_control",
+    ];
     let sources: Vec<String> = parts.iter().map(|p| format!("vendor/headtap{p}.c")).collect();
     for header in ["host", "plan", "preload"] {
         println!("cargo:rerun-if-changed=vendor/headtap_{header}.h");

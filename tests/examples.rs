@@ -76,7 +76,8 @@ fn build_c_example(folder: &Path) -> PathBuf {
     build.std("c11").warnings(true).extra_warnings(true).flag("-Werror");
     build.include("vendor").include(root.join("include"));
     let mut link = build.get_compiler().to_command();
-    let tap = ["headtap.c", "headtap_bank.c", "headtap_learn.c"].map(|f| format!("vendor/{f}"));
+    let tap = ["headtap.c", "headtap_bank.c", "headtap_learn.c", "headtap_look.c"]
+        .map(|f| format!("vendor/{f}"));
     link.arg("examples/c/steer.c").args(tap).arg("-o").arg(&program);
     link.arg("-Wl,--start-group");
     for entry in std::fs::read_dir(root.join("lib")).expect("the libraries were built") {

@@ -32,8 +32,7 @@ struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n
         struct site * site = &tap->sites[i];
         site->kind = i < n_layer ? HEADTAP_HEADS : HEADTAP_OUTPUT;
         site->il   = i % n_layer;
-        /* llama.cpp has no control vector for layer 0 */
-        site->width = i < n_layer ? widths[i] : site->il > 0 ? n_embd : 0;
+        site->width = i < n_layer ? widths[i] : n_embd;
         if (i < n_layer && site->width > tap->max_width) {
             tap->max_width = site->width;
         }
@@ -63,6 +62,8 @@ void headtap_free(struct headtap * tap) {
     free(tap->n_before);
     free(tap->ids);
     free(tap->column);
+    free(tap->edits);
+    free(tap->places);
     free(tap);
 }
 
@@ -104,18 +105,9 @@ struct site * headtap_site_named(const struct headtap * tap, const char * name) 
     return *digit == '\0' ? headtap_site_at(tap, kind, il) : NULL;
 }
 
-enum headtap_status headtap_observe(struct headtap * tap, int32_t il, bool on) {
-    struct site * site = headtap_site_at(tap, HEADTAP_HEADS, il);
-    if (!site) {
-        return HEADTAP_BAD_ARG;
-    }
-    site->observed = on;
-    return HEADTAP_OK;
-}
-
 /* ---- a pass ----------------------------------------------------------------------------- */
 
-static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL, NULL, NULL };
+static const struct headtap_pass no_pass = { 0, NULL, 0, NULL, NULL, NULL, NULL, NULL };
 
 static bool is_valid(const struct headtap * tap, const struct headtap_pass * pass) {
     if (pass->n_token < 1 || pass->n_token > tap->n_batch || pass->n_want < 0) {
@@ -123,6 +115,12 @@ static bool is_valid(const struct headtap * tap, const struct headtap_pass * pas
     }
     for (int32_t i = 0; pass->rows && i < pass->n_token; ++i) {
         if (pass->rows[i] < 0 || pass->rows[i] >= tap->n_row) {
+            return false;
+        }
+    }
+    for (int32_t i = 0; pass->n_want > 0 && i < headtap_n_site(tap); ++i) {
+        const struct site * site = &tap->sites[i];
+        if (site->observed && !(site->kind == HEADTAP_HEADS ? pass->out : pass->out_output)) {
             return false;
         }
     }
@@ -187,7 +185,7 @@ static void settle(struct headtap * tap) {
 enum headtap_status headtap_end(struct headtap * tap) {
     for (int32_t i = 0; i < headtap_n_site(tap) && tap->status == HEADTAP_OK; ++i) {
         const struct site * site = &tap->sites[i];
-        const bool planned = site->observed || site->n_loaded > 0;
+        const bool planned = site->observed || headtap_is_edited(tap, site) || site->n_loaded > 0;
         if (planned && site->n_seen != tap->pass.n_token) {
             tap->status = HEADTAP_MISCOUNT;
             tap->failed = i;
@@ -204,7 +202,7 @@ enum headtap_status headtap_end(struct headtap * tap) {
 
 /* ---- the callback ----------------------------------------------------------------------- */
 
-static void fail(struct headtap * tap, const struct site * site, enum headtap_status status) {
+void headtap_fail(struct headtap * tap, const struct site * site, enum headtap_status status) {
     if (tap->status == HEADTAP_OK) {
         tap->status = status;
         tap->failed = (int32_t) (site - tap->sites);
@@ -283,29 +281,6 @@ static void read_modify_write(struct headtap * tap, struct site * site, struct g
     }
 }
 
-/* The number of observed layers below this one. */
-static int32_t rank_of(const struct headtap * tap, const struct site * site) {
-    int32_t rank = 0;
-    for (const struct site * s = tap->sites; s < site; ++s) {
-        rank += s->observed;
-    }
-    return rank;
-}
-
-static void read_wanted(struct headtap * tap, struct site * site, struct ggml_tensor * t) {
-    const struct headtap_pass * pass = &tap->pass;
-    const size_t slab = (size_t) rank_of(tap, site) * (size_t) pass->n_want;
-    for (; site->i_want < pass->n_want; ++site->i_want) {
-        const int64_t i = pass->want[site->i_want] - site->start;
-        if (i >= t->ne[1]) {
-            break;
-        }
-        float * dst = pass->out + (slab + (size_t) site->i_want) * (size_t) tap->max_width;
-        ggml_backend_tensor_get(t, dst, (size_t) i * t->nb[1], (size_t) site->width * sizeof(float));
-        headtap_rotate(dst, site->width, headtap_rotation_of(tap, site));
-    }
-}
-
 /* Finds the tokens of the node's columns: all of a ubatch, or, where llama.cpp has dropped the
  * others, as it does in the last layer, those whose output is wanted. False where neither fits. */
 static bool place(struct headtap * tap, struct site * site, int64_t n_column) {
@@ -334,23 +309,26 @@ static bool place(struct headtap * tap, struct site * site, int64_t n_column) {
 
 static bool ask_about(struct headtap * tap, struct site * site, struct ggml_tensor * t) {
     const struct headtap_pass * pass = &tap->pass;
-    site->seen_width = (int32_t) t->ne[0];
     if (pass->n_token == 0) {
         return false; /* a graph that no pass announced: a reserve, a shift */
     }
     if (t->ne[0] != site->width || t->ne[2] != 1 || t->ne[3] != 1) {
-        fail(tap, site, HEADTAP_WRONG_WIDTH);
+        headtap_fail(tap, site, HEADTAP_WRONG_WIDTH);
         return false;
     }
     if (!place(tap, site, t->ne[1])) {
-        fail(tap, site, HEADTAP_MISCOUNT);
+        headtap_fail(tap, site, HEADTAP_MISCOUNT);
         return false;
     }
     if (t->ne[1] == 0) {
-        return false; /* no output is wanted: nothing is computed */
+        /* no output is wanted: nothing is computed */
+        if (site->observed && site->i_want < pass->n_want && pass->want[site->i_want] < site->n_seen) {
+            headtap_fail(tap, site, HEADTAP_NOT_COMPUTED);
+        }
+        return false;
     }
     if (t->type != GGML_TYPE_F32 || !ggml_is_contiguous(t) || !t->buffer) {
-        fail(tap, site, HEADTAP_WRONG_TYPE);
+        headtap_fail(tap, site, HEADTAP_WRONG_TYPE);
         return false;
     }
     site->buft = ggml_backend_buffer_get_type(t->buffer);
@@ -371,7 +349,7 @@ static bool ask_about(struct headtap * tap, struct site * site, struct ggml_tens
 
     const bool observed = site->observed && site->i_want < pass->n_want &&
                           pass->want[site->i_want] < site->n_seen;
-    return observed || site->path == HEADTAP_CALLBACK;
+    return observed || headtap_is_edited(tap, site) || site->path == HEADTAP_CALLBACK;
 }
 
 bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
@@ -381,8 +359,11 @@ bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
     if (ask && !is_heads && !tap->learned && tap->pass.n_token > 0) {
         headtap_learn(tap, t);
     }
-    if (site && !is_heads && !adds_vector(t)) {
-        site = NULL; /* no control vector is loaded there */
+    if (site && ask) {
+        site->seen_width = (int32_t) t->ne[0];
+    }
+    if (site && !is_heads && !adds_vector(t) && (site->n_loaded > 0 || !(site->observed || headtap_is_edited(tap, site)))) {
+        site = NULL; /* no control vector is loaded there to be steered by, and nobody looks */
     }
     if (!site) {
         if (ask && tap->learned && tap->pass.tokens && t->op == GGML_OP_GET_ROWS) {
@@ -396,8 +377,11 @@ bool headtap_eval(struct ggml_tensor * t, bool ask, void * user_data) {
     if (site->path == HEADTAP_CALLBACK) {
         read_modify_write(tap, site, t);
     }
+    if (headtap_is_edited(tap, site) && tap->status == HEADTAP_OK) {
+        headtap_edit_columns(tap, site, t);
+    }
     if (site->observed) {
-        read_wanted(tap, site, t);
+        headtap_read_wanted(tap, site, t);
     }
     return true;
 }

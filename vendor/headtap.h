@@ -6,6 +6,7 @@
  * [width, n_token] with width = n_head * d_head, heads side by side within a column.
  *
  *   observe  copies chosen tokens' columns of chosen layers into memory of yours.
+ *   edit     lets a function of yours change the columns of chosen layers.
  *   steer    adds, to each token's column, one row of a bank of offsets: every token picks its row.
  *            Row 0 adds nothing, to the last bit (it is filled with -0.0, the one float whose
  *            addition changes no other).
@@ -14,6 +15,7 @@
  * control vector of llama.cpp's is at work: load one of zeros (-0.0, which changes nothing) with
  * llama_set_adapter_cvec, and every token picks its row there, too. Without one, these nodes are
  * left alone, and a row that is loaded for them is HEADTAP_MISCOUNT. Rows are one for both kinds.
+ * Observing and editing need no control vector, and layer 0 has an output for them, too.
  *
  * Steering runs inside the graph wherever the node is a no-op view (RESHAPE, which is what flash
  * attention leaves there), or the control vector's ADD: while the scheduler asks about the node,
@@ -35,7 +37,7 @@
  * Life of a tap:
  *
  *     struct headtap * tap = headtap_init(n_layer, widths, n_embd, n_row, n_batch, true);
- *     headtap_observe(tap, il, true);                       // any number of layers
+ *     headtap_observe(tap, HEADTAP_HEADS, il, true);        // any number of layers
  *     headtap_set_row(tap, HEADTAP_HEADS, il, row, offset); // any number of rows, at any time
  *     cparams.cb_eval           = headtap_eval;
  *     cparams.cb_eval_user_data = tap;
@@ -50,7 +52,8 @@
  *
  * Not thread-safe: a tap belongs to the thread that decodes. Between headtap_begin and headtap_end
  * only headtap_eval may be called. Depends on ggml's and llama.cpp's public headers only. Compile
- * the three files headtap*.c.
+ * the four files headtap.c, headtap_bank.c, headtap_learn.c and
+ * headtap_look.c.
  */
 #ifndef HEADTAP_H
 #define HEADTAP_H
@@ -69,7 +72,7 @@ struct headtap;
 /* What is steered. */
 enum headtap_kind {
     HEADTAP_HEADS  = 0, /* `kqv_out-<il>`, [n_head * d_head]: the heads of a layer      */
-    HEADTAP_OUTPUT = 1, /* `l_out-<il>`, [n_embd]: what a layer hands on; not of layer 0 */
+    HEADTAP_OUTPUT = 1, /* `l_out-<il>`, [n_embd]: what a layer hands on; steered from layer 1 on */
 };
 
 /* What became of one pass. */
@@ -83,6 +86,9 @@ enum headtap_status {
     HEADTAP_ROTATED     = 6, /* the first pass was steered, wrongly, in a layer that turned out
                               * to be rotated: forget what it computed and decode it again     */
     HEADTAP_MISORDERED  = 7, /* the tokens were not computed in the order of headtap_pass.tokens */
+    HEADTAP_NOT_COMPUTED = 8, /* the output of a token is observed in the last layer, where
+                               * llama.cpp computes those of headtap_pass.outputs only           */
+    HEADTAP_EDIT_FAILED = 9, /* the editor returned false                                        */
 };
 
 /* How a layer's heads or output are handled, as last seen. */
@@ -112,12 +118,13 @@ struct headtap_pass {
     const int32_t * rows;    /* [n_token] bank row of each token, or NULL: all row 0           */
     int32_t         n_want;  /* tokens to observe                                              */
     const int32_t * want;    /* [n_want] their indices, ascending                              */
-    float         * out;     /* [n observed layers, ascending][n_want][largest width]          */
+    float         * out;     /* [n layers whose heads are observed, ascending][n_want][largest width] */
     const int32_t * tokens;  /* [n_token] their ids, to check the order by, or NULL: unchecked.
                               * The first pass is never checked.                               */
     const int8_t  * outputs; /* [n_token] not 0: its logits are wanted (llama_batch.logits); NULL:
-                              * unknown. Needed where layer outputs are steered: in the last layer
-                              * llama.cpp computes those tokens only.                          */
+                              * unknown. Needed where layer outputs are steered, observed or edited:
+                              * in the last layer llama.cpp computes those tokens only.        */
+    float         * out_output; /* [n layers whose output is observed, ascending][n_want][n_embd] */
 };
 
 /* widths: [n_layer] n_head * d_head of each layer, 0 where a layer has no attention.
@@ -127,8 +134,19 @@ struct headtap_pass {
 struct headtap * headtap_init(int32_t n_layer, const int32_t * widths, int32_t n_embd, int32_t n_row, int32_t n_batch, bool in_graph);
 void             headtap_free(struct headtap * tap);
 
-/* Puts a layer's heads into the plan of what is observed, or takes them out. */
-enum headtap_status headtap_observe(struct headtap * tap, int32_t il, bool on);
+/* Puts a layer's heads or its output into the plan of what is observed, or takes them out. */
+enum headtap_status headtap_observe(struct headtap * tap, enum headtap_kind kind, int32_t il, bool on);
+
+/* Changes the values of a layer's heads or output, [n_token][width], in the heads' own terms, after
+ * steering and before they are observed or read by anyone. `tokens`: [n_token] the tokens' places in
+ * the pass. Called once per ubatch by the thread that decodes, which waits. False ends the pass as
+ * HEADTAP_EDIT_FAILED. Must neither throw nor call the tap. */
+typedef bool (*headtap_editor)(void * user_data, enum headtap_kind kind, int32_t il, int32_t n_token, const int32_t * tokens, float * values);
+
+/* The function that edits, or NULL, from the second pass on; and whether it edits a layer. It costs a
+ * cut of the graph, and a copy of all columns there and back. */
+enum headtap_status headtap_set_editor(struct headtap * tap, headtap_editor editor, void * user_data);
+enum headtap_status headtap_edit(struct headtap * tap, enum headtap_kind kind, int32_t il, bool on);
 
 /* Rewrites row `row` (1 .. n_row - 1) of layer `il`: offset [width], or NULL to add nothing.
  * Takes effect with the next headtap_begin. */
@@ -145,7 +163,8 @@ bool headtap_eval(struct ggml_tensor * t, bool ask, void * tap);
  * llama.cpp did not compute because none was wanted. */
 int32_t           headtap_n_seen(const struct headtap * tap, enum headtap_kind kind, int32_t il);
 enum headtap_path headtap_path_of(const struct headtap * tap, enum headtap_kind kind, int32_t il);
-/* The width of the last node seen there (0: none yet), and what a status speaks of. */
+/* The width of the last node of that name that came by in a pass, whatever became of it (0: none
+ * yet), and what a status speaks of. */
 int32_t           headtap_width(const struct headtap * tap, enum headtap_kind kind, int32_t il);
 int32_t           headtap_failed_layer(const struct headtap * tap);
 enum headtap_kind headtap_failed_kind(const struct headtap * tap);

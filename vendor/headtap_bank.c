@@ -58,7 +58,8 @@ int32_t headtap_rotation_of(const struct headtap * tap, const struct site * site
 
 enum headtap_status headtap_set_row(struct headtap * tap, enum headtap_kind kind, int32_t il, int32_t row, const float * offset) {
     struct site * site = headtap_site_at(tap, kind, il);
-    if (!site || row < 1 || row >= tap->n_row) {
+    /* llama.cpp has no control vector for layer 0 */
+    if (!site || row < 1 || row >= tap->n_row || (kind == HEADTAP_OUTPUT && il == 0)) {
         return HEADTAP_BAD_ARG;
     }
     const size_t width = (size_t) site->width;

@@ -31,6 +31,7 @@ struct site {
     int32_t il;
     int32_t width;
     bool    observed;
+    bool    edited;
 
     float  * host;   /* [n_row, width], NULL until a row is set                            */
     bool   * loaded; /* [n_row] the row adds something                                     */
@@ -75,6 +76,12 @@ struct headtap {
                                     * n_batch on of those whose output is wanted           */
     int32_t           * n_before;  /* [n_batch + 1] tokens before this one whose output is wanted */
     float             * column;    /* [width] scratch of the read-modify-write     */
+
+    headtap_editor      editor;
+    void              * editor_data;
+    float             * edits;     /* [n_batch][largest width] the editor's values, NULL: none yet */
+    int32_t           * places;    /* [n_batch] and their tokens                   */
+
     int32_t           * ids;       /* [n_batch] scratch of the order's check       */
     int32_t             n_checked; /* tokens of the pass whose order was checked   */
 
@@ -92,6 +99,18 @@ static inline int32_t headtap_n_site(const struct headtap * tap) {
 struct site * headtap_site_at(const struct headtap * tap, enum headtap_kind kind, int32_t il);
 /* The site of a node named exactly `kqv_out-<il>` or `l_out-<il>`, else NULL. */
 struct site * headtap_site_named(const struct headtap * tap, const char * name);
+
+/* The first thing that went wrong in a pass, and where. */
+void headtap_fail(struct headtap * tap, const struct site * site, enum headtap_status status);
+
+/* ---- headtap_look.c: what is looked at and edited ---- */
+
+/* Whether the site's values go through the editor. */
+bool headtap_is_edited(const struct headtap * tap, const struct site * site);
+/* Gives the node's columns to the editor and writes back what it makes of them. */
+void headtap_edit_columns(struct headtap * tap, struct site * site, struct ggml_tensor * t);
+/* Copies out the columns of the wanted tokens of the current ubatch. */
+void headtap_read_wanted(struct headtap * tap, struct site * site, struct ggml_tensor * t);
 
 /* ---- headtap_bank.c: rows in memory, and their copies on the devices ---- */
 

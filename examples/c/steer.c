@@ -122,11 +122,11 @@ static bool observe(struct room * room, const char * text, float * out) {
     llama_token tokens[N_CTX];
     const int32_t n = tokenize(room, text, tokens);
     for (int32_t il = 0; il < room->n_layer; ++il) {
-        headtap_observe(room->tap, il, true);
+        headtap_observe(room->tap, HEADTAP_HEADS, il, true);
     }
     const bool ok = n > 0 && decode(room, tokens, n, 0, 0, out);
     for (int32_t il = 0; il < room->n_layer; ++il) {
-        headtap_observe(room->tap, il, false);
+        headtap_observe(room->tap, HEADTAP_HEADS, il, false);
     }
     llama_memory_clear(llama_get_memory(room->ctx), false);
     return ok;

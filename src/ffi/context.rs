@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as llama;
 
+use super::edit::{Editing, Editor};
 use super::guard::{self, Thrown};
 use super::host::{self, Weights};
 use super::means::LayerMeans;
 use super::sys;
-use super::tap::{Pass, Tap, TapError};
+use super::tap::{Kind, Pass, Seen, Tap, TapError};
 
 /// A failed decode.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub(crate) struct Context {
     ptr: NonNull<llama::llama_context>,
     tap: Tap,
     means: Option<LayerMeans>,
+    /// Changes what the tap shows it.
+    editing: Option<Editing>,
     n_vocab: usize,
     is_tapped: bool,
     /// What the tap took of the last decode before llama.cpp began: banks brought up to date.
@@ -58,7 +61,7 @@ pub(crate) struct Context {
     _model: Arc<Weights>,
 }
 
-// SAFETY: the context, the tap and the sums are reached through this handle alone, and none of them
+// SAFETY: the context, the tap, the sums and the editor are reached through this handle alone, and none of them
 // belongs to a thread: llama.cpp and ggml keep nothing in thread-local memory between two calls, choose
 // a GPU anew in each, and hand work to their own threads. The model is `Send` and `Sync`. Not `Sync`:
 // reading logits may wait for a device and order the outputs.
@@ -99,6 +102,7 @@ impl Context {
             ptr,
             tap,
             means,
+            editing: None,
             n_vocab,
             is_tapped: attached,
             tap_begin: Duration::ZERO,
@@ -121,6 +125,42 @@ impl Context {
 
     pub(crate) fn means_mut(&mut self) -> Option<&mut LayerMeans> {
         self.means.as_mut()
+    }
+
+    /// Lets an editor of heads (`widths[0]` values a token) and outputs of layers (`widths[1]`) change
+    /// those of these layers, ascending; no editor: nothing is changed any more.
+    pub(crate) fn set_editor(
+        &mut self,
+        editor: Option<Editor>,
+        widths: [usize; 2],
+        layers: [&[usize]; 2],
+    ) -> Result<(), TapError> {
+        // SAFETY: no function needs no data.
+        unsafe { self.tap.set_editor(None, null_mut()) }?;
+        self.editing = None;
+        self.tap.edit(Kind::Heads, layers[0])?;
+        self.tap.edit(Kind::Output, layers[1])?;
+        if let Some(editor) = editor {
+            self.editing.insert(Editing::new(editor, widths)).attach(&mut self.tap)?;
+        }
+        Ok(())
+    }
+
+    /// Announces the order in which the next batch is computed, where that is another, and its tokens'
+    /// positions.
+    pub(crate) fn begin_edit(&mut self, order: Option<&[usize]>, positions: &[i32]) {
+        if let Some(editing) = &mut self.editing {
+            editing.begin(order, positions);
+        }
+    }
+
+    /// Why the editor failed the last decode; its panic goes on.
+    pub(crate) fn edit_failure(&mut self) -> Option<crate::Error> {
+        self.editing.as_mut()?.failure()
+    }
+
+    pub(crate) fn is_edited(&self) -> bool {
+        self.editing.is_some()
     }
 
     /// Adds these rows to the outputs of the layers from 1 on, every token's alike; F32
@@ -190,7 +230,7 @@ impl Context {
         &mut self,
         batch: &mut BatchArrays,
         pass: &Pass,
-        out: &mut [f32],
+        seen: Seen,
     ) -> Result<(), DecodeError> {
         host::forget_complaints();
         let n = batch.tokens.len();
@@ -227,7 +267,7 @@ impl Context {
         let decode = || guard::call(|fault| unsafe { sys::guard_decode(ptr, raw, fault) });
         let (code, verdict) = if self.is_tapped {
             let start = Instant::now();
-            let pass = self.tap.pass(pass, out, || {
+            let pass = self.tap.pass(pass, seen, || {
                 self.tap_begin = start.elapsed();
                 decode()
             });
@@ -330,7 +370,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: freed once, before the tap and the sums (fields) that it calls.
+        // SAFETY: freed once, before the tap, the sums and the editor (fields) that it calls.
         unsafe { llama::llama_free(self.ptr.as_ptr()) };
     }
 }

@@ -4,12 +4,13 @@
 //! Three layers, each thin: the declarations ([`sys`] for the tap and the guard, `llama_cpp_sys_2` for
 //! the host), the handles with `Drop` ([`tap::Tap`], [`context::Context`]), and, outside this room,
 //! the safe API (`Model`, `Session`). No Rust code runs inside a C callback except the log sink and
-//! [`means`], which cannot panic; no C++ exception comes out of a call ([`guard`]).
+//! [`means`], which cannot panic, and [`edit`], which catches; no C++ exception comes out of a call ([`guard`]).
 
 pub(crate) mod bounded;
 pub(crate) mod context;
 pub(crate) mod dequantize;
 pub(crate) mod device;
+pub(crate) mod edit;
 pub(crate) mod guard;
 pub(crate) mod host;
 pub(crate) mod map;

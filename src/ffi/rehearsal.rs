@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as llama;
 
-use super::tap::{Kind, Pass, Tap};
+use super::tap::{Kind, Pass, Seen, Tap};
 use super::{guard, sys};
 
 /// A tap before a graph of named nodes, some of which are attention outputs. For benches.
@@ -53,7 +53,7 @@ impl Rehearsal {
         let ask =
             || unsafe { graph.nodes.iter().filter(|&&node| eval(node, true, user_data)).count() };
         let pass = Pass { rows, want: &[], tokens: None, outputs: None };
-        let (n_cut, verdict) = self.tap.pass(&pass, &mut [], ask).expect("a sound pass");
+        let (n_cut, verdict) = self.tap.pass(&pass, Seen::default(), ask).expect("a sound pass");
         verdict.expect("every layer came by");
         n_cut
     }

@@ -20,21 +20,26 @@ pub(crate) enum TapError {
     Rotated { layer: usize },
     /// The tokens were computed in another order than announced.
     Misordered,
+    /// A token's output is observed in this layer, which computed it for other tokens only.
+    NotComputed { layer: usize },
+    /// The editor refused to go on.
+    EditFailed,
     /// A planned layer saw this many tokens instead of the batch's.
     Miscount { kind: Kind, layer: usize, got: usize },
 }
 
-/// What is steered in a layer.
+/// What is steered, observed or edited in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Its heads: what the output projection reads.
     Heads,
-    /// Its output, where llama.cpp applies control vectors; not in layer 0.
+    /// Its output, the residual stream after it, where llama.cpp applies control vectors; steered from
+    /// layer 1 on.
     Output,
 }
 
 impl Kind {
-    fn c(self) -> sys::headtap_kind {
+    pub(super) fn c(self) -> sys::headtap_kind {
         match self {
             Self::Heads => sys::HEADTAP_HEADS,
             Self::Output => sys::HEADTAP_OUTPUT,
@@ -79,6 +84,15 @@ pub(crate) struct Pass<'a> {
     pub(crate) outputs: Option<&'a [i8]>,
 }
 
+/// Where a pass puts what it observes.
+#[derive(Debug, Default)]
+pub(crate) struct Seen<'a> {
+    /// F32 `[n layers whose heads are observed, want.len(), max width]`.
+    pub(crate) heads: &'a mut [f32],
+    /// F32 `[n layers whose outputs are observed, want.len(), n_embd]`.
+    pub(crate) outputs: &'a mut [f32],
+}
+
 /// Owns a C tap. See `vendor/headtap.h` for what it does.
 #[derive(Debug)]
 pub(crate) struct Tap {
@@ -86,7 +100,8 @@ pub(crate) struct Tap {
     widths: Vec<usize>,
     n_embd: usize,
     n_row: usize,
-    n_observed: usize,
+    /// Layers whose heads are observed, and whose outputs are.
+    n_observed: [usize; 2],
 }
 
 impl Tap {
@@ -113,7 +128,7 @@ impl Tap {
             )
         };
         let widths = widths.to_vec();
-        Some(Self { ptr: NonNull::new(ptr)?, widths, n_embd, n_row, n_observed: 0 })
+        Some(Self { ptr: NonNull::new(ptr)?, widths, n_embd, n_row, n_observed: [0; 2] })
     }
 
     /// `cb_eval` and `cb_eval_user_data` for a context. The tap must outlive that context.
@@ -123,15 +138,57 @@ impl Tap {
         (Some(sys::headtap_eval), self.ptr.as_ptr().cast())
     }
 
-    /// Puts exactly these layers (ascending) into the plan of observed layers.
-    pub(crate) fn observe(&mut self, layers: &[usize]) -> Result<(), TapError> {
-        for layer in (0..self.widths.len()).filter(|&l| self.widths[l] > 0) {
+    /// Puts the heads or outputs of exactly these layers (ascending) into the plan of what is observed.
+    pub(crate) fn observe(&mut self, kind: Kind, layers: &[usize]) -> Result<(), TapError> {
+        for layer in self.tapped(kind) {
             let on = layers.binary_search(&layer).is_ok();
+            let tap = self.ptr.as_ptr();
             // SAFETY: the tap is alive; C checks the layer.
-            self.check(unsafe { sys::headtap_observe(self.ptr.as_ptr(), index(layer), on) })?;
+            self.check(unsafe { sys::headtap_observe(tap, kind.c(), index(layer), on) })?;
         }
-        self.n_observed = layers.len();
+        self.n_observed[usize::from(kind == Kind::Output)] = layers.len();
         Ok(())
+    }
+
+    /// Lets a function of C's edit the heads or outputs of exactly these layers (ascending).
+    pub(super) fn edit(&mut self, kind: Kind, layers: &[usize]) -> Result<(), TapError> {
+        for layer in self.tapped(kind) {
+            let on = layers.binary_search(&layer).is_ok();
+            let tap = self.ptr.as_ptr();
+            // SAFETY: the tap is alive; C checks the layer.
+            self.check(unsafe { sys::headtap_edit(tap, kind.c(), index(layer), on) })?;
+        }
+        Ok(())
+    }
+
+    /// The function that edits, with its data, or none.
+    ///
+    /// # Safety
+    /// The data must live, and nothing else may borrow it during a pass, until another function is set
+    /// or the tap is freed. The function must not unwind.
+    pub(super) unsafe fn set_editor(
+        &mut self,
+        editor: sys::headtap_editor,
+        data: *mut c_void,
+    ) -> Result<(), TapError> {
+        // SAFETY: the tap is alive; the caller answers for the rest.
+        self.check(unsafe { sys::headtap_set_editor(self.ptr.as_ptr(), editor, data) })
+    }
+
+    /// The layers that the tap knows such nodes of.
+    fn tapped(&self, kind: Kind) -> Vec<usize> {
+        let is_tapped = |&layer: &usize| match kind {
+            Kind::Heads => self.widths[layer] > 0,
+            Kind::Output => self.n_embd > 0,
+        };
+        (0..self.widths.len()).filter(is_tapped).collect()
+    }
+
+    /// The width of the last node of this name that came by; 0: none.
+    pub(crate) fn width_seen(&self, kind: Kind, layer: usize) -> usize {
+        // SAFETY: the tap is alive; C checks the layer.
+        let width = unsafe { sys::headtap_width(self.ptr.as_ptr(), kind.c(), index(layer)) };
+        usize::try_from(width).unwrap_or(0)
     }
 
     /// Rewrites a row of a layer's bank; `offset`: F32 `[n_head * d_head]` for heads, `[n_embd]` for
@@ -157,20 +214,23 @@ impl Tap {
         })
     }
 
-    /// Announces one decode and runs it. `out`: F32 `[n_observed, want.len(), max width]`.
+    /// Announces one decode and runs it.
     ///
     /// Gives what `decode` gave, and the tap's own verdict on the pass.
     pub(crate) fn pass<T>(
         &mut self,
         pass: &Pass,
-        out: &mut [f32],
+        seen: Seen,
         decode: impl FnOnce() -> T,
     ) -> Result<(T, Result<(), TapError>), TapError> {
         let max_width = self.widths.iter().copied().max().unwrap_or(0);
         let Pass { rows, want, tokens, outputs } = *pass;
         let is_whole = tokens.is_none_or(|tokens| tokens.len() == rows.len())
             && outputs.is_none_or(|outputs| outputs.len() == rows.len());
-        if out.len() != self.n_observed * want.len() * max_width || !is_whole {
+        let [n_heads, n_output] = self.n_observed;
+        let has_room = seen.heads.len() == n_heads * want.len() * max_width
+            && seen.outputs.len() == n_output * want.len() * self.n_embd;
+        if !has_room || !is_whole {
             return Err(TapError::BadArgument);
         }
         let pass = sys::headtap_pass {
@@ -178,11 +238,12 @@ impl Tap {
             rows: rows.as_ptr(),
             n_want: index(want.len()),
             want: want.as_ptr(),
-            out: out.as_mut_ptr(),
+            out: seen.heads.as_mut_ptr(),
             tokens: tokens.map_or(std::ptr::null(), <[i32]>::as_ptr),
             outputs: outputs.map_or(std::ptr::null(), <[i8]>::as_ptr),
+            out_output: seen.outputs.as_mut_ptr(),
         };
-        // SAFETY: the arrays of `pass` live until `headtap_end` below, and `out` has the size that
+        // SAFETY: the arrays of `pass` live until `headtap_end` below, and `seen` has the sizes that
         // the plan of observed layers asks for; C checks every index.
         let begun = guard::call_or(sys::HEADTAP_NO_MEMORY, |fault| unsafe {
             sys::guard_headtap_begin(self.ptr.as_ptr(), &raw const pass, fault)
@@ -268,6 +329,8 @@ impl Tap {
             sys::HEADTAP_WRONG_TYPE => Err(TapError::WrongType { kind, layer }),
             sys::HEADTAP_ROTATED => Err(TapError::Rotated { layer }),
             sys::HEADTAP_MISORDERED => Err(TapError::Misordered),
+            sys::HEADTAP_NOT_COMPUTED => Err(TapError::NotComputed { layer }),
+            sys::HEADTAP_EDIT_FAILED => Err(TapError::EditFailed),
             sys::HEADTAP_MISCOUNT => {
                 Err(TapError::Miscount { kind, layer, got: self.n_seen(kind, layer) })
             }

@@ -4,7 +4,7 @@ use super::fault::tap_error;
 use super::{Batch, Session};
 use crate::ffi::context::{BatchArrays, DecodeError};
 use crate::ffi::host;
-use crate::ffi::tap::{Pass, TapError};
+use crate::ffi::tap::{Pass, Seen, TapError};
 use crate::{Error, Result};
 
 impl Session {
@@ -17,6 +17,7 @@ impl Session {
     /// [`Error::PromptTooLong`] for more tokens than the batch size and for a position beyond
     /// [`Session::n_ctx`], [`Error::CacheFull`] for more than the cache has free cells: then nothing
     /// was computed, and nothing that it held is lost,
+    /// what an [`Editor`](super::Editor) fails with,
     /// [`Error::Interrupted`] where a [`Canceller`](super::Canceller) ended it,
     /// [`Error::Decode`] where llama.cpp fails; then nothing that was computed is to be used.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<()> {
@@ -42,16 +43,18 @@ impl Session {
 
     /// Computes a batch of tokens alone, or of embeddings alone.
     pub(super) fn decode_at_once(&mut self, batch: &mut Batch) -> Result<()> {
-        self.n_want = batch.want.len();
-        let width = self.width();
-        self.observed.resize(self.observe.len() * self.n_want * width, 0.0);
+        let (width, n_embd) = (self.width(), self.model.geometry().n_embd);
+        self.look.make_room(batch.want.len(), width, n_embd);
         // Where all tokens are of the same sequences, no split changes their order.
         let is_in_order = self.split.is_certain() || batch.is_one_set();
         let order = if is_in_order { None } else { self.order(batch) };
+        self.context.begin_edit(order.as_deref(), &batch.arrays.positions);
         let Some(order) = order else {
-            self.want_place.clear();
+            self.look.want_place.clear();
             let tokens = (!is_in_order).then(|| batch.arrays.tokens.clone());
-            let outputs = self.outputs.is_held().then(|| batch.arrays.output.clone());
+            let has_outputs =
+                self.outputs.is_held() || !self.look.outputs.is_empty() || self.context.is_edited();
+            let outputs = has_outputs.then(|| batch.arrays.output.clone());
             let pass = Pass {
                 rows: &batch.rows,
                 want: &batch.want,
@@ -72,14 +75,19 @@ impl Session {
         let places = places.ok_or_else(|| tap_error(&self.model, TapError::BadArgument))?;
         let mut want = places.clone();
         want.sort_unstable();
-        self.want_place = places.iter().map(|place| want.partition_point(|w| w < place)).collect();
+        self.look.want_place =
+            places.iter().map(|place| want.partition_point(|w| w < place)).collect();
         let (tokens, outputs) = (Some(&*tokens), Some(&*outputs));
         let pass = Pass { rows: &rows, want: &want, tokens, outputs };
         self.compute(&mut batch.arrays, &pass)
     }
 
     fn compute(&mut self, arrays: &mut BatchArrays, pass: &Pass) -> Result<()> {
-        let done = self.context.decode(arrays, pass, &mut self.observed);
+        let seen = Seen { heads: &mut self.look.seen_heads, outputs: &mut self.look.seen_outputs };
+        let done = self.context.decode(arrays, pass, seen);
+        if let Some(error) = self.context.edit_failure() {
+            return Err(error);
+        }
         done.map_err(|error| self.decode_error(error))?;
         self.is_pending = false;
         Ok(())

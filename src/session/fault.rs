@@ -57,6 +57,17 @@ pub(super) fn tap_error(model: &Model, error: TapError) -> Error {
                       decode one sequence at a time"
                 .to_owned(),
         },
+        TapError::NotComputed { layer } => {
+            let problem = format!(
+                "the output of layer {layer} is computed for tokens whose logits are wanted: mark those \
+                 that are observed with Batch::output"
+            );
+            Error::invalid("tokens to observe", problem)
+        }
+        TapError::EditFailed => Error::Decode {
+            action: "edit",
+            problem: "the editor said no more than that".to_owned(),
+        },
         TapError::Miscount { kind: Kind::Output, layer, got: 0 } => {
             silent_outputs(architecture, &[layer])
         }

@@ -7,6 +7,7 @@ mod control;
 mod decode;
 mod fault;
 mod generate;
+mod look;
 mod order;
 mod params;
 mod pictures;
@@ -23,8 +24,8 @@ use llama_cpp_sys_2 as llama;
 pub use self::batch::Batch;
 pub use self::cache::CacheType;
 pub use self::cancel::Canceller;
-use self::fault::tap_error;
 pub use self::generate::{End, Generation, Steering};
+use self::look::Look;
 use self::order::Split;
 pub use self::params::{MAX_THREADS, SessionParams};
 use self::pictures::{Kept, Spans};
@@ -34,10 +35,11 @@ pub use self::sequences::State;
 use self::steer::Outputs;
 pub use self::text::TextStream;
 use crate::ffi::context::Context;
+pub use crate::ffi::edit::{Edit, Editor};
 use crate::ffi::host;
 use crate::ffi::means::LayerMeans;
-pub use crate::ffi::tap::Path;
-use crate::ffi::tap::{Kind as SiteKind, Tap};
+use crate::ffi::tap::Tap;
+pub use crate::ffi::tap::{Kind as SiteKind, Path};
 use crate::{Error, Model, Result};
 
 /// A model at work: its KV cache, its tap, its steering banks.
@@ -63,12 +65,7 @@ pub struct Session {
     alphas: BTreeMap<usize, f32>,
     /// Which rows steer the outputs of layers.
     outputs: Outputs,
-    observe: Vec<usize>,
-    /// F32 `[n observed layers, n_want, width]` of the last decode.
-    observed: Vec<f32>,
-    n_want: usize,
-    /// Where in `observed` the tokens lie that were asked for, where not in that order.
-    want_place: Vec<usize>,
+    look: Look,
     /// What sequence 0 holds from the last generation that another prompt can begin with, and the
     /// steering it was computed under.
     held: Vec<i32>,
@@ -177,10 +174,7 @@ impl Session {
             is_tapped: params.tap,
             alphas: BTreeMap::new(),
             outputs: Outputs::default(),
-            observe: Vec::new(),
-            observed: Vec::new(),
-            n_want: 0,
-            want_place: Vec::new(),
+            look: Look::default(),
             held: Vec::new(),
             held_under: Steering::Off,
             spans: vec![Spans::default(); n_seq_max],
@@ -240,36 +234,6 @@ impl Session {
         self.context.tap_begin()
     }
 
-    /// Observes the head outputs of exactly these layers, given in ascending order, from the next
-    /// decode on; what the last one observed is gone.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for layers that have no attention or are not in ascending order, and for
-    /// a session without a tap.
-    pub fn observe(&mut self, layers: &[usize]) -> Result<()> {
-        self.require_tap()?;
-        let widths = self.model.widths();
-        if let Some(layer) = layers.iter().find(|&&l| widths.get(l).is_none_or(|&w| w == 0)) {
-            return Err(Error::invalid(
-                format!("layer {layer}"),
-                "the model has no attention there",
-            ));
-        }
-        if !layers.is_sorted_by(|a, b| a < b) {
-            return Err(Error::invalid("layers to observe", "they are not in ascending order"));
-        }
-        self.context.tap_mut().observe(layers).map_err(|e| tap_error(&self.model, e))?;
-        self.observe = layers.to_vec();
-        self.n_want = 0;
-        Ok(())
-    }
-
-    /// Layers that are observed, ascending.
-    #[must_use]
-    pub fn observed_layers(&self) -> &[usize] {
-        &self.observe
-    }
-
     /// How the heads of a layer were handled when it was last computed.
     #[must_use]
     pub fn path(&self, layer: usize) -> Path {
@@ -327,20 +291,6 @@ impl Session {
         Err(Error::invalid("logits", problem))
     }
 
-    /// Attention outputs of the last decode as `wo` reads them (after steering), F32
-    /// `[n_head * d_head]`: layer `observed_layers()[i_layer]`, the `i_want`-th observed token.
-    ///
-    /// # Panics
-    /// If the last decode observed fewer tokens or the session fewer layers.
-    #[must_use]
-    pub fn observed(&self, i_layer: usize, i_want: usize) -> &[f32] {
-        assert!(i_want < self.n_want, "the last decode observed {} tokens", self.n_want);
-        let width = self.width();
-        let place = self.want_place.get(i_want).copied().unwrap_or(i_want);
-        let start = (i_layer * self.n_want + place) * width;
-        &self.observed[start..start + width]
-    }
-
     /// Forgets everything that was decoded.
     pub fn clear(&mut self) {
         self.held.clear();
@@ -373,11 +323,6 @@ impl Session {
     #[must_use]
     pub fn keeps_all(&self) -> bool {
         !self.model.is_recurrent() && !host::has_window(self.model.inner())
-    }
-
-    fn width(&self) -> usize {
-        let geometry = self.model.geometry();
-        geometry.n_head * geometry.d_head
     }
 }
 

@@ -113,10 +113,16 @@ impl Session {
 
     /// Computes such a batch.
     pub(super) fn decode_in_parts(&mut self, batch: &Batch) -> Result<()> {
+        if self.context.is_edited() {
+            let problem = "it goes on after pictures, where nothing can be edited";
+            return Err(Error::invalid("batch", problem));
+        }
         let parts = self.parts(batch)?;
-        let n_layer = self.observe.len();
-        let (width, n_want) = (self.width(), batch.want.len());
-        let mut observed = vec![0.0; n_layer * n_want * width];
+        let (n_heads, n_outputs) = (self.look.heads.len(), self.look.outputs.len());
+        let (width, n_embd, n_want) =
+            (self.width(), self.model.geometry().n_embd, batch.want.len());
+        let mut heads = vec![0.0; n_heads * n_want * width];
+        let mut outputs = vec![0.0; n_outputs * n_want * n_embd];
         let mut kept = HashMap::new();
         for part in &parts {
             let (mut own, wants) = self.batch_of(batch, part)?;
@@ -126,9 +132,14 @@ impl Session {
             self.context.set_causal(true);
             done?;
             for (i_own, &i_want) in wants.iter().enumerate() {
-                for i_layer in 0..n_layer {
+                for i_layer in 0..n_heads {
                     let start = (i_layer * n_want + i_want) * width;
-                    observed[start..start + width].copy_from_slice(self.observed(i_layer, i_own));
+                    heads[start..start + width].copy_from_slice(self.observed(i_layer, i_own));
+                }
+                for i_layer in 0..n_outputs {
+                    let start = (i_layer * n_want + i_want) * n_embd;
+                    outputs[start..start + n_embd]
+                        .copy_from_slice(self.observed_output(i_layer, i_own));
                 }
             }
             for (i_own, &i) in part.tokens.iter().enumerate() {
@@ -138,9 +149,9 @@ impl Session {
             }
             self.note_spans(batch, part);
         }
-        self.observed = observed;
-        self.n_want = n_want;
-        self.want_place.clear();
+        (self.look.seen_heads, self.look.seen_outputs) = (heads, outputs);
+        self.look.n_want = n_want;
+        self.look.want_place.clear();
         self.kept = Some(Kept(kept));
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::fault::{silent_outputs, tap_error};
 use super::{Batch, Session};
 use crate::ffi::context::{BatchArrays, Context, DecodeError};
 use crate::ffi::host;
-use crate::ffi::tap::{Kind, Pass, Reader, Tap};
+use crate::ffi::tap::{Kind, Pass, Reader, Seen, Tap};
 use crate::{Error, Geometry, Model, Result};
 
 impl Session {
@@ -58,7 +58,7 @@ pub(super) fn layers_with_outputs(model: &Model) -> Result<Vec<bool>> {
         ..BatchArrays::default()
     };
     let pass = Pass { rows: &[0], want: &[], tokens: None, outputs: Some(&[1]) };
-    context.decode(&mut batch, &pass, &mut []).map_err(|error| match error {
+    context.decode(&mut batch, &pass, Seen::default()).map_err(|error| match error {
         DecodeError::Tap(error) => tap_error(model, error),
         DecodeError::Host(_) => complaints(),
         DecodeError::Thrown(thrown) => thrown.failed_to(action),

@@ -167,7 +167,7 @@ void forget(struct room * room) {
 
 void observe_all(struct room * room, bool on) {
     for (int32_t il = 0; il < room->host->n_layer; ++il) {
-        headtap_observe(room->tap, il, on);
+        headtap_observe(room->tap, HEADTAP_HEADS, il, on);
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Oracle {
 pub struct Forward {
     /// Per layer `[n_token, n_head, d_head]`: the heads' outputs, before any edit and before `wo`.
     pub heads: Vec<Array3<f64>>,
+    /// Per layer `[n_token, n_embd]`: what it hands on.
+    pub outputs: Vec<Array2<f64>>,
     /// `[n_token, n_vocab]`
     pub logits: Array2<f64>,
 }
@@ -101,7 +103,7 @@ impl Oracle {
         let n_token = tokens.len();
         let rows: Vec<usize> = tokens.iter().map(|&token| token as usize).collect();
         let mut x = self.token_embd.select(Axis(0), &rows);
-        let mut heads = Vec::new();
+        let (mut heads, mut outputs) = (Vec::new(), Vec::new());
         for (il, layer) in self.layers.iter().enumerate() {
             let mut head = self.attention(layer, &self.norm(&x, &layer.attn_norm));
             heads.push(head.clone());
@@ -117,9 +119,10 @@ impl Oracle {
             let normed = self.norm(&x, &layer.ffn_norm);
             let gate = normed.dot(&layer.gate.t()).mapv(|g| g / (1.0 + (-g).exp()));
             x += &(gate * normed.dot(&layer.up.t())).dot(&layer.down.t());
+            outputs.push(x.clone());
         }
         let logits = self.norm(&x, &self.output_norm).dot(&self.output.t());
-        Forward { heads, logits }
+        Forward { heads, outputs, logits }
     }
 
     /// Causal attention with grouped queries: `n_head / n_head_kv` query heads read the keys and

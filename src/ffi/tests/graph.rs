@@ -99,6 +99,16 @@ impl Graph {
         }
     }
 
+    /// As [`run`](Self::run), and tells the callback of every node that it asked for.
+    pub(super) fn run_and_tell(&self, (callback, tap): Callback) {
+        let answers = self.run((callback, tap));
+        let callback = callback.expect("a tap has a callback");
+        for (&node, _) in self.nodes.iter().zip(answers).filter(|(_, wants)| *wants) {
+            // SAFETY: node and tap are alive, and the node was computed.
+            unsafe { callback(node, false, tap) };
+        }
+    }
+
     /// Asks about every node, and computes none.
     pub(super) fn ask(&self, (callback, tap): Callback) {
         let callback = callback.expect("a tap has a callback");

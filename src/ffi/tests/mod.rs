@@ -2,13 +2,14 @@
 
 mod devices;
 mod graph;
+mod look;
 mod raw;
 mod tap;
 
 use std::path::Path;
 
 use super::context::{BatchArrays, Context, DecodeError};
-use super::tap::{Kind, Pass, Tap, TapError};
+use super::tap::{Kind, Pass, Seen, Tap, TapError};
 use crate::{Model, ModelParams};
 
 /// Decodes one token of the demo model (5 layers, width 192) through a tap over layers of these
@@ -17,7 +18,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo.gguf");
     let model = Model::load(&path, &ModelParams::default()).expect("the demo model is sound");
     let mut tap = Tap::new(widths, 0, 2, 8, true).expect("memory for a tap");
-    tap.observe(&[widths.len() - 1]).expect("the tap has this layer");
+    tap.observe(Kind::Heads, &[widths.len() - 1]).expect("the tap has this layer");
     let mut params = Context::default_params();
     (params.n_ctx, params.n_batch, params.n_threads) = (64, 8, 1);
     let mut context = Context::new(model.inner(), params, (tap, true), None).expect("a context");
@@ -31,7 +32,7 @@ fn decode_through(widths: &[usize]) -> Result<(), DecodeError> {
     };
     let mut out = vec![0.0; widths.iter().copied().max().unwrap_or(0)];
     let pass = Pass { rows: &[0], want: &[0], tokens: None, outputs: None };
-    context.decode(&mut batch, &pass, &mut out)
+    context.decode(&mut batch, &pass, Seen { heads: &mut out, outputs: &mut [] })
 }
 
 #[test]
@@ -77,10 +78,10 @@ fn decode_in_order(announced: &[i32; 4]) -> Result<(), DecodeError> {
         ..BatchArrays::default()
     };
     let mut pass = Pass { rows: &[0; 4], want: &[], tokens: None, outputs: None };
-    context.decode(&mut batch, &pass, &mut [])?;
+    context.decode(&mut batch, &pass, Seen::default())?;
     context.clear();
     pass.tokens = Some(announced);
-    context.decode(&mut batch, &pass, &mut [])
+    context.decode(&mut batch, &pass, Seen::default())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path as FilePath;
 use llama_cpp_sys_2 as llama;
 
 use super::super::host;
-use super::super::tap::{Pass, Tap, TapError};
+use super::super::tap::{Pass, Seen, Tap, TapError};
 
 /// Layers, width and vocabulary of the demo model.
 pub(super) const N_LAYER: usize = 5;
@@ -157,7 +157,7 @@ impl Raw {
         let code = match &mut self.tap {
             None => decode(),
             Some(tap) => {
-                let (code, verdict) = tap.pass(&pass, &mut [], decode)?;
+                let (code, verdict) = tap.pass(&pass, Seen::default(), decode)?;
                 verdict?;
                 code
             }

@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as ggml;
 
-use super::super::tap::{Kind, Pass, Path, Reader, Tap, TapError};
+use super::super::tap::{Kind, Pass, Path, Reader, Seen, Tap, TapError};
 use super::graph::{Graph, Node, get, set};
 
 const WIDTH: usize = 4;
@@ -18,7 +18,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// One pass of `rows.len()` tokens that observes nothing.
 fn pass<T>(tap: &mut Tap, rows: &[i32], run: impl FnOnce() -> T) -> (T, Result<(), TapError>) {
     let pass = Pass { rows, want: &[], tokens: None, outputs: None };
-    tap.pass(&pass, &mut [], run).expect("the pass begins")
+    tap.pass(&pass, Seen::default(), run).expect("the pass begins")
 }
 
 /// An attention result and the RESHAPE of it that llama.cpp names `kqv_out-0`.
@@ -253,7 +253,7 @@ fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
         let try_with = |tap: &mut Tap, outputs: Option<&[i8]>| {
             set(result, &[1.0; WIDTH * N_TOKEN]);
             let pass = Pass { rows: &rows, want: &[], tokens: None, outputs };
-            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1?;
+            tap.pass(&pass, Seen::default(), || graph.ask(callback)).unwrap().1?;
             graph.run(callback);
             Ok::<_, TapError>(())
         };
@@ -264,12 +264,12 @@ fn where_only_wanted_tokens_are_computed_each_keeps_its_own_row() {
         set(result, &[1.0; WIDTH * N_TOKEN]);
         if in_graph {
             // The bank exists since the graph came by.
-            tap.pass(&pass, &mut [], || graph.run(callback)).unwrap().1.unwrap();
+            tap.pass(&pass, Seen::default(), || graph.run(callback)).unwrap().1.unwrap();
             let got = get(node, WIDTH * N_TOKEN);
             assert_eq!((got[0], got[WIDTH]), (11.0, 1.0));
             assert_eq!(tap.path(Kind::Output, 1), Path::InGraph);
         } else {
-            tap.pass(&pass, &mut [], || graph.ask(callback)).unwrap().1.unwrap();
+            tap.pass(&pass, Seen::default(), || graph.ask(callback)).unwrap().1.unwrap();
             assert_eq!(tap.path(Kind::Output, 1), Path::Callback);
         }
         // Two columns, and three tokens are wanted, or nobody knows which.
