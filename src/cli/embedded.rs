@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::Geometry;
 use crate::cli::hub;
 use crate::data::Dataset;
+use crate::eval::neutral_prose;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
 use crate::select::Grid;
@@ -14,7 +15,6 @@ const MODEL: &[u8] = include_bytes!("../../models/demo.gguf");
 const VECTOR: &[u8] = include_bytes!("../../models/demo-vector.gguf");
 const QUESTIONS: &[u8] = include_bytes!("../../models/demo-questions.csv");
 const STORIES: &str = include_str!("../../models/demo-neutral.txt");
-const PROSE: &str = include_str!("../../models/neutral.txt");
 
 /// What the built-in model, and others of its small world, are called in their files.
 const FAMILY: &str = "candor demo";
@@ -104,7 +104,7 @@ pub(in crate::cli) fn neutral(model: Option<&Path>) -> (Vec<&'static str>, &'sta
     let is_family = model.is_none_or(|path| name(path).as_deref() == Some(FAMILY));
     match is_family {
         true => (documents(STORIES), "short stories in the built-in model's words"),
-        false => (documents(PROSE), "plain English prose (built in; --neutral FILE names another)"),
+        false => (neutral_prose(), "plain English prose (built in; --neutral FILE names another)"),
     }
 }
 

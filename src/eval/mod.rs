@@ -10,6 +10,7 @@ mod divergence;
 mod effect;
 mod greedy;
 mod mc;
+mod neutral;
 mod read;
 mod several;
 
@@ -26,6 +27,7 @@ pub(crate) use self::divergence::windows_of;
 pub use self::effect::{Cost, Effects, Trials};
 pub use self::greedy::{Cut, Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
+pub use self::neutral::neutral_prose;
 pub use self::read::TokenCount;
 
 /// The bank row that evaluations steer with.

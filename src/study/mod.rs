@@ -8,6 +8,7 @@
 //! ([`Parts`](crate::select::Parts)), at equal MC1 the one with the lowest KL.
 //! [`of_vector`] scores a vector that is there already, [`unsteered`] the model as it is.
 
+mod about;
 mod develop;
 mod held_out;
 mod interval;
@@ -21,6 +22,7 @@ mod values;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::about::{Chosen, DEFAULT_ALPHA, default_k, describe};
 pub use self::develop::{Developed, develop};
 pub use self::held_out::{HeldOut, held_out};
 pub use self::interval::{Estimate, Range, Sample};

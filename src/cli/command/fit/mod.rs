@@ -27,8 +27,8 @@ use crate::cli::show::plot::{self, Format};
 use crate::cli::show::report::display_name;
 use crate::cli::show::table::counted;
 use crate::cli::show::target::check_target;
-use crate::data::{Dataset, PromptForm, hashes};
-use crate::file::{self, stem};
+use crate::data::{Dataset, PromptForm};
+use crate::file;
 use crate::ledger::Ledger;
 use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
@@ -36,7 +36,7 @@ use crate::steer::{
     About, Balance, Development, DirectionKind, Evidence, FitParams, Method, Selection, Sidecar,
     SteeringVector, default_path,
 };
-use crate::study::{HeldOut, Protocol, held_out};
+use crate::study::{self, DEFAULT_ALPHA, HeldOut, Protocol, default_k, describe, held_out};
 use crate::{Error, Geometry, Model, Result};
 
 /// Fit a steering vector and write it as a sidecar beside the model
@@ -178,7 +178,7 @@ impl FitArgs {
             Some(_) => self.held_out(&model, (&data, &trial), source, place, output)?,
             None => None,
         };
-        let about = self.about(&model, &data, &form, &development, (&chosen, chance), params)?;
+        let about = self.about(&model, &data, &form, &development, (&chosen, chance))?;
         let sidecar = Sidecar { vector: chosen.vector, about };
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
@@ -445,7 +445,6 @@ impl FitArgs {
         form: &PromptForm,
         development: &Development,
         (chosen, chance): (&Chosen, Chance),
-        params: FitParams,
     ) -> Result<About> {
         let per_head = |value: fn(&HeadEffect) -> f64| {
             let mut values = vec![f32::NAN; n_site(model)];
@@ -456,49 +455,19 @@ impl FitArgs {
             let values = values.into_iter().map(|x| if x.is_finite() { x } else { f32::NAN });
             if chosen.effects.is_empty() { Vec::new() } else { values.collect() }
         };
-        let name = self.name.clone().unwrap_or_else(|| data.name.clone());
-        let mut about = About {
-            architecture: model.architecture().to_owned(),
-            description: Some(match self.align.method {
-                Method::Iti => format!("Inference-Time Intervention fitted on {}", data.name),
-                method => {
-                    let method = method.name().to_uppercase();
-                    format!("Strengths of heads trained by {method} on {}", data.name)
-                }
-            }),
-            name,
-            license: None,
-            author: None,
-            languages: Vec::new(),
-            base_model: None,
-            model_name: model.name().map_or_else(|| stem(model.path()), str::to_owned),
-            model_fingerprint: model.fingerprint().to_owned(),
-            candor_version: env!("CARGO_PKG_VERSION").to_owned(),
+        let described = study::Chosen {
+            name: self.name.clone(),
             method: self.align.method,
             direction: self.direction,
             alpha: chosen.alpha,
             positions: self.measure.positions(),
-            seed: params.seed,
-            data_name: data.name.clone(),
-            data_sha256: data.sha256.clone(),
-            prompt: form.as_str().to_owned(),
-            split: format!(
-                "{} rows of {} questions; probes on {:.0} % of the questions, ranked on {:.0} %",
-                development.n_row(),
-                data.questions.len(),
-                100.0 * (1.0 - params.validation_share),
-                100.0 * params.validation_share,
-            ),
             selection: self.select.by(),
-            head_accuracy: match development.accuracies() {
-                all if all.len() == n_site(model) => all,
-                // A hybrid's layers without attention have none.
-                _ => Vec::new(),
-            },
+        };
+        let mut about = About {
             head_effect: per_head(|head| head.effect),
             // Rounding can leave a KL of nothing below zero.
             head_cost: per_head(|head| head.cost.max(0.0)),
-            evidence: Evidence { seen: Some(hashes(&data.questions)), chance: Some(chance) },
+            ..describe(model, data, form, (development, chance), &described)
         };
         self.provenance.apply(&mut about)?;
         Ok(about)
@@ -530,26 +499,7 @@ const FEWEST_OF_A_HALF: usize = 4;
 /// Below this many questions a ranking of heads is mostly luck.
 const FEW_QUESTIONS: usize = 40;
 
-/// The paper's strength.
-const DEFAULT_ALPHA: f32 = 15.0;
-
 /// Heads whose strengths are trained: a fifth of all, as far as a search without gradients goes.
 fn n_trained(n_head: usize) -> usize {
     (n_head / 5).clamp(1, 32)
-}
-
-/// The paper's share of heads, 48 of 1024.
-fn default_k(n_head: usize) -> usize {
-    (3 * n_head).div_ceil(64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::default_k;
-
-    #[test]
-    fn the_default_number_of_heads_is_the_papers() {
-        assert_eq!(default_k(32 * 32), 48);
-        assert_eq!((default_k(40), default_k(1)), (2, 1));
-    }
 }
