@@ -9,6 +9,8 @@
 #   benches/peers/run.sh load    [arguments of serve_load.py]
 #   benches/peers/run.sh card    reads a card of candor's with huggingface_hub
 #   benches/peers/run.sh attach  [arguments of attach_xllamacpp.py]
+#   benches/peers/run.sh lens    -m MODEL --steer VECTOR: the Python package under TransformerLens and
+#                                repeng, with the wheel that `make python` left
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,7 +18,7 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -27,6 +29,7 @@ case ${1:-} in
     load) script=serve_load.py ;;
     card) script=card_hub.py ;;
     attach) script=attach_xllamacpp.py ;;
+    lens) script=python_lens.py ;;
     *) usage ;;
 esac
 what=$1
@@ -34,5 +37,10 @@ shift
 
 [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --requirement "$peers/requirements-$what.txt"
+if [ "$what" = lens ]; then
+    "$venv/bin/pip" install --quiet --force-reinstall --no-deps \
+        "${CARGO_TARGET_DIR:-$repository/target}"/python/wheels/candor_steering-*.whl
+    exec "$venv/bin/python" "$peers/$script" "$@"
+fi
 cargo build --release --quiet --manifest-path "$repository/Cargo.toml"
 exec "$venv/bin/python" "$peers/$script" --candor "$repository/target/release/candor" "$@"

@@ -4,7 +4,10 @@
 //! Whatever computes runs on a thread of its own while the interpreter's lock is released
 //! ([`work`]), so that other Python threads go on and Ctrl-C is heard.
 
+mod data;
+mod edit;
 mod error;
+mod fit;
 mod model;
 mod read;
 mod text;
@@ -15,6 +18,10 @@ mod write;
 /// candor's native module.
 #[pyo3::pymodule]
 mod _candor {
+    #[pymodule_export]
+    use crate::data::Dataset;
+    #[pymodule_export]
+    use crate::fit::{evaluate, fit, neutral_prose, sweep};
     #[pymodule_export]
     use crate::model::Model;
     #[pymodule_export]

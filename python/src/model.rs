@@ -9,6 +9,7 @@ use candor::vision::VisionParams;
 use candor::{ModelParams, Session};
 use pyo3::prelude::*;
 
+use crate::edit::{Edits, Raised};
 use crate::error::{invalid, raised};
 use crate::read::{Reader, Request};
 use crate::text::Text;
@@ -188,6 +189,16 @@ impl Model {
         Ok(tokens.into_iter().map(|token| model.piece(token)).collect())
     }
 
+    /// The layers whose outputs come by.
+    fn output_layers(&self, py: Python<'_>) -> PyResult<Vec<usize>> {
+        let shared = self.shared()?;
+        compute(py, None, |_| {
+            let mut sessions = shared.sessions();
+            let session = Reader::open(&mut sessions.reader, &shared, 1, 1)?;
+            Ok(session.output_layers())
+        })
+    }
+
     /// The one sidecar that lies beside the model, if there is one.
     fn find_vector(&self, py: Python<'_>) -> PyResult<Option<Vector>> {
         let shared = self.shared()?;
@@ -202,7 +213,7 @@ impl Model {
 
     /// Reads texts and gives, as flat arrays, the logits (where asked for) and what heads gave, with
     /// the number of rows of each text. See [`crate::read`].
-    #[pyo3(signature = (texts, *, position, heads, logits, steer, positions, progress))]
+    #[pyo3(signature = (texts, *, position, heads, outputs, logits, steer, positions, edits, progress))]
     #[allow(clippy::too_many_arguments, reason = "keywords")]
     fn read<'py>(
         &self,
@@ -210,9 +221,11 @@ impl Model {
         texts: Vec<Text>,
         position: Option<isize>,
         heads: Vec<usize>,
+        outputs: Vec<usize>,
         logits: bool,
         steer: Vec<Vec<(Py<Vector>, f32)>>,
         positions: &str,
+        edits: Option<(Py<PyAny>, Vec<usize>, Vec<usize>)>,
         progress: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let shared = self.shared()?;
@@ -220,25 +233,28 @@ impl Model {
             texts,
             position,
             heads,
+            outputs,
             logits,
             steer: vectors(py, &steer),
             positions: positions.parse().map_err(raised)?,
+            edits: edits.map(edits_of),
         };
         let found = away(py, progress.as_ref(), |ticket| {
             let mut sessions = shared.sessions();
-            let found = request.read(&shared, &mut sessions.reader, ticket);
+            let raised_by_edit = Raised::default();
+            let found = request.read(&shared, &mut sessions.reader, ticket, &raised_by_edit);
             if found.is_err() {
                 // It may be in the middle of something.
                 sessions.reader = None;
             }
-            found.map_err(raised)
+            found.map_err(|error| raised_within(&raised_by_edit, error))
         })?;
         found.into_python(py, &shared.model)
     }
 
     /// Continues a text. See [`crate::write`].
     #[pyo3(signature = (
-        text, *, chat, n_predict, temp, top_k, top_p, min_p, seed, stop, steer, positions, on_text
+        text, *, chat, n_predict, temp, top_k, top_p, min_p, seed, stop, steer, positions, edits, on_text
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords")]
     fn write(
@@ -255,6 +271,7 @@ impl Model {
         stop: Vec<String>,
         steer: Vec<(Py<Vector>, f32)>,
         positions: &str,
+        edits: Option<(Py<PyAny>, Vec<usize>, Vec<usize>)>,
         on_text: Option<Py<PyAny>>,
     ) -> PyResult<Completion> {
         let shared = self.shared()?;
@@ -266,6 +283,7 @@ impl Model {
             stop,
             steer: vectors(py, &[steer]).pop().unwrap_or_default(),
             positions: positions.parse().map_err(raised)?,
+            edits: edits.map(edits_of),
         };
         away(py, None, |ticket| {
             let mut sessions = shared.sessions();
@@ -276,6 +294,16 @@ impl Model {
             written
         })
     }
+}
+
+fn edits_of((function, heads, outputs): (Py<PyAny>, Vec<usize>, Vec<usize>)) -> Edits {
+    Edits { function, heads, outputs }
+}
+
+/// What a function of the caller's raised, where that is why the work failed.
+pub(crate) fn raised_within(by_edit: &Raised, error: candor::Error) -> PyErr {
+    let own = by_edit.lock().unwrap_or_else(PoisonError::into_inner).take();
+    own.unwrap_or_else(|| raised(error))
 }
 
 /// Vectors with their strengths, without Python's handles on them.

@@ -3,14 +3,18 @@
 //! They are parted into batches as `candor capture` does it, by the same planner under the same
 //! limits, so that texts in the same order give the same bits.
 
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candor::capture::plan::{Limits, PlannedBatch, Text as Planned, plan};
-use candor::session::SessionParams;
+use candor::session::{Batch, SessionParams};
 use candor::steer::Positions;
 use candor::{Error, Session};
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::edit::{Edits, Raised};
 use crate::model::{Shared, Steer};
 use crate::text::Text;
 use crate::work::Ticket;
@@ -37,11 +41,15 @@ pub(crate) struct Request {
     pub(crate) position: Option<isize>,
     /// Layers whose heads are looked at, ascending.
     pub(crate) heads: Vec<usize>,
+    /// Layers whose outputs are looked at, ascending.
+    pub(crate) outputs: Vec<usize>,
     pub(crate) logits: bool,
     /// What steers: nothing, one sum of vectors for all texts, or one for each.
     pub(crate) steer: Vec<Steer>,
     /// Which tokens.
     pub(crate) positions: Positions,
+    /// What a function changes.
+    pub(crate) edits: Option<Edits>,
 }
 
 /// What was found. Rows are the tokens that were looked at, text after text.
@@ -52,6 +60,8 @@ pub(crate) struct Found {
     logits: Vec<f32>,
     /// Of each layer F32 `[n_row, n_head * d_head]`.
     heads: Vec<(usize, Vec<f32>)>,
+    /// Of each layer F32 `[n_row, n_embd]`.
+    outputs: Vec<(usize, Vec<f32>)>,
 }
 
 impl Request {
@@ -60,6 +70,7 @@ impl Request {
         shared: &Shared,
         reader: &mut Option<Reader>,
         ticket: &Ticket,
+        raised: &Raised,
     ) -> candor::Result<Found> {
         let model = &shared.model;
         let texts = self.planned(shared)?;
@@ -69,16 +80,24 @@ impl Request {
             .map(|(i, text)| self.looked_at(i, text.tokens.len()))
             .collect::<candor::Result<_>>()?;
         let longest = shared.settings.n_ctx.unwrap_or(model.n_ctx_train());
-        // A model with a running state computes sequences in an order of its own: one at a time.
-        let n_seq = if model.is_recurrent() { 1 } else { N_SEQ };
+        let n_seq = n_seq(model);
         let n_token = match self.position {
             None if self.logits => (LOGITS_BYTES / (4 * model.n_vocab().max(1))).clamp(64, N_TOKEN),
             _ => N_TOKEN,
         };
-        let batches = plan(&texts, Limits { n_token, longest, n_seq }, |i| format!("text {i}"))?;
-        let largest = batches.iter().map(PlannedBatch::n_token).max().unwrap_or(1);
-        let session = Reader::open(reader, shared, largest, n_seq, self.n_bank_row())?;
+        let limits = Limits { n_token, longest, n_seq };
+        let batches = self.batches(&texts, limits)?;
+        let largest = batches.iter().map(Part::n_token).max().unwrap_or(1);
+        let session = Reader::open(reader, shared, largest, self.n_bank_row())?;
         session.observe(&self.heads)?;
+        session.observe_outputs(&self.outputs)?;
+        // Of the last layer only the tokens are computed whose logits are wanted.
+        let needs_logits = self.logits || self.outputs.last() == session.output_layers().last();
+        let needs_logits = needs_logits && (self.logits || !self.outputs.is_empty());
+        let text_of = Arc::new(Mutex::new(Vec::new()));
+        if let Some(edits) = &self.edits {
+            edits.begin(session, &text_of, raised)?;
+        }
         ticket.arm(session);
         self.load_common(session)?;
 
@@ -90,23 +109,29 @@ impl Request {
             n_row: rows.iter().map(Vec::len).collect(),
             logits: if self.logits { zeros(n_vocab) } else { Vec::new() },
             heads: self.heads.iter().map(|&layer| (layer, zeros(width))).collect(),
+            outputs: self.outputs.iter().map(|&layer| (layer, zeros(geometry.n_embd))).collect(),
         };
         ticket.expect(texts.len());
         let mut n_before = 0;
         for planned in &batches {
-            self.load_own(session, planned)?;
+            let range = planned.texts();
+            self.load_own(session, range.clone())?;
             let (mut batch, paths) = planned.to_batch(&texts);
+            if self.edits.is_some() {
+                let owners = paths.iter().zip(range.clone());
+                let owners = owners.flat_map(|(path, text)| path.iter().map(move |_| text));
+                *text_of.lock().unwrap_or_else(PoisonError::into_inner) = owners.collect();
+            }
             let looked_at = |(path, text): (&Vec<usize>, usize)| {
                 rows[text].iter().map(|&position| path[position]).collect::<Vec<_>>()
             };
-            let places: Vec<Vec<usize>> =
-                paths.iter().zip(planned.texts.clone()).map(looked_at).collect();
+            let places: Vec<Vec<usize>> = paths.iter().zip(range.clone()).map(looked_at).collect();
             let mut wanted: Vec<usize> = places.iter().flatten().copied().collect();
             wanted.sort_unstable();
             wanted.dedup();
             for &i in &wanted {
                 batch.observe(i);
-                if self.logits {
+                if needs_logits {
                     batch.output(i);
                 }
             }
@@ -118,16 +143,47 @@ impl Request {
                     values[n_before * width..][..width]
                         .copy_from_slice(session.observed(i_layer, i_want));
                 }
+                for (i_layer, (_, values)) in found.outputs.iter_mut().enumerate() {
+                    values[n_before * geometry.n_embd..][..geometry.n_embd]
+                        .copy_from_slice(session.observed_output(i_layer, i_want));
+                }
                 if self.logits {
                     found.logits[n_before * n_vocab..][..n_vocab]
                         .copy_from_slice(session.logits(place)?);
                 }
                 n_before += 1;
             }
-            ticket.done(planned.texts.end)?;
+            ticket.done(range.end)?;
         }
         self.unload(session)?;
+        if self.edits.is_some() {
+            session.set_editor(None, &[], &[])?;
+        }
         Ok(found)
+    }
+
+    /// The batches: as a capture's, or, where a function edits, without tokens that are several texts'.
+    fn batches(&self, texts: &[Planned], limits: Limits) -> candor::Result<Vec<Part>> {
+        let name = |i: usize| format!("text {i}");
+        if self.edits.is_none() {
+            return Ok(plan(texts, limits, name)?.into_iter().map(Part::Shared).collect());
+        }
+        // Each by itself is checked as ever, and laid side by side with others.
+        let mut parts: Vec<(Range<usize>, usize)> = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            plan(std::slice::from_ref(text), limits, |_| name(i))?;
+            let n = text.tokens.len();
+            match parts.last_mut() {
+                Some((texts, n_token))
+                    if *n_token + n <= limits.n_token && texts.len() < limits.n_seq =>
+                {
+                    *n_token += n;
+                    texts.end = i + 1;
+                }
+                _ => parts.push((i..i + 1, n)),
+            }
+        }
+        Ok(parts.into_iter().map(|(texts, n_token)| Part::Apart { texts, n_token }).collect())
     }
 
     /// The texts as tokens, each with what steers it.
@@ -189,16 +245,66 @@ impl Request {
     }
 
     /// Loads what steers each text of a batch.
-    fn load_own(&self, session: &mut Session, planned: &PlannedBatch) -> candor::Result<()> {
+    fn load_own(&self, session: &mut Session, texts: Range<usize>) -> candor::Result<()> {
         if self.steer.len() < 2 {
             return Ok(());
         }
-        planned.texts.clone().try_for_each(|i| load(session, 1 + i % N_SEQ, &self.steer[i]))
+        texts.into_iter().try_for_each(|i| load(session, 1 + i % N_SEQ, &self.steer[i]))
     }
 
     fn unload(&self, session: &mut Session) -> candor::Result<()> {
         let n = self.steer.len().min(N_SEQ);
         (1..=n).try_for_each(|row| session.set_vector(row, None))
+    }
+}
+
+/// Texts of a batch. A model with a running state computes sequences in an order of its own: one at a
+/// time.
+fn n_seq(model: &candor::Model) -> usize {
+    if model.is_recurrent() { 1 } else { N_SEQ }
+}
+
+/// One batch.
+enum Part {
+    /// What texts begin with alike is computed once.
+    Shared(PlannedBatch),
+    /// Every text has its own tokens.
+    Apart { texts: Range<usize>, n_token: usize },
+}
+
+impl Part {
+    fn texts(&self) -> Range<usize> {
+        match self {
+            Self::Shared(planned) => planned.texts.clone(),
+            Self::Apart { texts, .. } => texts.clone(),
+        }
+    }
+
+    fn n_token(&self) -> usize {
+        match self {
+            Self::Shared(planned) => planned.n_token(),
+            Self::Apart { n_token, .. } => *n_token,
+        }
+    }
+
+    /// The batch, and for each of its texts the batch index of each token.
+    fn to_batch(&self, texts: &[Planned]) -> (Batch, Vec<Vec<usize>>) {
+        let range = match self {
+            Self::Shared(planned) => return planned.to_batch(texts),
+            Self::Apart { texts, .. } => texts.clone(),
+        };
+        let mut batch = Batch::new();
+        let mut paths = Vec::new();
+        for (seq, text) in texts[range].iter().enumerate() {
+            let mut path = Vec::new();
+            for (position, &token) in text.tokens.iter().enumerate() {
+                let i = batch.push(token, position, &[seq]);
+                batch.steer(i, if position >= text.steer_from { text.row } else { 0 });
+                path.push(i);
+            }
+            paths.push(path);
+        }
+        (batch, paths)
     }
 }
 
@@ -223,11 +329,10 @@ pub(crate) fn load(session: &mut Session, row: usize, steer: &Steer) -> candor::
 
 impl Reader {
     /// A session for batches of so many tokens, the one that is there where it has room.
-    fn open<'r>(
+    pub(crate) fn open<'r>(
         reader: &'r mut Option<Self>,
         shared: &Shared,
         n_token: usize,
-        n_seq: usize,
         n_row: usize,
     ) -> candor::Result<&'r mut Session> {
         let n_token = n_token.max(N_TOKEN);
@@ -238,7 +343,7 @@ impl Reader {
                 let params = SessionParams {
                     n_ctx: n_token,
                     n_batch: n_token,
-                    n_seq_max: n_seq,
+                    n_seq_max: n_seq(&shared.model),
                     n_row,
                     ..shared.settings.session()
                 };
@@ -250,7 +355,7 @@ impl Reader {
 }
 
 impl Found {
-    /// `(n_row, logits or None, {layer: heads})`
+    /// `(n_row, logits or None, {layer: heads}, {layer: output})`
     pub(crate) fn into_python<'py>(
         self,
         py: Python<'py>,
@@ -263,13 +368,23 @@ impl Found {
             let array = PyArray1::from_vec(py, values);
             heads.set_item(layer, array.reshape([n_all, geometry.n_head, geometry.d_head])?)?;
         }
+        let outputs = PyDict::new(py);
+        for (layer, values) in self.outputs {
+            let array = PyArray1::from_vec(py, values);
+            outputs.set_item(layer, array.reshape([n_all, geometry.n_embd])?)?;
+        }
         let logits = match self.logits.is_empty() {
             true => py.None().into_bound(py),
             false => {
                 PyArray1::from_vec(py, self.logits).reshape([n_all, model.n_vocab()])?.into_any()
             }
         };
-        let parts = [self.n_row.into_pyobject(py)?.into_any(), logits, heads.into_any()];
+        let parts = [
+            self.n_row.into_pyobject(py)?.into_any(),
+            logits,
+            heads.into_any(),
+            outputs.into_any(),
+        ];
         Ok(PyTuple::new(py, parts)?.into_any())
     }
 }

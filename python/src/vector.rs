@@ -8,7 +8,9 @@ use candor::Site;
 use candor::export::ControlVector;
 use candor::import::{Base, Origin, control_vectors, sidecar};
 use candor::probe::Probe;
-use candor::steer::{DirectionKind, LayerVector, Positions, Sidecar, SteeredHead, SteeringVector};
+use candor::steer::{
+    DirectionKind, Evidence, LayerVector, Positions, Sidecar, SteeredHead, SteeringVector,
+};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -58,9 +60,21 @@ impl Vector {
         let mut sum = self.with(sum, name.clone(), name);
         if let Some(sidecar) = Arc::get_mut(&mut sum.sidecar) {
             sidecar.about.direction = DirectionKind::Given;
+            sidecar.about.evidence = Evidence {
+                seen: seen(ours.about.evidence.seen.as_ref(), theirs.about.evidence.seen.as_ref()),
+                chance: None,
+            };
         }
         Ok(sum)
     }
+}
+
+/// The questions that either was fitted on, where both know.
+fn seen(ours: Option<&Vec<u64>>, theirs: Option<&Vec<u64>>) -> Option<Vec<u64>> {
+    let mut all = [ours?.as_slice(), theirs?.as_slice()].concat();
+    all.sort_unstable();
+    all.dedup();
+    Some(all)
 }
 
 #[pymethods]

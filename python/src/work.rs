@@ -1,6 +1,7 @@
 //! Work beside the interpreter: on a thread of its own, so that Ctrl-C is heard while llama.cpp
 //! computes.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,9 +11,15 @@ use std::time::Duration;
 
 use candor::session::Canceller;
 use candor::{Error, Session};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::error::raised;
+
+thread_local! {
+    /// Whether this thread computes for a call that waits.
+    static WORKS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// How often Ctrl-C is looked for, and progress told.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -78,6 +85,11 @@ pub(crate) fn away<T: Send>(
     progress: Option<&Bound<'_, PyAny>>,
     work: impl FnOnce(&Ticket) -> PyResult<T> + Send,
 ) -> PyResult<T> {
+    if WORKS.get() {
+        // It would wait for the call that it is a part of.
+        let problem = "a function that is called while a model computes cannot compute with one";
+        return Err(PyRuntimeError::new_err(problem));
+    }
     let ticket = Ticket::default();
     let progress = progress.map(|progress| progress.clone().unbind());
     let tell = |py: Python<'_>| -> PyResult<()> {
@@ -94,6 +106,7 @@ pub(crate) fn away<T: Send>(
             let worker = scope.spawn(move || {
                 // Dropped when the work is done, or panics.
                 let _sender = sender;
+                WORKS.set(true);
                 work(ticket)
             });
             let mut stopped = None;

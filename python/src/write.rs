@@ -1,6 +1,7 @@
 //! Texts continued, as `candor run` continues them.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use candor::Session;
 use candor::chat::{self, ChatTemplate, CompletionParams, Conversation, Ending, complete};
@@ -8,8 +9,8 @@ use candor::session::{SamplingParams, SessionParams, Steering};
 use candor::steer::Positions;
 use pyo3::prelude::*;
 
-use crate::error::raised;
-use crate::model::{Shared, Steer};
+use crate::edit::{Edits, Raised};
+use crate::model::{Shared, Steer, raised_within};
 use crate::read::{check, load};
 use crate::text::Text;
 use crate::work::Ticket;
@@ -27,6 +28,8 @@ pub(crate) struct Continuation {
     pub(crate) stop: Vec<String>,
     pub(crate) steer: Steer,
     pub(crate) positions: Positions,
+    /// What a function changes.
+    pub(crate) edits: Option<Edits>,
 }
 
 /// A text that was written.
@@ -58,7 +61,8 @@ impl Continuation {
         on_text: Option<Py<PyAny>>,
     ) -> PyResult<Completion> {
         let mut raised_by_caller = None;
-        let written = self.written(shared, writer, ticket, |text| {
+        let raised_by_edit = Raised::default();
+        let written = self.written(shared, writer, (ticket, &raised_by_edit), |text| {
             if ticket.flow().is_break() {
                 return ControlFlow::Break(());
             }
@@ -81,7 +85,7 @@ impl Continuation {
         });
         match raised_by_caller {
             Some(error) => Err(error),
-            None => written.map_err(raised),
+            None => written.map_err(|error| raised_within(&raised_by_edit, error)),
         }
     }
 
@@ -89,7 +93,7 @@ impl Continuation {
         &self,
         shared: &Shared,
         writer: &mut Option<Session>,
-        ticket: &Ticket,
+        (ticket, raised): (&Ticket, &Raised),
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> candor::Result<Completion> {
         let model = &shared.model;
@@ -113,6 +117,9 @@ impl Continuation {
             Positions::Generated => Steering::Generated(1),
             Positions::All => Steering::All(1),
         };
+        if let Some(edits) = &self.edits {
+            edits.begin(session, &Arc::default(), raised)?;
+        }
         let template = ChatTemplate::of(model);
         let mut stops: Vec<&str> = self.stop.iter().map(String::as_str).collect();
         if self.chat {
@@ -131,6 +138,9 @@ impl Continuation {
             }
             (text, _) => complete(session, &text.tokens(model, true)?, &params, on_text)?,
         };
+        if self.edits.is_some() {
+            session.set_editor(None, &[], &[])?;
+        }
         Ok(Completion {
             ending: match written.ending {
                 Ending::Model => "model",

@@ -16,7 +16,7 @@ def test_the_tutorial_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "model.gguf").write_bytes(DEMO.read_bytes())
     (tmp_path / "vector.gguf").write_bytes(DEMO_VECTOR.read_bytes())
     lines = DEMO_QUESTIONS.read_text().splitlines()
-    (tmp_path / "TruthfulQA.csv").write_text("\n".join(lines[:1] + lines[1::16]) + "\n")
+    (tmp_path / "TruthfulQA.csv").write_text("\n".join(lines[:1] + lines[1::12]) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{program().parent}{os.pathsep}{os.environ['PATH']}")
     text = PAGE.read_text()

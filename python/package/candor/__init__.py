@@ -13,9 +13,27 @@ for a model that candor cannot work with, `RuntimeError` for what llama.cpp or a
 `KeyboardInterrupt` for Ctrl-C, which ends a computation within a layer's time.
 """
 
+from ._blocks import Editing, Place, Steering
 from ._candor import VERSION as __version__
 from ._candor import Completion, Vector
 from ._capture import Capture
-from ._model import Model, Steering
+from ._model import Model
+from ._study import Dataset, Fitted, cross_validate, evaluate, fit, neutral_prose, sweep
 
-__all__ = ["Capture", "Completion", "Model", "Steering", "Vector", "__version__"]
+__all__ = [
+    "Capture",
+    "Completion",
+    "Dataset",
+    "Editing",
+    "Fitted",
+    "Model",
+    "Place",
+    "Steering",
+    "Vector",
+    "__version__",
+    "cross_validate",
+    "evaluate",
+    "fit",
+    "neutral_prose",
+    "sweep",
+]

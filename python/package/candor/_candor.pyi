@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
+Integers = npt.NDArray[np.int64]
+Edits = tuple[Callable[[int, bool, Floats, Integers, Integers], None], list[int], list[int]]
+
 VERSION: str
 
 @final
@@ -187,6 +190,7 @@ class Model:
     def warnings(self) -> list[str]: ...
     def tokenize(self, text: str, special: bool) -> list[int]: ...
     def pieces(self, tokens: Sequence[int]) -> list[bytes]: ...
+    def output_layers(self) -> list[int]: ...
     def find_vector(self) -> Vector | None: ...
     def read(
         self,
@@ -194,11 +198,13 @@ class Model:
         *,
         position: int | None,
         heads: Sequence[int],
+        outputs: Sequence[int],
         logits: bool,
         steer: Sequence[Sequence[tuple[Vector, float]]],
         positions: str,
+        edits: Edits | None,
         progress: Callable[[int, int], Any] | None,
-    ) -> tuple[list[int], Floats | None, dict[int, Floats]]: ...
+    ) -> tuple[list[int], Floats | None, dict[int, Floats], dict[int, Floats]]: ...
     def write(
         self,
         text: str | Sequence[int],
@@ -213,5 +219,67 @@ class Model:
         stop: Sequence[str],
         steer: Sequence[tuple[Vector, float]],
         positions: str,
+        edits: Edits | None,
         on_text: Callable[[str], Any] | None,
     ) -> Completion: ...
+
+@final
+class Dataset:
+    def __init__(self, path: str | Path) -> None: ...
+    @staticmethod
+    def from_bytes(name: str | Path, content: bytes) -> Dataset: ...
+    def limited(self, n: int) -> Dataset: ...
+    def __len__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def questions(self) -> list[tuple[str, str | None, list[tuple[str, bool]]]]: ...
+    @property
+    def labels(self) -> list[bool]: ...
+    @property
+    def groups(self) -> list[int]: ...
+    def texts(self, template: str | None) -> list[str]: ...
+
+def fit(
+    model: Model,
+    data: Dataset,
+    how: dict[str, Any],
+    *,
+    k: int | None,
+    alpha: float | None,
+    kl_budget: float | None,
+    neutral: Sequence[str],
+    direction: str,
+    balance: str,
+    positions: str,
+    name: str | None,
+    progress: Callable[[int, int], Any] | None,
+) -> tuple[Vector, str]: ...
+def evaluate(
+    model: Model,
+    data: Dataset,
+    how: dict[str, Any],
+    study: dict[str, Any],
+    *,
+    vector: Vector | None,
+    alpha: float,
+    two_folds: bool,
+    progress: Callable[[int, int], Any] | None,
+) -> str: ...
+def sweep(
+    model: Model,
+    data: Dataset,
+    how: dict[str, Any],
+    study: dict[str, Any],
+    *,
+    directions: Sequence[str],
+    alphas: Sequence[float] | None,
+    progress: Callable[[int, int], Any] | None,
+) -> str: ...
+def neutral_prose() -> list[str]: ...

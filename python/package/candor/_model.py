@@ -11,17 +11,17 @@ from typing import Any, Literal, Union, overload
 import numpy as np
 import numpy.typing as npt
 
+from ._blocks import Blocks, Positions
 from ._candor import Completion, Vector
 from ._candor import Model as Native
-from ._names import NamesFilter, chosen, heads_name, parse
+from ._names import NamesFilter, chosen, heads_name, output_name, parse
 from ._progress import Bar, Progress
 
 Floats = npt.NDArray[np.float32]
 Text = Union[str, Sequence[int]]
-Positions = Literal["generated", "all"]
 
 
-class Model:
+class Model(Blocks):
     """A GGUF model in memory.
 
     Free it with :meth:`close`, or use it in a ``with`` block. Calls compute one at a time; while they
@@ -77,6 +77,7 @@ class Model:
         cache: str = "f16",
         progress: Progress = None,
     ) -> None:
+        super().__init__()
         with Bar("loading", progress) as bar:
             self._native = Native(
                 path,
@@ -92,7 +93,7 @@ class Model:
             )
         for warning in self._native.warnings:
             warnings.warn(warning, stacklevel=2)
-        self._steering: list[Steering] = []
+        self._names: list[str] | None = None
 
     # ---- life -------------------------------------------------------------------------------
 
@@ -183,8 +184,15 @@ class Model:
 
     @property
     def names(self) -> list[str]:
-        """What :meth:`run_with_cache` can look at."""
-        return [heads_name(layer) for layer in self.attention_layers]
+        """What :meth:`run_with_cache` can look at: of each layer its heads and its output."""
+        if self._names is None:
+            heads, outputs = self.attention_layers, self._native.output_layers()
+            of_layer = [
+                [heads_name(il)] * (il in heads) + [output_name(il)] * (il in outputs)
+                for il in range(self.n_layer)
+            ]
+            self._names = [name for names in of_layer for name in names]
+        return list(self._names)
 
     # ---- tokens -----------------------------------------------------------------------------
 
@@ -292,8 +300,9 @@ class Model:
             float32 ``[n_token, n_vocab]``.
         cache : dict of str to float32 arrays
             ``blk.<il>.heads``: ``[n_text, n_head, d_head]``, the outputs of the attention heads of
-            layer ``il`` before the output projection, as that reads them: after steering. With
-            ``pos=None`` a list, of each text ``[n_token, n_head, d_head]``, views of one array.
+            layer ``il`` before the output projection, as that reads them: after steering.
+            ``blk.<il>.output``: ``[n_text, n_embd]``, the residual stream after layer ``il``. With
+            ``pos=None`` a list, of each text ``[n_token, …]``, views of one array.
 
         Raises
         ------
@@ -303,97 +312,32 @@ class Model:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         names = chosen(self.names, names_filter)
-        heads = [layer for layer, what in map(parse, names) if what == "heads"]
+        parsed = [parse(name) for name in names]
         if not texts:
             raise ValueError("texts: there are none")
         steer, positions = self._steered(len(texts))
         with Bar("reading", progress) as bar:
-            n_row, logits, found = self._native.read(
+            n_row, logits, heads, outputs = self._native.read(
                 texts,
                 position=pos,
-                heads=heads,
+                heads=[layer for layer, what in parsed if what == "heads"],
+                outputs=[layer for layer, what in parsed if what == "output"],
                 logits=return_logits,
                 steer=steer,
                 positions=positions,
+                edits=self._edited(self.n_head, self.d_head),
                 progress=bar.call,
             )
-        cache = {heads_name(layer): array for layer, array in found.items()}
+        arrays = {heads_name(layer): array for layer, array in heads.items()}
+        arrays.update((output_name(layer), array) for layer, array in outputs.items())
+        cache = {name: arrays[name] for name in names}
         if pos is not None:
             return logits, cache
         ends = np.cumsum(n_row)[:-1]
         split = {name: np.split(array, ends) for name, array in cache.items()}
         return None if logits is None else np.split(logits, ends), split
 
-    # ---- steering ---------------------------------------------------------------------------
-
-    def steer(
-        self,
-        vector: Vector | Sequence[Vector],
-        alpha: float | Sequence[float] | None = None,
-        *,
-        positions: Positions | None = None,
-    ) -> Steering:
-        """Steer what is computed within a ``with`` block.
-
-        Blocks within blocks add up.
-
-        Parameters
-        ----------
-        vector
-            One vector for all texts, or a sequence with one for each text of the calls within.
-        alpha
-            The strength; one for all, or a sequence with one for each text. By default each vector's
-            own. 0 is off, to the last bit.
-        positions
-            ``"generated"``: the last token of the prompt and every token after it; ``"all"``: every
-            token. By default the vectors' own.
-
-        Raises
-        ------
-        ValueError
-            For vectors of several policies without `positions`, or strengths of another number.
-        """
-        several = None if isinstance(vector, Vector) else list(vector)
-        vectors = [vector] if isinstance(vector, Vector) else list(vector)
-        if several is not None and not several:
-            raise ValueError("vector: there are none")
-        if alpha is None or isinstance(alpha, (int, float)):
-            alphas = [v.alpha if alpha is None else float(alpha) for v in vectors]
-        else:
-            alphas = [float(a) for a in alpha]
-            if several is None and len(alphas) > 1:
-                vectors = vectors * len(alphas)
-            if len(alphas) != len(vectors):
-                raise ValueError(f"alpha: {len(alphas)} strengths for {len(vectors)} vectors")
-        if positions is None:
-            own = {v.positions for v in vectors}
-            if len(own) > 1:
-                raise ValueError("positions: the vectors' own differ: choose 'generated' or 'all'")
-            positions = "all" if own == {"all"} else "generated"
-        elif positions not in ("generated", "all"):
-            raise ValueError(f"positions: {positions!r} is not 'generated' or 'all'")
-        return Steering(
-            self, list(zip(vectors, alphas)), positions, len(vectors) > 1 or several is not None
-        )
-
-    def _steered(self, n_text: int) -> tuple[list[list[tuple[Vector, float]]], str]:
-        """What steers each text, or all of them where one thing does, and the policy."""
-        if not self._steering:
-            return [], "generated"
-        positions = {steering.positions for steering in self._steering}
-        if len(positions) > 1:
-            raise ValueError("positions: the blocks around differ in theirs: choose one for all")
-        for steering in self._steering:
-            if steering.is_several and len(steering.parts) != n_text:
-                raise ValueError(
-                    f"steering: {len(steering.parts)} vectors for {n_text} texts: give one for each, "
-                    "or one for all"
-                )
-        n = n_text if any(steering.is_several for steering in self._steering) else 1
-        sums = [
-            [s.parts[i] if s.is_several else s.parts[0] for s in self._steering] for i in range(n)
-        ]
-        return sums, positions.pop()
+    # ---- vectors ----------------------------------------------------------------------------
 
     def vector(
         self,
@@ -543,40 +487,9 @@ class Model:
                 stop=stop,
                 steer=steer[i if len(steer) > 1 else 0] if steer else [],
                 positions=positions,
+                edits=self._edited(self.n_head, self.d_head),
                 on_text=on_text,
             )
             for i, text in enumerate(prompts)
         ]
         return written[0] if isinstance(prompt, str) else written
-
-
-class Steering:
-    """What :meth:`Model.steer` gives: a block in which a model is steered.
-
-    Attributes
-    ----------
-    parts : list of (Vector, float)
-        Vectors with their strengths: one, or one for each text.
-    positions : str
-        ``"generated"`` or ``"all"``.
-    """
-
-    def __init__(
-        self, model: Model, parts: list[tuple[Vector, float]], positions: str, is_several: bool
-    ) -> None:
-        self._model = model
-        self.parts = parts
-        self.positions = positions
-        self.is_several = is_several
-
-    def __enter__(self) -> Model:
-        self._model._steering.append(self)  # pyright: ignore[reportPrivateUsage]
-        return self._model
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._model._steering.remove(self)  # pyright: ignore[reportPrivateUsage]
