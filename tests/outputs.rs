@@ -12,7 +12,7 @@ use common::fixture::{Arch, Fixture, N_LAYER};
 use common::oracle::Oracle;
 use common::script::PROMPT;
 use common::steering::{F16_TOLERANCE, TOLERANCE, layer_vector};
-use common::{checks, load};
+use common::{checks, heads, load};
 
 const ALL: [usize; N_LAYER] = [0, 1, 2];
 
@@ -120,8 +120,8 @@ fn looking_and_editing_nothing_change_nothing() {
 fn an_addition_by_hand_is_a_vectors() {
     checks::for_every_case(Arch::CORE, &[TensorType::F32], |name, path, flash| {
         let model = load(path);
-        let heads = common::steering::vector(model.geometry(), &[(0, 1), (2, 3)], 2);
-        let vector = heads.plus(&layer_vector(model.geometry(), &[1, 2], 1)).unwrap();
+        let of_heads = common::steering::vector(model.geometry(), &[(0, 1), (2, 3)], 2);
+        let vector = of_heads.plus(&layer_vector(model.geometry(), &[1, 2], 1)).unwrap();
         let mut session = Session::new(&model, &checks::params(flash)).unwrap();
         session.observe_outputs(&ALL).unwrap();
         session.set_vector(1, Some((&vector, 1.5))).unwrap();
@@ -150,7 +150,8 @@ fn an_addition_by_hand_is_a_vectors() {
 #[test]
 fn an_editor_sees_heads_in_their_own_terms() {
     let folder = tempfile::tempdir().unwrap();
-    let path = Fixture::new(Arch::Llama).write(folder.path());
+    // Of 64 values: rotated.
+    let path = heads::write(folder.path(), Fixture::new(Arch::Llama), 2, 1, 64);
     let model = load(&path);
     let seen = |cache: CacheType| {
         let params = SessionParams { cache, ..checks::params(true) };
@@ -161,7 +162,7 @@ fn an_editor_sees_heads_in_their_own_terms() {
             shared.lock().unwrap().push((edit.tokens.to_vec(), edit.values.to_vec()));
             Ok(())
         };
-        session.set_editor(Some(Box::new(note)), &[1], &[]).unwrap();
+        session.set_editor(Some(Box::new(note)), &[0], &[]).unwrap();
         let mut batch = Batch::prompt(&PROMPT);
         session.decode(&mut batch).unwrap();
         let shown = shown.lock().unwrap();

@@ -7,9 +7,8 @@ Slow by its nature: a pass per head, with a Python function in the middle.
 
 import sys
 
-import numpy as np
-
 import candor
+import numpy as np
 
 
 def main(model_path: str, prompt: str, answer: str, other: str) -> None:

@@ -7,11 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import candor
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
-
-import candor
 
 
 def main(model_path: str, data_path: str) -> None:
@@ -37,7 +36,9 @@ def main(model_path: str, data_path: str) -> None:
             probe = LogisticRegression(max_iter=1000).fit(x[train], y[train])
             scores.append(probe.score(x[test], y[test]))
         print(f"head {layer}.{head}: candor {fitted.head_accuracy[layer, head]:.3f} on its fifth,")
-        print(f"  scikit-learn {np.mean(scores):.3f} ± {np.std(scores):.3f} over 20 draws of a fifth")
+        print(
+            f"  scikit-learn {np.mean(scores):.3f} ± {np.std(scores):.3f} over 20 draws of a fifth"
+        )
         majority = max(y.mean(), 1 - y.mean())
         print(f"  always the commoner label {majority:.3f}")
 

@@ -5,9 +5,8 @@ python steer.py MODEL.gguf VECTOR.gguf QUESTION
 
 import sys
 
-import numpy as np
-
 import candor
+import numpy as np
 
 
 def main(model_path: str, vector_path: str, question: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import candor
 import numpy as np
 import pytest
-from conftest import DEMO
-
-import candor
 
 TEXT = "Q: What colour is the sky? A:"
 
@@ -116,17 +114,3 @@ def test_what_an_edit_raises_comes_out(model: candor.Model) -> None:
         model.run_with_cache(TEXT)
     # And the model goes on.
     assert model.run_with_cache(TEXT)[0].shape == (1, model.n_vocab)
-
-
-def test_edits_under_a_quantized_cache_see_the_heads_themselves() -> None:
-    with candor.Model(DEMO) as exact, candor.Model(DEMO, cache="q8_0") as quantized:
-        found = []
-        for model in (exact, quantized):
-
-            def keep(values: np.ndarray, place: candor.Place) -> None:  # type: ignore[type-arg]
-                found.append(values.copy())
-
-            with model.edit({"blk.1.heads": keep}):
-                model.run_with_cache(TEXT)
-    scale = np.abs(found[0]).max()
-    assert np.abs(found[0] - found[1]).max() < 0.05 * scale

@@ -33,7 +33,9 @@ def test_probe(tmp_path: Path) -> None:
 
 
 def test_steer() -> None:
-    printed = example("steer.py", DEMO, DEMO_VECTOR, "Q: What colour is the blood in human veins? A:")
+    printed = example(
+        "steer.py", DEMO, DEMO_VECTOR, "Q: What colour is the blood in human veins? A:"
+    )
     assert printed.count("alpha") == 4
     answers = [line.split(": ", 1)[1] for line in printed.splitlines()]
     assert len(set(answers)) > 1

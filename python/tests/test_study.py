@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import candor
 import numpy as np
 import pytest
 from conftest import DEMO, DEMO_QUESTIONS, ROOT, run, run_json
-
-import candor
 
 NEUTRAL = ROOT / "models" / "demo-neutral.txt"
 

@@ -297,7 +297,8 @@ def evaluate(
         ``rows``: by condition (``base``, ``iti``, ``random``, ``instruction``, ``instruction_iti``) its
         ``mc1``, ``mc2``, ``mc3``, ``ce``, ``kl``, ``kl_reverse``, ``true``, each also with its 95 %
         interval (``interval``) and as a change from ``base`` (``change``); ``seen``: how many of
-        the questions the vector was fitted on, where it says; ``questions``: each by itself; ``folds``; ``n_question``; ``n_token``. As in ``candor eval --json``.
+        the questions the vector was fitted on, where it says; ``questions``: each by itself;
+        ``folds``; ``n_question``; ``n_token``. As in ``candor eval --json``.
     """
     strength = (vector.alpha if vector is not None else 0.0) if alpha is None else alpha
     study = _study(policy, neutral, instruction, preamble, n_random, n_predict)

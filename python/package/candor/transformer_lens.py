@@ -213,7 +213,9 @@ class Driver:
     def _check(self, hooks: list[str]) -> None:
         for hook in hooks:
             if hook not in self._names:
-                raise ValueError(f"{hook!r} is not among candor's hook points: {sorted(self._names)}")
+                raise ValueError(
+                    f"{hook!r} is not among candor's hook points: {sorted(self._names)}"
+                )
 
     def _edit(self, hook: str, spec: Any) -> EditFunction:
         """What a spec does, as a function that edits."""
