@@ -12,7 +12,8 @@ use candor::ledger::Ledger;
 use candor::select::{Grid, SelectParams};
 use candor::session::SessionParams;
 use candor::steer::{
-    Balance, Development, DirectionKind, FitParams, Positions, Selection, Sidecar, SigmaFrom,
+    Balance, Development, DirectionKind, FitParams, Method, Positions, Selection, Sidecar,
+    SigmaFrom,
 };
 use candor::study::{self, Axes, Protocol, default_k, describe, of_vector, two_fold, unsteered};
 use pyo3::prelude::*;
@@ -134,7 +135,8 @@ pub(crate) fn fit(
             }
         };
         let selection = Selection::Accuracy;
-        let chosen = study::Chosen { name, direction, alpha, positions, selection };
+        let method = Method::default();
+        let chosen = study::Chosen { name, method, direction, alpha, positions, selection };
         let chance = development.chance(&store)?;
         let about = describe(model, data, &form, (&development, chance), &chosen);
         let report = serde_json::json!({

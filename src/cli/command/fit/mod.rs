@@ -33,7 +33,7 @@ use crate::ledger::Ledger;
 use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, Journal, Parts, Ranked, Trial, choose};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, Evidence, FitParams, Method, Selection, Sidecar,
+    About, Balance, Development, DirectionKind, FitParams, Method, Selection, Sidecar,
     SteeringVector, default_path,
 };
 use crate::study::{self, DEFAULT_ALPHA, HeldOut, Protocol, default_k, describe, held_out};
