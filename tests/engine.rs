@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candor::engine::{Engine, EngineParams, Event, Id, Reader, Reason, Request, Steer};
-use candor::probe::Probe;
+use candor::probe::{Probe, Reading};
 use candor::session::{CacheType, Sampler, SamplingParams, Steering};
 use candor::steer::{Positions, SteeredHead, SteeringVector};
 use candor::{Error, Model, Session, SessionParams, Site, Special};
@@ -113,7 +113,7 @@ fn finish(engine: &mut Engine, mut each: impl FnMut(&mut Engine, Id)) -> BTreeMa
                 Event::Begun { n_cached } => outcome.n_cached = n_cached,
                 Event::Token(token) => {
                     outcome.tokens.push(token.id);
-                    outcome.readings.extend(token.reading);
+                    outcome.readings.extend(token.reading.and_then(Reading::number));
                 }
                 Event::Done { reason, .. } => outcome.reason = Some(reason),
                 Event::Failed(error) => outcome.error = Some(error),

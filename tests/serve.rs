@@ -146,6 +146,8 @@ fn details(server: &Served) {
         assert!(token["logprob"].as_f64().unwrap() <= 0.0);
     }
     assert!(readings.iter().all(|x| (0.0..=1.0).contains(&x.as_f64().unwrap())), "{readings:?}");
+    let kinds = choice["candor"]["kinds"].as_array().unwrap();
+    assert!(kinds.len() == readings.len() && kinds.iter().all(|kind| kind == "uncalibrated"));
 
     let extra = json!({ "max_tokens": 60, "response_format": { "type": "json_schema", "json_schema": {
         "name": "x", "schema": { "type": "object", "properties": { "a": { "type": "boolean" } },

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candor::Site;
 use candor::gguf::{Builder, Gguf};
-use candor::probe::Probe;
+use candor::probe::{Calibration, Domain, Probe, Quality, Spread};
 use candor::steer::{
     About, DirectionKind, Evidence, LayerVector, Method, Positions, Selection, Sidecar,
     SteeredHead, SteeringVector,
@@ -55,6 +55,29 @@ fn smallest() -> Sidecar {
     }
 }
 
+/// A scale for its readings.
+fn scale() -> Calibration {
+    let spread = Spread {
+        site: Site::new(0, 0),
+        mean: vec![0.5, -0.5],
+        axes: vec![0.0, 1.0],
+        variances: vec![2.0],
+        rest: 0.5,
+    };
+    let quality = Quality {
+        n_row: 10,
+        n_question: 5,
+        true_share: 0.5,
+        auroc: 0.875,
+        auroc_low: 0.75,
+        auroc_high: 1.0,
+        error: 0.0625,
+        error_uncalibrated: 0.125,
+    };
+    let domain = Domain { heads: vec![spread], threshold: 1.5 };
+    Calibration { scale: 0.75, offset: -0.125, domain, quality }
+}
+
 /// The same with everything that may be there.
 fn fullest() -> Sidecar {
     let smallest = smallest();
@@ -74,7 +97,7 @@ fn fullest() -> Sidecar {
             head_cost: vec![0.125],
             ..smallest.about
         },
-        ..smallest
+        vector: smallest.vector.with_calibration(scale()).expect("a sound scale"),
     }
 }
 
@@ -171,7 +194,7 @@ fn the_schema_refuses_what_the_reader_refuses() {
     let schema = schema();
     let path = written(&fullest(), folder.path());
     let changed = folder.path().join("changed.gguf");
-    let cases: [(&str, candor::gguf::Value); 15] = [
+    let cases: [(&str, candor::gguf::Value); 20] = [
         ("general.type", "model".into()),
         ("general.name", 1u32.into()),
         ("general.license", true.into()),
@@ -187,6 +210,11 @@ fn the_schema_refuses_what_the_reader_refuses() {
         ("candor.selection", "taste".into()),
         ("candor.head_accuracy", vec![1.5f32].into()),
         ("candor.head_cost", vec![-1.0f32].into()),
+        ("candor.reading.threshold", 0.0f32.into()),
+        ("candor.reading.auroc", vec![0.5f32].into()),
+        ("candor.reading.error", 1.5f32.into()),
+        ("candor.reading.rest", vec![-1.0f32].into()),
+        ("candor.reading.layer", vec![-1i32].into()),
     ];
     let file = Gguf::open(&path).expect("sound");
     let copy = |value_of: &dyn Fn(&str) -> Option<candor::gguf::Value>| {

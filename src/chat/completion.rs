@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::meter::Meter;
 use crate::Result;
+use crate::probe::Reading;
 use crate::session::{self, Sampler, SamplingParams, Session, Steering, TextStream};
 
 /// How to continue a text.
@@ -19,7 +20,7 @@ pub struct CompletionParams<'a> {
     /// Strings that end the text; they are not part of it.
     pub stops: &'a [&'a str],
     /// Reads every token that is written.
-    pub meter: Option<&'a Meter<'a>>,
+    pub meter: Option<&'a Meter>,
 }
 
 /// Why a text ended.
@@ -42,8 +43,9 @@ pub struct Completion {
     pub text: String,
     /// Every token that was computed, those of a stop string included.
     pub tokens: Vec<i32>,
-    /// The mean of the meter's readings, 0 to 1; `None` without a meter or without tokens.
-    pub truth: Option<f32>,
+    /// What the meter's readings of all tokens come to ([`Reading::mean`]); `None` without a meter or
+    /// without tokens.
+    pub reading: Option<Reading>,
     /// Why it ended.
     pub ending: Ending,
     /// Time from the end of the prompt to the last token, in seconds.
@@ -94,7 +96,7 @@ pub fn complete(
             break Ending::Model;
         }
         // What a stop string is made of is no part of the answer, and not read.
-        readings.extend(params.meter.map(|meter| meter.read(generation.session())));
+        readings.extend(params.meter.and_then(|meter| meter.read(generation.session())));
         if flow.is_break() {
             break Ending::Caller;
         }
@@ -105,7 +107,6 @@ pub fn complete(
         // Nothing is left to be stopped.
         let _ = on_text(&rest);
     }
-    let truth =
-        (!readings.is_empty()).then(|| readings.iter().sum::<f32>() / readings.len() as f32);
-    Ok(Completion { text: stream.text(), tokens, truth, ending, seconds })
+    let reading = Reading::mean(&readings);
+    Ok(Completion { text: stream.text(), tokens, reading, ending, seconds })
 }

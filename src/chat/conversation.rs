@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use super::completion::{Completion, CompletionParams, complete};
 use super::message::{Message, Role};
 use super::template::ChatTemplate;
+use crate::probe::Reading;
 use crate::{Result, Session};
 
 /// A question and its answer.
@@ -14,8 +15,8 @@ pub struct Turn {
     pub question: String,
     /// What the model answered.
     pub answer: String,
-    /// The mean of what the probes read in the answer, 0 to 1, where there was a meter.
-    pub truth: Option<f32>,
+    /// What the probes read in the answer, where there was a meter.
+    pub reading: Option<Reading>,
     /// The strength that the answer was steered with; 0: not steered.
     pub alpha: f32,
 }
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     fn turn(question: &str) -> Turn {
-        Turn { question: question.into(), answer: "yes".into(), truth: None, alpha: 0.0 }
+        Turn { question: question.into(), answer: "yes".into(), reading: None, alpha: 0.0 }
     }
 
     fn conversation(n_turn: usize) -> Conversation {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::conversation::{Conversation, Turn};
 use super::message::Role;
 use crate::file::{stem, write_atomically};
+use crate::probe::Reading;
 use crate::{Model, Result};
 
 /// A conversation with what is needed to have it again.
@@ -34,14 +35,18 @@ pub struct Line<'a> {
     /// Answers only: the strength it was steered with, 0 where it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f32>,
-    /// Answers only, where a meter read them: the mean reading, 0 to 1.
+    /// Answers only, where a meter read them: the mean reading of the probes, 0 to 1; absent where they
+    /// were outside of what the probes know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truth: Option<f32>,
+    /// Answers only, where a meter read them: `calibrated`, `uncalibrated` or `outside`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reading: Option<&'static str>,
 }
 
 impl<'a> Line<'a> {
     fn new(role: Role, content: &'a str) -> Self {
-        Self { role: role.name(), content, alpha: None, truth: None }
+        Self { role: role.name(), content, alpha: None, truth: None, reading: None }
     }
 }
 
@@ -77,14 +82,19 @@ impl<'a> Transcript<'a> {
     #[must_use]
     pub fn to_markdown(&self) -> String {
         let mut text = format!("# A conversation with {}\n", self.model);
-        for Line { role, content, alpha, truth } in &self.messages {
+        for Line { role, content, alpha, truth, reading } in &self.messages {
             text += &format!("\n**{role}**");
             if let Some(alpha) = alpha {
                 text += &format!(" · alpha {alpha}");
             }
-            if let Some(truth) = truth {
-                text += &format!(" · probe reading {truth:.2}");
-            }
+            text += &match (truth, reading) {
+                (Some(truth), Some("uncalibrated")) => {
+                    format!(" · probe reading {truth:.2} (uncalibrated)")
+                }
+                (Some(truth), _) => format!(" · probe reading {truth:.2}"),
+                (None, Some(kind)) => format!(" · probe reading {kind}"),
+                (None, None) => String::new(),
+            };
             text += &format!("\n\n{content}\n");
         }
         text
@@ -94,9 +104,14 @@ impl<'a> Transcript<'a> {
 fn lines(conversation: &Conversation) -> Vec<Line<'_>> {
     let system = conversation.system().map(|text| Line::new(Role::System, text));
     let turns = conversation.turns().iter().flat_map(|turn| {
-        let Turn { question, answer, truth, alpha } = turn;
-        let answer = Line::new(Role::Assistant, answer);
-        [Line::new(Role::User, question), Line { alpha: Some(*alpha), truth: *truth, ..answer }]
+        let Turn { question, answer, reading, alpha } = turn;
+        let answer = Line {
+            alpha: Some(*alpha),
+            truth: reading.and_then(Reading::number),
+            reading: reading.map(Reading::kind),
+            ..Line::new(Role::Assistant, answer)
+        };
+        [Line::new(Role::User, question), answer]
     });
     system.into_iter().chain(turns).collect()
 }
@@ -110,7 +125,7 @@ mod tests {
         conversation.push(Turn {
             question: "Is it so?".into(),
             answer: "It is.".into(),
-            truth: Some(0.714),
+            reading: Some(Reading::Calibrated(0.714)),
             alpha: 2.0,
         });
         conversation
@@ -130,6 +145,19 @@ mod tests {
         let expected = "# A conversation with demo\n\n**system**\n\nBe brief.\n\n\
                         **user**\n\nIs it so?\n\n**assistant** · alpha 2 · probe reading 0.71\n\nIt is.\n";
         assert_eq!(transcript(&conversation()).to_markdown(), expected);
+    }
+
+    #[test]
+    fn a_reading_without_a_number_is_named() {
+        let mut conversation = conversation();
+        let mut turn = conversation.pop().unwrap();
+        turn.reading = Some(Reading::Outside(1.5));
+        conversation.push(turn);
+        let transcript = transcript(&conversation);
+        assert!(transcript.to_markdown().contains("probe reading outside"));
+        let json = serde_json::to_value(&transcript).unwrap();
+        assert_eq!(json["messages"][2]["reading"], "outside");
+        assert!(json["messages"][2].get("truth").is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::request::{Event, Key, Likely, Reason, Request, Token, TokenProbability};
 use super::{Held, Id};
+use crate::probe::Reading;
 use crate::session::{Sampler, TextStream};
 use crate::steer::Positions;
 use crate::{Model, Result};
@@ -18,7 +19,7 @@ pub(super) struct Job {
     /// The token that was chosen last and is not computed yet.
     pub(super) next: Option<i32>,
     /// The reading of the token that was computed last, for the gate.
-    pub(super) last_reading: Option<f32>,
+    pub(super) last_reading: Option<Reading>,
     sampler: Sampler,
     stream: TextStream,
     n_written: usize,
@@ -71,7 +72,7 @@ impl Job {
             (Positions::Generated, _) if is_prompt => false,
             (_, None) => true,
             // Nothing is known of an answer that has not begun.
-            (_, Some(gate)) => self.last_reading.is_some_and(|reading| reading < gate),
+            (_, Some(gate)) => self.last_reading.is_some_and(|reading| reading.is_below(gate)),
         };
         if is_steered { (self.row, steer.key()) } else { (0, 0) }
     }
@@ -86,10 +87,10 @@ impl Job {
     }
 
     /// Takes the reading of the token that was computed last. Gives that token, where it waited.
-    pub(super) fn take_reading(&mut self, reading: Option<f32>, events: &mut Vec<(Id, Event)>) {
+    pub(super) fn take_reading(&mut self, reading: Option<Reading>, events: &mut Vec<(Id, Event)>) {
         self.last_reading = reading;
         if let Some(mut token) = self.unread.take() {
-            token.reading = reading.filter(|reading| reading.is_finite());
+            token.reading = reading;
             events.push((self.id, Event::Token(token)));
         }
     }

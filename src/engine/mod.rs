@@ -21,7 +21,6 @@
 
 mod job;
 mod prefix;
-mod reading;
 mod request;
 mod rows;
 mod step;
@@ -30,11 +29,11 @@ use std::collections::VecDeque;
 
 use self::job::Job;
 use self::prefix::Held;
-pub use self::reading::Reader;
 pub use self::request::{
     Constraint, Event, Likely, Reason, Request, Steer, SteerPart, Token, TokenProbability,
 };
 use self::rows::Rows;
+pub use crate::steer::Reader;
 use crate::{Error, Model, Result, Session, SessionParams};
 
 /// A request's number.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Reader;
 use crate::data::sha256;
+use crate::probe::Reading;
 use crate::session::{SamplingParams, Shaping};
 use crate::steer::{Positions, SteeringVector, add};
 use crate::{Error, Result};
@@ -206,8 +207,8 @@ pub struct Token {
     pub text: String,
     /// Where [`Request::log_probabilities`] asked.
     pub likely: Option<Likely>,
-    /// How true the probes read it to be, 0 to 1, where [`Request::readings`] asked.
-    pub reading: Option<f32>,
+    /// How true the probes read it to be, where [`Request::readings`] asked.
+    pub reading: Option<Reading>,
 }
 
 /// Why an answer is over.

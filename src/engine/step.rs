@@ -196,7 +196,8 @@ impl Engine {
         job.n_held += part.tokens.len();
         if let (Some((i_want, is_steered)), Some(reader)) = (part.observed, &job.request.reader) {
             let steer = job.request.steer.as_ref().filter(|_| is_steered);
-            let reading = reader.read(session, i_want, steer.map(|steer| steer.offsets()));
+            let output = |layer| session.observed_at(layer, i_want);
+            let reading = reader.read(output, steer.map(|steer| steer.offsets()));
             job.take_reading(reading, events);
         }
         let Some(i_output) = part.i_output else { return };

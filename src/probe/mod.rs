@@ -8,6 +8,7 @@ mod activations;
 mod chance;
 mod fit;
 mod rank;
+mod reading;
 mod start;
 
 use ndarray::{ArrayView1, ArrayView2};
@@ -21,6 +22,7 @@ pub use chance::Chance;
 pub(crate) use chance::chance;
 pub use fit::fit_probe;
 pub use rank::{HeadScore, fit_heads};
+pub use reading::{Calibration, Domain, Quality, Reading, Spread};
 
 /// A logistic regression on the output of one head: P(true | x) = sigmoid(weight · x + bias).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ use super::App;
 use super::ask::{Asked, Form, Shared};
 use super::refusal::Refusal;
 use crate::engine::{Event, Id, Likely, Reason, Token};
+use crate::probe::Reading;
 
 /// Says why an answer is over in OpenAI's words.
 fn word(reason: Reason) -> &'static str {
@@ -87,8 +88,11 @@ impl Reply {
         });
         choice["logprobs"] = log_probabilities.unwrap_or(Value::Null);
         if self.asked.readings {
-            let readings: Vec<Option<f32>> = tokens.iter().map(|token| token.reading).collect();
-            choice["candor"] = json!({ "readings": readings });
+            let readings = || tokens.iter().map(|token| token.reading);
+            let numbers: Vec<Option<f32>> =
+                readings().map(|r| r.and_then(Reading::number)).collect();
+            let kinds: Vec<Option<&str>> = readings().map(|r| r.map(Reading::kind)).collect();
+            choice["candor"] = json!({ "readings": numbers, "kinds": kinds });
         }
     }
 

@@ -86,6 +86,11 @@ impl Vector {
             "heads": heads,
             "layers": layers,
             "fingerprint": self.fingerprint,
+            "reading": self.vector.calibration().map(|it| json!({
+                "auroc": it.quality.auroc,
+                "calibration_error": it.quality.error,
+                "n_question": it.quality.n_question,
+            })),
             "provenance": {
                 "description": about.description,
                 "license": about.license,
@@ -268,7 +273,7 @@ impl Vectors {
 }
 
 fn steered(parts: Vec<SteerPart>, positions: Positions) -> Result<Steered, Refusal> {
-    let reader = Reader::of_parts(&parts).map(Arc::new);
+    let reader = Reader::of(parts.iter().map(|(vector, _)| &**vector)).map(Arc::new);
     let steer = Steer::new(parts, positions).map_err(|error| Refusal::of("steering", error))?;
     Ok(Steered { steer, reader })
 }

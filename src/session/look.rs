@@ -89,6 +89,12 @@ impl Session {
         &self.look.seen_heads[start..start + self.width()]
     }
 
+    /// The same of a layer by its number; `None` where it is not observed, or fewer tokens were.
+    pub(crate) fn observed_at(&self, layer: usize, i_want: usize) -> Option<&[f32]> {
+        let i_layer = self.look.heads.binary_search(&layer).ok()?;
+        (i_want < self.look.n_want).then(|| self.observed(i_layer, i_want))
+    }
+
     /// Outputs of layers of the last decode, F32 `[n_embd]`: layer `observed_outputs()[i_layer]`, the
     /// `i_want`-th observed token.
     ///

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::calibrate::calibrate;
 use super::fit::{SigmaRows, fit_vector, given_vector, random_vector, with_direction};
 use super::{DirectionKind, SteeringVector};
 use crate::data::split::{rows_of, train_validation};
@@ -217,6 +218,21 @@ impl Development {
         directions: &[(Site, Vec<f32>)],
     ) -> Result<SteeringVector> {
         given_vector(source, &self.scores, directions, self.sigma_rows())
+    }
+
+    /// The same vector with a scale for what its probes read, fitted to readings of rows that the probes
+    /// had not seen: the questions are dealt into five parts, and each is read by probes of the others.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a vector without probes, and where there are too few questions, or of
+    /// one label alone in some parts of them.
+    pub fn calibrated(
+        &self,
+        source: &impl Activations,
+        vector: SteeringVector,
+    ) -> Result<SteeringVector> {
+        let scale = calibrate(source, &vector, &self.scores, &self.rows, self.params.seed)?;
+        vector.with_calibration(scale)
     }
 
     /// Validation accuracy of every head, layer by layer: `[n_layer * n_head]`, or fewer in a hybrid

@@ -1,11 +1,13 @@
 //! Steering vectors: directions per head and per layer, their arithmetic, and the sidecar file that keeps them.
 
+mod calibrate;
 mod development;
 mod direction;
 mod fit;
 mod layers;
 mod method;
 mod mix;
+mod reader;
 mod selection;
 mod sidecar;
 mod vector;
@@ -17,6 +19,7 @@ pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;
 pub(crate) use layers::add;
 pub use method::Method;
+pub use reader::Reader;
 pub use selection::Selection;
 #[cfg(all(test, feature = "endpoint"))]
 pub(crate) use sidecar::tests::tiny as tiny_sidecar;

@@ -6,7 +6,7 @@ use std::ops::Mul;
 use super::LayerVector;
 use super::direction::{length, unit};
 use crate::data::sha256;
-use crate::probe::Probe;
+use crate::probe::{Calibration, Probe};
 use crate::{Error, Result, Site};
 
 /// The most layers, heads per layer and values per head that are believed.
@@ -56,6 +56,7 @@ pub struct SteeringVector {
     d_head: usize,
     heads: Vec<SteeredHead>,
     layers: Option<LayerVector>,
+    calibration: Option<Calibration>,
 }
 
 impl SteeringVector {
@@ -93,6 +94,18 @@ impl SteeringVector {
         Ok(Self { layers: Some(layers), ..self })
     }
 
+    /// The same with a scale for what its probes read.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], naming the key of a sidecar that would hold it, for a scale of heads that
+    /// there are not, of another geometry, or with a number that is out of its range.
+    pub fn with_calibration(self, calibration: Calibration) -> Result<Self> {
+        calibration
+            .check([self.n_layer, self.n_head, self.d_head])
+            .map_err(|(name, problem)| Error::invalid(reading_key(name), problem))?;
+        Ok(Self { calibration: Some(calibration), ..self })
+    }
+
     fn of(
         n_layer: usize,
         n_head: usize,
@@ -110,7 +123,7 @@ impl SteeringVector {
         if let Some(pair) = heads.windows(2).find(|pair| pair[0].site == pair[1].site) {
             return Err(Error::invalid(format!("head {}", pair[0].site), "is there twice"));
         }
-        let vector = Self { n_layer, n_head, d_head, heads, layers: None };
+        let vector = Self { n_layer, n_head, d_head, heads, layers: None, calibration: None };
         for head in &vector.heads {
             vector
                 .check_head(head)
@@ -179,6 +192,18 @@ impl SteeringVector {
         self.layers.as_ref()
     }
 
+    /// The scale of what its probes read, where one was fitted.
+    #[must_use]
+    pub fn calibration(&self) -> Option<&Calibration> {
+        self.calibration.as_ref()
+    }
+
+    /// The probes, by site.
+    fn probes(&self) -> impl Iterator<Item = (Site, &Probe)> {
+        let heads = self.heads.iter().filter(|head| head.has_probe());
+        heads.map(|head| (head.site, &head.probe))
+    }
+
     /// What steering at strength `alpha` adds to the outputs of layers, F32 `[n_embd]`.
     #[must_use]
     pub fn layer_offsets(&self, alpha: f32) -> BTreeMap<usize, Vec<f32>> {
@@ -244,7 +269,7 @@ impl SteeringVector {
 
     /// The vector that adds what both add: in a head of both, σθ is the sum σ₁θ₁ + σ₂θ₂, with the
     /// probe and the accuracy of the more accurate one. Where two cancel out, σ is 0. Directions of
-    /// layers are added.
+    /// layers are added. The scale of the one whose probes are those of the sum is kept.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the geometries differ, or a sum overflows.
@@ -264,8 +289,17 @@ impl SteeringVector {
             (Some(ours), Some(theirs)) => Some(ours.plus(theirs)?),
             (ours, theirs) => ours.clone().or_else(|| theirs.clone()),
         };
-        Ok(Self { layers, ..sum })
+        let calibration = [self, other]
+            .into_iter()
+            .find(|part| part.calibration.is_some() && part.probes().eq(sum.probes()))
+            .and_then(|part| part.calibration.clone());
+        Ok(Self { layers, calibration, ..sum })
     }
+}
+
+/// The key of a sidecar that holds a part of a [`Calibration`].
+pub(super) fn reading_key(name: &str) -> String {
+    format!("key candor.reading.{name}")
 }
 
 /// What two directions and scales of one head amount to.

@@ -7,6 +7,7 @@ pub(super) mod heat;
 pub(super) mod html;
 pub(super) mod output;
 pub(super) mod plot;
+pub(super) mod reading;
 pub(super) mod report;
 mod style;
 pub(super) mod table;

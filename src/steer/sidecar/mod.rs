@@ -5,6 +5,7 @@
 mod evidence;
 mod place;
 mod read;
+mod scale;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -16,6 +17,7 @@ use std::str::FromStr;
 pub use evidence::Evidence;
 pub use place::{default_path, find_beside, list_beside};
 
+use super::vector::reading_key;
 use super::{DirectionKind, LayerVector, Method, Selection, SteeredHead, SteeringVector};
 use crate::data::sha256;
 use crate::error::shown;
@@ -238,6 +240,10 @@ impl Sidecar {
                 .check_head(head)
                 .map_err(|problem| (format!("head {}", head.site), problem))?;
         }
+        if let Some(calibration) = self.vector.calibration() {
+            let geometry = [self.vector.n_layer(), self.vector.n_head(), self.vector.d_head()];
+            calibration.check(geometry).map_err(|(name, problem)| (reading_key(name), problem))?;
+        }
         if let Some(layers) = self.vector.layers() {
             layers.check().map_err(|(layer, problem)| (layer_direction(layer), problem))?;
         }
@@ -309,6 +315,9 @@ impl Sidecar {
             }
         }
         about.evidence.add_to(&mut file);
+        if let Some(calibration) = vector.calibration() {
+            scale::write(calibration, &mut file);
+        }
         let mut parts: BTreeMap<usize, (&[SteeredHead], Option<&[f32]>)> = BTreeMap::new();
         for heads in vector.heads().chunk_by(|a, b| a.site.layer == b.site.layer) {
             parts.entry(heads[0].site.layer).or_default().0 = heads;

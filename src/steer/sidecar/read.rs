@@ -50,6 +50,10 @@ fn content(file: &Gguf) -> Result<Sidecar> {
         Some(layers) if heads.is_empty() => SteeringVector::of_layers(n_head, d_head, layers)?,
         Some(layers) => SteeringVector::new(n_layer, n_head, d_head, heads)?.with_layers(layers)?,
     };
+    let vector = match super::scale::read(file, d_head)? {
+        None => vector,
+        Some(calibration) => vector.with_calibration(calibration)?,
+    };
     let sidecar = Sidecar { vector, about };
     sidecar.check().map_err(|(place, problem)| file.fault(place, problem))?;
     Ok(sidecar)

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::Site;
 use crate::gguf::{Gguf, Value};
-use crate::probe::{Chance, Probe};
+use crate::probe::{Calibration, Chance, Domain, Probe, Quality, Spread};
 use crate::steer::direction::{random, unit};
 
 fn head(layer: usize, head: usize, d_head: usize) -> SteeredHead {
@@ -166,9 +166,78 @@ proptest! {
 fn a_sidecar_of_a_7b_model_takes_less_than_150_kb() {
     let heads = (0..48).map(|i| head(i * 2 % 32, i, 128)).collect();
     let vector = SteeringVector::new(32, 48, 128, heads).unwrap();
+    let spreads = (0..16).map(|id| spread(2, id, 128, 4)).collect();
+    let vector = vector.with_calibration(calibration(spreads)).unwrap();
     let about = About { head_accuracy: vec![0.5; 32 * 48], ..about() };
     let n_byte = Sidecar { vector, about }.builder().to_bytes().len();
     assert!(n_byte < 150_000, "{n_byte}");
+}
+
+fn spread(layer: usize, head: usize, d_head: usize, n_axis: usize) -> Spread {
+    Spread {
+        site: Site::new(layer, head),
+        mean: vec![0.5; d_head],
+        axes: vec![0.25; n_axis * d_head],
+        variances: vec![2.0; n_axis],
+        rest: 0.5,
+    }
+}
+
+fn calibration(heads: Vec<Spread>) -> Calibration {
+    let quality = Quality {
+        n_row: 644,
+        n_question: 322,
+        true_share: 0.5,
+        auroc: 0.875,
+        auroc_low: 0.75,
+        auroc_high: 0.9375,
+        error: 0.03125,
+        error_uncalibrated: 0.0625,
+    };
+    let domain = Domain { heads, threshold: 1.5 };
+    Calibration { scale: 0.75, offset: -0.125, domain, quality }
+}
+
+/// `tiny()` with a scale for its readings.
+fn calibrated() -> Sidecar {
+    let scale = calibration(vec![spread(0, 1, 2, 1), spread(2, 0, 2, 1)]);
+    Sidecar { vector: tiny().vector.with_calibration(scale).unwrap(), ..tiny() }
+}
+
+#[test]
+fn a_scale_is_in_keys_that_others_may_ignore() {
+    assert_eq!(read_back(&calibrated().builder()).unwrap(), calibrated());
+    assert_eq!(calibrated().format(), 1);
+    let flat = calibration(vec![spread(0, 1, 2, 0)]);
+    let flat = Sidecar { vector: tiny().vector.with_calibration(flat).unwrap(), ..tiny() };
+    assert_eq!(read_back(&flat.builder()).unwrap(), flat);
+}
+
+#[test]
+fn refuses_scales_that_cannot_be() {
+    let cases: [(&str, Value, &str); 12] = [
+        ("scale", f32::INFINITY.into(), "is inf, expected a finite number"),
+        ("offset", "0".into(), "expected a floating-point number"),
+        ("rows", u64::MAX.into(), "out of range"),
+        ("auroc", vec![0.5f32; 2].into(), "expected three values"),
+        ("auroc", vec![2.0f32; 3].into(), "holds 2, expected 0 to 1"),
+        ("threshold", (-1f32).into(), "is -1, expected a number above 0"),
+        ("layer", vec![0i32].into(), "expected"),
+        ("head", vec![1i32, -1].into(), "holds -1, expected a number from 0"),
+        ("head", vec![1i32, 2].into(), "2.2 does not exist"),
+        ("mean", vec![0.5f32; 3].into(), "has 3 values, expected 2 for each of 2 heads"),
+        ("variance", vec![1f32; 3].into(), "has 3 values, expected as many for each of 2"),
+        ("rest", vec![0f32; 2].into(), "holds 0, expected numbers above 0"),
+    ];
+    for (name, value, expected) in cases {
+        let refusal = refusal(calibrated().builder().set(&format!("candor.reading.{name}"), value));
+        assert!(
+            refusal.starts_with("key candor.reading.") && refusal.contains(expected),
+            "{refusal}"
+        );
+    }
+    let alone = refusal_of_key("candor.reading.scale", 1f32);
+    assert!(alone.contains("candor.reading.") && alone.contains("missing"), "{alone}");
 }
 
 /// `tiny()` with directions of two layers.

@@ -13,6 +13,7 @@ use self::report::Results;
 use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::embedded;
 use crate::cli::show::output::Output;
+use crate::cli::show::reading::ReadingFacts;
 use crate::cli::show::table::{bytes, count, printable_line, short};
 use crate::cli::show::target::check_target;
 use crate::cli::show::{chance, heads};
@@ -156,6 +157,8 @@ struct Card {
     positions: String,
     direction: &'static str,
     selection: Option<&'static str>,
+    /// What the probes' readings are worth, where a scale was fitted to them.
+    readings: Option<String>,
     seed: u64,
     data: Data,
     prompt: String,
@@ -275,6 +278,7 @@ impl Card {
             positions: about.positions.to_string(),
             direction: about.direction.name(),
             selection: heads::chosen_by(about),
+            readings: ReadingFacts::of(vector).map(|reading| reading.text()),
             is_plain: !about.is_imported() && !about.is_mixed(),
             has_accuracy: heads.iter().any(|head| head.accuracy != NOT_KNOWN),
             seed: about.seed,

@@ -67,7 +67,7 @@ impl Chat<'_> {
             if answer.ending == Ending::Caller {
                 return Ok(None);
             }
-            plain.push(Turn { question, answer: answer.text, truth: answer.truth, alpha: 0.0 });
+            plain.push(Turn { question, answer: answer.text, reading: answer.reading, alpha: 0.0 });
             bar.inc(1);
         }
         bar.finish_and_clear();

@@ -5,7 +5,6 @@ mod command;
 mod compare;
 mod input;
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -26,8 +25,9 @@ use crate::cli::show::output::{BOLD, DIM, Output, printable, stream};
 use crate::cli::show::table::short;
 use crate::cli::show::target::{check_target, tell_replaced};
 use crate::cli::{embedded, interrupt};
+use crate::probe::Reading;
 use crate::session::{Session, Steering};
-use crate::steer::{Sidecar, SteeredHead};
+use crate::steer::{Reader, Sidecar};
 use crate::vision::place_pictures;
 use crate::{Error, Model, Result};
 
@@ -268,10 +268,10 @@ impl<'a> Chat<'a> {
     /// Steers by a vector from now on.
     fn load(&mut self, path: PathBuf, sidecar: Sidecar, alpha: f32) -> Result<&Steer> {
         self.session.set_vector(ROW, Some((&sidecar.vector, alpha)))?;
-        // The meter reads the vector's heads, and no other layer is looked at.
-        let layers: BTreeSet<usize> =
-            sidecar.vector.heads().iter().map(|head| head.site.layer).collect();
-        self.session.observe(&layers.into_iter().collect::<Vec<_>>())?;
+        // What the meter reads, and no other layer.
+        let reader = Reader::of([&sidecar.vector]);
+        let layers: Vec<usize> = reader.iter().flat_map(Reader::layers).collect();
+        self.session.observe(&layers)?;
         Ok(self.steer.insert(Steer { path, sidecar, alpha, on: true }))
     }
 
@@ -351,9 +351,7 @@ impl<'a> Chat<'a> {
     ) -> Result<Completion> {
         let (mut meter, mut steering) = (None, Steering::Off);
         if let Some(Steer { sidecar, .. }) = &self.steer {
-            if sidecar.vector.heads().iter().any(SteeredHead::has_probe) {
-                meter = Some(Meter::new(&sidecar.vector, alpha, &self.session)?);
-            }
+            meter = Meter::new(&sidecar.vector, alpha, &self.session)?;
             steering = steering_at(alpha, sidecar.about.positions);
         }
         let params = CompletionParams {
@@ -385,7 +383,7 @@ impl<'a> Chat<'a> {
             };
             self.say(format!("the context is full: the model no longer sees {oldest}"));
         }
-        conversation.push(Turn { question, answer: answer.text, truth: answer.truth, alpha });
+        conversation.push(Turn { question, answer: answer.text, reading: answer.reading, alpha });
         self.conversation = conversation;
     }
 
@@ -414,17 +412,17 @@ impl std::fmt::Display for Steer {
     }
 }
 
-/// What the probes read, as a number and a bar of ten. It is their reading, not the truth: they were
-/// fitted to some questions, and have a number for whatever is said.
+/// What the probes read, as a number and a bar of ten; words where they have no number. It is their
+/// reading, not the truth.
 fn probe_reading(answer: &Completion) -> Option<String> {
-    answer.truth.map(|truth| {
-        let n = (truth * 10.0).round() as usize;
-        format!(
-            "probe reading {truth:.2} {}{}",
-            "▆".repeat(n),
-            "▁".repeat(10_usize.saturating_sub(n))
-        )
-    })
+    let reading = answer.reading?;
+    let Some(number) = reading.number() else {
+        return Some("probe reading outside: unlike the answers it was fitted to".to_owned());
+    };
+    let n = (number * 10.0).round() as usize;
+    let note = if matches!(reading, Reading::Uncalibrated(_)) { " (uncalibrated)" } else { "" };
+    let (full, empty) = ("▆".repeat(n), "▁".repeat(10_usize.saturating_sub(n)));
+    Some(format!("probe reading {number:.2} {full}{empty}{note}"))
 }
 
 fn n_token(answer: &Completion) -> String {

@@ -179,7 +179,14 @@ impl FitArgs {
             None => None,
         };
         let about = self.about(&model, &data, &form, &development, (&chosen, chance))?;
-        let sidecar = Sidecar { vector: chosen.vector, about };
+        let vector = match development.calibrated(source, chosen.vector.clone()) {
+            Ok(vector) => vector,
+            Err(error) => {
+                output.warn(format_args!("probe readings stay uncalibrated: {error}"));
+                chosen.vector
+            }
+        };
+        let sidecar = Sidecar { vector, about };
         interrupt::check(KEPT)?;
         sidecar.write(&path)?;
         chosen.journal.remove()?;

@@ -10,6 +10,7 @@ use crate::cli::show::chance;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output::{self, Output};
+use crate::cli::show::reading::ReadingFacts;
 use crate::cli::show::table::{counted, nats, percent, short, table};
 use crate::probe::Chance;
 use crate::select::{Choice, HeadEffect, rank_correlation};
@@ -52,6 +53,8 @@ pub(in crate::cli) struct Document<'a> {
     training: Option<Training<'a>>,
     /// What the accuracy of the best head is worth.
     chance: Chance,
+    /// What the probes' readings are worth; null where no scale could be fitted to them.
+    reading: Option<ReadingFacts>,
     n_row: usize,
     n_sigma_row: usize,
     seconds: f64,
@@ -147,6 +150,7 @@ impl Fitted<'_> {
                     checks: &trained.checks,
                 }),
                 chance,
+                reading: ReadingFacts::of(&sidecar.vector),
                 n_row: development.n_row(),
                 n_sigma_row: development.n_sigma_row(),
                 seconds,
@@ -203,6 +207,10 @@ impl Fitted<'_> {
                 counted(n, "question"),
             );
             fields.insert(3, ("strengths", said));
+        }
+        if let Some(reading) = ReadingFacts::of(&sidecar.vector) {
+            let place = fields.iter().position(|(name, _)| *name == "rows").unwrap_or(fields.len());
+            fields.insert(place, ("calibration", reading.text()));
         }
         output.fields(&fields);
         output.aside(format_args!("next: {}", self.next));

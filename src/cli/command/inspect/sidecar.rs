@@ -9,6 +9,7 @@ use crate::cli::show::chance;
 use crate::cli::show::heads::{self, Head};
 use crate::cli::show::heat::Maps;
 use crate::cli::show::output;
+use crate::cli::show::reading::ReadingFacts;
 use crate::cli::show::table::{counted, facts, form_line, short};
 use crate::probe::Chance;
 use crate::steer::{About, LayerVector, Sidecar, length};
@@ -54,6 +55,8 @@ pub(in crate::cli) struct SidecarFacts {
     n_seen: Option<usize>,
     /// What the best head's accuracy is worth; null where the sidecar does not say.
     chance: Option<Chance>,
+    /// What the probes' readings are worth; null where no scale was fitted to them.
+    reading: Option<ReadingFacts>,
     /// With --verify: what it does to a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verify: Option<Verified>,
@@ -124,6 +127,7 @@ impl SidecarFacts {
                 .layers()
                 .map(|layers| layers.directions().iter().map(Layer::of).collect())
                 .unwrap_or_default(),
+            reading: ReadingFacts::of(&vector),
             head_accuracy: about.head_accuracy,
             head_effect: about.head_effect,
             head_cost: about.head_cost,
@@ -192,6 +196,11 @@ impl SidecarFacts {
         if self.k > 0 {
             let chosen = self.selection.map_or_else(String::new, |by| format!(", chosen by {by}"));
             rows.insert(place, ("K", format!("{}{chosen}", counted(self.k, "head"))));
+        }
+        if let Some(reading) = &self.reading {
+            rows.push(("probe readings", reading.text()));
+        } else if self.heads.iter().any(|head| head.accuracy.is_some()) {
+            rows.push(("probe readings", "uncalibrated".to_owned()));
         }
         if let (Some(n_embd), Some(layers)) = (self.n_embd, self.layers_text()) {
             rows.insert(place, ("layers", format!("{layers}, outputs of {n_embd} values")));
