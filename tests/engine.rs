@@ -259,13 +259,13 @@ fn readings_do_not_see_what_steering_adds_and_a_gate_decides_by_them() {
         assert_eq!(outcome.readings.len(), outcome.tokens.len());
         assert!(outcome.readings.iter().all(|reading| (0.0..=1.0).contains(reading)));
     }
-    // A gate that never opens leaves the answer alone; one that always does steers all of it but the
-    // last token of the prompt, of which nothing is known.
+    // Before the first token was read, the gate is open; one that then never opens again leaves the
+    // rest alone, and one that always does steers all of it.
     let shut = ask(Some(0.0), strong.clone());
-    assert_eq!((&shut.tokens, &shut.readings), (&plain.tokens, &plain.readings));
+    assert_eq!(shut.readings.first(), steered.readings.first());
+    assert_ne!(shut.readings, steered.readings);
     let open = ask(Some(1.0), strong);
-    assert_eq!(open.tokens.first(), plain.tokens.first());
-    assert_ne!(open.readings, plain.readings);
+    assert_eq!((&open.tokens, &open.readings), (&steered.tokens, &steered.readings));
 }
 
 #[test]

@@ -75,7 +75,11 @@ fn a_gate_that_is_open_is_steering_and_one_that_shuts_steers_what_comes_first() 
     for (a, b) in always.0.iter().zip(&open.0) {
         assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "{a} {b}");
     }
-    assert!(always.0.iter().zip(&shut.0).any(|(a, b)| (a - b).abs() > 0.01));
+    // An answer of this model is one token and a full stop: what predicts them comes before a token of
+    // it was read, or is that token.
+    for (a, b) in always.0.iter().zip(&shut.0) {
+        assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "{a} {b}");
+    }
     let (always, open, shut) = (always.1, open.1, shut.1);
     assert!((always.kl - open.kl).abs() < 1e-3 * always.kl, "{always:?} {open:?}");
     assert!((always.ce - open.ce).abs() < 1e-3 * always.ce, "{always:?} {open:?}");
@@ -96,7 +100,7 @@ fn the_evaluator_the_engine_and_a_completion_decide_alike() {
     let mut engine = Engine::new(&model, exact(), EngineParams::default()).unwrap();
     let mut session = Session::new(&model, &exact()).unwrap();
     session.observe(&reader.layers().collect::<Vec<_>>()).unwrap();
-    session.set_vector(1, Some((&vector, ALPHA))).unwrap();
+    session.set_vector(1, Some((&*vector, ALPHA))).unwrap();
     let meter = Meter::new(&vector, ALPHA, &session).unwrap().unwrap();
     let (mut n_open, mut n_token) = (0, 0);
     for (question, gate) in

@@ -276,6 +276,7 @@ fn the_strength_within_a_budget_is_the_largest() {
 /// What is found on questions 6 to 11 and two documents.
 fn developed(room: &Room, data: &Dataset, source: &Leaning, neutral: [&str; 4]) -> Developed {
     let protocol = Protocol {
+        gate: None,
         data,
         form: form(),
         neutral: neutral.to_vec(),

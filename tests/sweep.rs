@@ -53,6 +53,7 @@ fn form() -> PromptForm {
 
 fn protocol<'a>(data: &'a Dataset, neutral: [&'a str; 4], selection: Selection) -> Protocol<'a> {
     Protocol {
+        gate: None,
         data,
         form: form(),
         neutral: neutral.to_vec(),

@@ -21,6 +21,9 @@ pub struct CompletionParams<'a> {
     pub stops: &'a [&'a str],
     /// Reads every token that is written.
     pub meter: Option<&'a Meter>,
+    /// Steers only tokens that follow one which the meter reads below this, and those before the first
+    /// of the answer was read. Without a meter nothing is read, and all are steered.
+    pub gate: Option<f32>,
 }
 
 /// Why a text ended.
@@ -43,6 +46,8 @@ pub struct Completion {
     pub text: String,
     /// Every token that was computed, those of a stop string included.
     pub tokens: Vec<i32>,
+    /// How many of them were steered.
+    pub n_steered: usize,
     /// What the meter's readings of all tokens come to ([`Reading::mean`]); `None` without a meter or
     /// without tokens.
     pub reading: Option<Reading>,
@@ -80,6 +85,7 @@ pub fn complete(
     let start = Instant::now();
     let mut tokens = Vec::new();
     let mut readings = Vec::new();
+    let (mut is_open, mut n_steered) = (params.steering != Steering::Off, 0);
     let ending = loop {
         if tokens.len() == params.n_predict {
             break Ending::Length;
@@ -91,12 +97,18 @@ pub fn complete(
             };
         };
         tokens.push(token);
+        n_steered += usize::from(is_open);
         let flow = on_text(stream.push(&model.piece(token)));
         if stream.stopped() {
             break Ending::Model;
         }
         // What a stop string is made of is no part of the answer, and not read.
-        readings.extend(params.meter.and_then(|meter| meter.read(generation.session())));
+        let reading = params.meter.and_then(|meter| meter.read(generation.session(), is_open));
+        readings.extend(reading);
+        if let (Some(gate), true) = (params.gate, params.steering != Steering::Off) {
+            is_open = reading.is_none_or(|reading| reading.is_below(gate));
+            generation.open(is_open);
+        }
         if flow.is_break() {
             break Ending::Caller;
         }
@@ -108,5 +120,5 @@ pub fn complete(
         let _ = on_text(&rest);
     }
     let reading = Reading::mean(&readings);
-    Ok(Completion { text: stream.text(), tokens, reading, ending, seconds })
+    Ok(Completion { text: stream.text(), tokens, n_steered, reading, ending, seconds })
 }

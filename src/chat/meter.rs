@@ -45,11 +45,12 @@ impl Meter {
         Ok(Some(Self { reader, added: vector.offsets(alpha) }))
     }
 
-    /// What the probes say of the one token that the session's last decode observed; `None` where that
-    /// is not finite.
+    /// What the probes say of the one token that the session's last decode observed, and that was
+    /// steered or not; `None` where that is not finite.
     #[must_use]
-    pub fn read(&self, session: &Session) -> Option<Reading> {
-        self.reader.read(|layer| session.observed_at(layer, 0), Some(&self.added))
+    pub fn read(&self, session: &Session, is_steered: bool) -> Option<Reading> {
+        let added = is_steered.then_some(&self.added);
+        self.reader.read(|layer| session.observed_at(layer, 0), added)
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Arg, Args as _, Command};
 
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::AskArgs;
-use crate::cli::args::common::{DataArgs, ModelArgs, SamplingArgs, SteerArgs};
+use crate::cli::args::common::{DataArgs, GateArgs, ModelArgs, SamplingArgs, SteerArgs};
 use crate::cli::args::judge::JudgeArgs;
 use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::args::select::SelectArgs;
@@ -185,6 +185,7 @@ fn with_headings(command: Command) -> Command {
         group(DataArgs::augment_args),
         group(StoreArgs::augment_args),
         group(SteerArgs::augment_args),
+        group(GateArgs::augment_args),
         group(SamplingArgs::augment_args),
         group(SelectArgs::augment_args),
         group(AskArgs::augment_args),

@@ -71,8 +71,8 @@ impl Job {
             (Positions::All, _) if is_prompt => true,
             (Positions::Generated, _) if is_prompt => false,
             (_, None) => true,
-            // Nothing is known of an answer that has not begun.
-            (_, Some(gate)) => self.last_reading.is_some_and(|reading| reading.is_below(gate)),
+            // Nothing is known of an answer before its first token was read.
+            (_, Some(gate)) => self.last_reading.is_none_or(|reading| reading.is_below(gate)),
         };
         if is_steered { (self.row, steer.key()) } else { (0, 0) }
     }
@@ -81,9 +81,7 @@ impl Job {
     pub(super) fn observes(&self, position: usize) -> bool {
         let is_answer = position >= self.request.prompt.len();
         let is_gated = self.request.steer.as_ref().is_some_and(|steer| steer.gate().is_some());
-        self.request.reader.is_some()
-            && (is_answer && self.request.readings
-                || is_gated && position + 1 >= self.request.prompt.len())
+        self.request.reader.is_some() && is_answer && (self.request.readings || is_gated)
     }
 
     /// Takes the reading of the token that was computed last. Gives that token, where it waited.

@@ -72,7 +72,8 @@ impl Steer {
         Ok(Some(Self { parts, positions, gate: None, key, offsets }))
     }
 
-    /// The same, but only after tokens that the probes read below `gate`.
+    /// The same, but only after tokens of the answer that the probes read below `gate`, and before the
+    /// first one was read.
     #[must_use]
     pub fn gated(self, gate: Option<f32>) -> Self {
         Self { gate, ..self }

@@ -22,6 +22,12 @@ pub struct Divergence {
     /// KL(steered ‖ original), the other way round.
     #[serde(deserialize_with = "number")]
     pub kl_reverse: f64,
+    /// The share of tokens before which another one is the likeliest under steering, 0 to 1.
+    #[serde(deserialize_with = "number")]
+    pub changed: f64,
+    /// The share of tokens that were steered: 1 under a vector, 0 without, between through a gate.
+    #[serde(deserialize_with = "number")]
+    pub steered: f64,
     /// Tokens that these are means over.
     pub n_token: usize,
 }
@@ -34,7 +40,14 @@ impl Divergence {
         let mean = |value: fn(&Self) -> f64| {
             of.iter().map(|d| d.n_token as f64 * value(d)).sum::<f64>() / n_token.max(1) as f64
         };
-        Self { ce: mean(|d| d.ce), kl: mean(|d| d.kl), kl_reverse: mean(|d| d.kl_reverse), n_token }
+        Self {
+            ce: mean(|d| d.ce),
+            kl: mean(|d| d.kl),
+            kl_reverse: mean(|d| d.kl_reverse),
+            changed: mean(|d| d.changed),
+            steered: mean(|d| d.steered),
+            n_token,
+        }
     }
 }
 
@@ -48,9 +61,9 @@ const N_WINDOW: usize = 512;
 
 /// A part of a document, read by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Window {
-    document: usize,
-    tokens: Vec<i32>,
+pub(super) struct Window {
+    pub(super) document: usize,
+    pub(super) tokens: Vec<i32>,
     /// The first token whose prediction counts.
     from: usize,
 }
@@ -73,7 +86,10 @@ impl Evaluator {
     /// # Errors
     /// As [`Evaluator::divergence`].
     pub fn divergences(&mut self, documents: &[&str]) -> Result<Vec<Divergence>> {
-        let found = self.divergences_under(&[self.row], documents)?.remove(0);
+        let found = match self.gate {
+            Some(_) => self.divergences_through_gate(documents)?,
+            None => self.divergences_under(&[self.row], documents)?.remove(0),
+        };
         if found.iter().all(|of| of.n_token == 0) {
             return Err(Error::invalid("neutral documents", "no token follows another in them"));
         }
@@ -103,11 +119,7 @@ impl Evaluator {
             }
             sums.extend(of);
         }
-        for sum in sums.iter_mut().flatten() {
-            let n = sum.n_token.max(1) as f64;
-            let Divergence { ce, kl, kl_reverse, .. } = *sum;
-            *sum = Divergence { ce: ce / n, kl: kl / n, kl_reverse: kl_reverse / n, ..*sum };
-        }
+        sums.iter_mut().flatten().for_each(Divergence::finish);
         Ok(sums)
     }
 
@@ -122,7 +134,7 @@ impl Evaluator {
 
     /// Each document in parts of about equal length, those without a token to predict left out. A part
     /// begins with what the model wants at the start, and with the last token of the part before.
-    fn windows(&self, documents: &[&str]) -> Result<Vec<Window>> {
+    pub(super) fn windows(&self, documents: &[&str]) -> Result<Vec<Window>> {
         let Limits { n_token, longest, .. } = self.limits;
         let longest = N_WINDOW.min(longest).min((longest + n_token) / 2);
         let of = |(i, text): (usize, &&str)| {
@@ -216,7 +228,8 @@ impl Evaluator {
         for (i, sums) in places.zip(sums) {
             // Where nothing steers, both readings are the same tokens.
             let steered = if i == i_base { None } else { Some(self.session.logits(i)?) };
-            sums[window.document].add(window.tokens[position], &base, steered);
+            let sum = &mut sums[window.document];
+            sum.add(window.tokens[position], &base, steered, steered.is_some());
         }
         Ok(())
     }
@@ -230,14 +243,21 @@ impl Evaluator {
 
 impl Window {
     /// The positions of tokens whose prediction counts: a picture is not predicted.
-    fn predicted(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn predicted(&self) -> impl Iterator<Item = usize> + '_ {
         (self.from..self.tokens.len()).filter(|&position| !is_picture(self.tokens[position]))
     }
 }
 
 impl Divergence {
     /// Adds what the logits before a token say of it, without steering and with it; `None`: the same.
-    fn add(&mut self, token: i32, base: &Predicted, steered: Option<&[f32]>) {
+    /// `is_steered`: whether the token before was.
+    pub(super) fn add(
+        &mut self,
+        token: i32,
+        base: &Predicted,
+        steered: Option<&[f32]>,
+        is_steered: bool,
+    ) {
         let token = usize::try_from(token).unwrap_or(0);
         let ce = |of: &Predicted| of.log_total - f64::from(of.logits[token]);
         match steered.map(Predicted::by) {
@@ -247,10 +267,29 @@ impl Divergence {
                 self.ce += ce(&steered);
                 self.kl += kl;
                 self.kl_reverse += reverse;
+                self.changed +=
+                    f64::from(u8::from(likeliest(base.logits) != likeliest(steered.logits)));
             }
         }
+        self.steered += f64::from(u8::from(is_steered));
         self.n_token += 1;
     }
+
+    /// Makes means of sums.
+    pub(super) fn finish(&mut self) {
+        let n = self.n_token.max(1) as f64;
+        for sum in
+            [&mut self.ce, &mut self.kl, &mut self.kl_reverse, &mut self.changed, &mut self.steered]
+        {
+            *sum /= n;
+        }
+    }
+}
+
+/// The first of the highest logits.
+fn likeliest(logits: &[f32]) -> Option<usize> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit == max)
 }
 
 /// A text's tokens in parts of at most `longest`, each beginning with what the model wants at the start.
@@ -359,7 +398,10 @@ mod tests {
 
     #[test]
     fn the_mean_of_documents_is_over_their_tokens() {
-        let of = |ce, kl, n_token| Divergence { ce, kl, kl_reverse: 2.0 * kl, n_token };
+        let of = |ce, kl, n_token| {
+            let (changed, steered) = (kl / 2.0, 1.0);
+            Divergence { ce, kl, kl_reverse: 2.0 * kl, changed, steered, n_token }
+        };
         let mean = Divergence::mean(&[of(1.0, 0.5, 3), of(0.0, 0.0, 0), of(2.0, 0.1, 1)]);
         assert_eq!(mean, of(1.25, 0.4, 4));
         let gone = serde_json::to_string(&of(f64::NAN, f64::INFINITY, 2)).unwrap();

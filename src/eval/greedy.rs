@@ -58,6 +58,9 @@ impl Evaluator {
         question.require_shown()?;
         let model = self.model().clone();
         let tokens = model.tokenize_as(form, &form.prompt_after(preamble, &question.text))?;
+        if self.gate.is_some() {
+            return self.write_through_gate(&tokens, form, n_predict);
+        }
         let mut sampler = Sampler::new(&SamplingParams::greedy())?;
         let mut stream = TextStream::until(self.cut.stops(form.is_chat()));
         let steering = match (self.row, self.policy) {

@@ -80,6 +80,9 @@ impl Evaluator {
         form: &PromptForm,
         preamble: &str,
     ) -> Result<Vec<QuestionScore>> {
+        if self.gate.is_some() {
+            return self.score_through_gate(questions, form, preamble);
+        }
         Ok(self.score_under(&[self.row], questions, form, preamble)?.remove(0))
     }
 

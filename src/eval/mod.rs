@@ -8,6 +8,7 @@ mod agreement;
 mod budget;
 mod divergence;
 mod effect;
+mod gated;
 mod greedy;
 mod mc;
 mod neutral;
@@ -105,6 +106,8 @@ pub struct Evaluator {
     n_row: usize,
     policy: Policy,
     cut: Cut,
+    /// What decides about each token, where something does.
+    gate: Option<gated::Gate>,
 }
 
 impl Evaluator {
@@ -166,6 +169,7 @@ impl Evaluator {
             n_row,
             policy: Policy::default(),
             cut: Cut::default(),
+            gate: None,
         })
     }
 
@@ -175,6 +179,7 @@ impl Evaluator {
     /// # Errors
     /// What [`Session::set_vector`] gives.
     pub fn steer_with(&mut self, vector: Option<(&SteeringVector, f32)>) -> Result<()> {
+        self.drop_gate()?;
         self.session.set_vector(ROW, vector)?;
         self.row = if vector.is_some() { ROW } else { 0 };
         Ok(())

@@ -95,6 +95,7 @@ impl Evaluator {
     ) -> Result<Vec<T>> {
         let mut found = Vec::with_capacity(vectors.len());
         self.row = 0;
+        self.drop_gate()?;
         for chunk in vectors.chunks(self.n_row - ROW) {
             let rows: Vec<usize> = (ROW..).take(chunk.len()).collect();
             for (&row, &vector) in rows.iter().zip(chunk) {

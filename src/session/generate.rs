@@ -43,6 +43,10 @@ pub struct Generation<'s> {
     position: usize,
     /// Prompt tokens that were not computed again.
     n_reused: usize,
+    /// Whether the next token is steered, where the policy would.
+    is_open: bool,
+    /// Whether all tokens were steered as the policy says: only then others may go on from them.
+    is_whole: bool,
     end: Option<End>,
 }
 
@@ -99,7 +103,16 @@ impl Session {
         self.held = prompt[..n_reusable].to_vec();
         self.held_under = steering;
         let position = prompt.len();
-        Ok(Generation { session: self, steering, i_output, position, n_reused, end: None })
+        Ok(Generation {
+            session: self,
+            steering,
+            i_output,
+            position,
+            n_reused,
+            is_open: true,
+            is_whole: true,
+            end: None,
+        })
     }
 
     /// Cuts sequence 0 back to what it shares with `prompt` and gives the length of that. The last
@@ -141,19 +154,26 @@ impl Generation<'_> {
         let mut batch = Batch::new();
         let i = batch.push(token, self.position, &[0]);
         batch.output(i);
-        batch.steer(i, self.steering.row());
+        batch.steer(i, if self.is_open { self.steering.row() } else { 0 });
         if !self.session.observed_layers().is_empty() {
             batch.observe(i);
         }
         let held = std::mem::take(&mut self.session.held);
         self.session.decode(&mut batch)?;
         self.session.held = held;
-        if !matches!(self.steering, Steering::Generated(_)) {
+        if self.is_whole && !matches!(self.steering, Steering::Generated(_)) {
             self.session.held.push(token);
         }
         self.i_output = i;
         self.position += 1;
         Ok(Some(token))
+    }
+
+    /// Steers the tokens from the next one on, or does not: what a gate decides. At first all are steered
+    /// that the policy says.
+    pub fn open(&mut self, is_open: bool) {
+        self.is_open = is_open;
+        self.is_whole &= is_open;
     }
 
     /// Why the answer is over, once it is.

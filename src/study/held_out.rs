@@ -59,7 +59,7 @@ pub fn held_out(
         let base = format!("{} 0", Condition::Base.name());
         let turns = [(base, None), (ITI.to_owned(), Some((&vector, choice.alpha)))];
         for ((label, steered), outcome) in turns.into_iter().zip(&mut outcomes) {
-            let turn = Turn { label, preamble: protocol.preamble.clone(), steered };
+            let turn = Turn { label, preamble: protocol.preamble.clone(), steered, gate: None };
             let mut fold = super::Fold {
                 evaluator: &mut *evaluator,
                 protocol,

@@ -118,6 +118,8 @@ pub(super) struct Turn<'v> {
     /// What stands before every question.
     pub(super) preamble: String,
     pub(super) steered: Option<(&'v SteeringVector, f32)>,
+    /// Below which reading of the token before one is steered.
+    pub(super) gate: Option<f32>,
 }
 
 impl Fold<'_> {
@@ -139,6 +141,9 @@ impl Fold<'_> {
                 Condition::Iti | Condition::InstructionIti => {
                     steered.into_iter().map(Some).collect()
                 }
+                Condition::Gated => {
+                    steered.filter(|_| self.protocol.gate.is_some()).into_iter().map(Some).collect()
+                }
                 Condition::Random => random.iter().map(|vector| Some((vector, alpha))).collect(),
             };
             for (draw, steered) in draws.into_iter().enumerate() {
@@ -147,7 +152,8 @@ impl Fold<'_> {
                     _ => format!("{} {draw}", condition.name()),
                 };
                 let preamble = self.protocol.preamble_of(condition);
-                turns.push((condition, Turn { label, preamble, steered }));
+                let gate = self.protocol.gate.filter(|_| condition == Condition::Gated);
+                turns.push((condition, Turn { label, preamble, steered, gate }));
             }
         }
         // What stands before the questions is computed once for all turns that have the same:
@@ -194,6 +200,16 @@ impl Fold<'_> {
         (turns.len() > 1 && vectors.len() == turns.len()).then_some((vectors, alpha))
     }
 
+    /// Steers as a turn does.
+    fn steer(&mut self, turn: &Turn) -> Result<()> {
+        match (turn.steered, turn.gate) {
+            (Some((vector, alpha)), Some(below)) => {
+                self.evaluator.steer_through_gate(vector, alpha, below)
+            }
+            (steered, _) => self.evaluator.steer_with(steered),
+        }
+    }
+
     /// The name of a question's scores.
     fn name(&self, turn: &Turn, question: usize) -> String {
         format!("{}, {}, question {question}", self.name, turn.label)
@@ -234,14 +250,14 @@ impl Fold<'_> {
                 .collect();
             let open: Vec<&Turn> =
                 turns.iter().filter(|turn| missing.iter().any(|&i| !is_known(turn, i))).collect();
-            if let Some(Turn { preamble, steered, .. }) = open.first().copied() {
+            if let Some(turn @ Turn { preamble, .. }) = open.first().copied() {
                 let questions: Vec<_> = missing.iter().map(|&i| &data.questions[i]).collect();
                 let scores = match Self::vectors(&open) {
                     Some((vectors, alpha)) => self
                         .evaluator
                         .score_answers_under(&vectors, alpha, &questions, form, preamble)?,
                     None => {
-                        self.evaluator.steer_with(*steered)?;
+                        self.steer(turn)?;
                         vec![self.evaluator.score_answers(&questions, form, preamble)?]
                     }
                 };
@@ -273,14 +289,14 @@ impl Fold<'_> {
                     !matches!(self.ledger.get(&name), Some(Record::Written(_)))
                 };
                 let open: Vec<&Turn> = turns.iter().filter(is_open).collect();
-                let Some(Turn { preamble, steered, .. }) = open.first().copied() else { continue };
+                let Some(turn @ Turn { preamble, .. }) = open.first().copied() else { continue };
                 let (question, n) = (&data.questions[i], *n_predict);
                 let written = match Self::vectors(&open) {
                     Some((vectors, alpha)) => {
                         self.evaluator.write_under(&vectors, alpha, question, form, preamble, n)?
                     }
                     None => {
-                        self.evaluator.steer_with(*steered)?;
+                        self.steer(turn)?;
                         vec![self.evaluator.write(question, form, preamble, n)?]
                     }
                 };
@@ -304,13 +320,13 @@ impl Fold<'_> {
         let open: Vec<(&Turn, &String)> =
             turns.iter().zip(&names).filter(|(_, name)| !is_known(name)).collect();
         let of_turns: Vec<&Turn> = open.iter().map(|(turn, _)| *turn).collect();
-        if let Some(Turn { steered, .. }) = of_turns.first().copied() {
+        if let Some(turn) = of_turns.first().copied() {
             let found = match Self::vectors(&of_turns) {
                 Some((vectors, alpha)) => {
                     self.evaluator.divergences_of(&vectors, alpha, self.documents)?
                 }
                 None => {
-                    self.evaluator.steer_with(*steered)?;
+                    self.steer(turn)?;
                     vec![self.evaluator.divergences(self.documents)?]
                 }
             };

@@ -77,6 +77,8 @@ pub struct Protocol<'a> {
     pub n_predict: usize,
     /// Answers to show before and after.
     pub n_example: usize,
+    /// Also steer through a gate: only tokens that follow one which the vector's probes read below this.
+    pub gate: Option<f32>,
     /// Seed of the splits and draws.
     pub seed: u64,
 }
@@ -90,6 +92,8 @@ pub enum Condition {
     Base,
     /// The vector.
     Iti,
+    /// The vector through a gate: where its probes read the answer as false.
+    Gated,
     /// Random directions in random heads, at the same K and α.
     Random,
     /// An instruction in the prompt, and no steering.
@@ -100,8 +104,8 @@ pub enum Condition {
 
 impl Condition {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 5] =
-        [Self::Base, Self::Iti, Self::Random, Self::Instruction, Self::InstructionIti];
+    pub const ALL: [Self; 6] =
+        [Self::Base, Self::Iti, Self::Gated, Self::Random, Self::Instruction, Self::InstructionIti];
 
     /// The name in files.
     #[must_use]
@@ -109,6 +113,7 @@ impl Condition {
         match self {
             Self::Base => "base",
             Self::Iti => "iti",
+            Self::Gated => "gated",
             Self::Random => "random",
             Self::Instruction => "instruction",
             Self::InstructionIti => "instruction_iti",
@@ -173,7 +178,9 @@ impl<'a> Protocol<'a> {
     }
 
     fn n_step_of_fold(&self, n_question: usize) -> usize {
-        (Condition::ALL.len() - 1 + self.n_random) * Self::n_step_of_turn(n_question)
+        // One for each condition, but as many random ones as there are draws, and a gate only where asked.
+        let n_condition = Condition::ALL.len() - 2 + usize::from(self.gate.is_some());
+        (n_condition + self.n_random) * Self::n_step_of_turn(n_question)
     }
 
     fn n_step_of_turn(n_question: usize) -> usize {
@@ -270,6 +277,14 @@ pub fn two_fold<'a>(
         let developed =
             develop_once(evaluator, source, protocol, (fold, half), kept, &mut on_step)?;
         let Developed { development, vector, choice, .. } = &developed;
+        let calibrated;
+        let vector = match protocol.gate {
+            None => vector,
+            Some(_) => {
+                calibrated = development.calibrated(source, vector.clone())?;
+                &calibrated
+            }
+        };
         let random = random_vectors(development, source, choice.k, (protocol, fold))?;
         let mut measure = Fold {
             evaluator: &mut *evaluator,

@@ -275,6 +275,7 @@ impl Sweeper<'_, '_, '_> {
             Development::fit(source, &self.half.development, &self.protocol.fit(), || ())?;
         let (mut vectors, mut cells) = (Vec::new(), Vec::new());
         let unsteered = Turn {
+            gate: None,
             label: format!("{} 0", Condition::Base.name()),
             preamble: self.protocol.preamble.clone(),
             steered: None,
@@ -300,6 +301,7 @@ impl Sweeper<'_, '_, '_> {
                     let label =
                         format!("{direction}, {} heads, alpha {alpha}", vector.heads().len());
                     let turn = Turn {
+                        gate: None,
                         label,
                         preamble: self.protocol.preamble.clone(),
                         steered: Some((&vector, alpha)),
@@ -414,7 +416,7 @@ impl Sweeper<'_, '_, '_> {
             }
             let steered = turn.steered.and_then(|(_, alpha)| Some((vector.as_ref()?, alpha)));
             let (label, preamble) = (turn.label.clone(), turn.preamble.clone());
-            let turn = Turn { label, preamble, steered };
+            let turn = Turn { label, preamble, steered, gate: None };
             let name = format!("development part {number}");
             let mut fold = self.fold(Some((&name, &questions)));
             fold.score(std::slice::from_ref(&turn), on_step)?;

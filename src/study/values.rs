@@ -22,6 +22,10 @@ pub struct Row {
     pub kl: Option<f64>,
     /// KL(steered ‖ original), the other way round.
     pub kl_reverse: Option<f64>,
+    /// Share of tokens of neutral prose before which another one is the likeliest.
+    pub changed: Option<f64>,
+    /// Share of tokens of neutral prose that were steered.
+    pub steered: Option<f64>,
     /// Share of greedily written answers that are true, as the judge says, or word for word.
     #[serde(rename = "true")]
     pub truth: Option<f64>,
@@ -111,6 +115,8 @@ pub(super) struct Values {
     ce: Sample,
     kl: Sample,
     kl_reverse: Sample,
+    changed: Sample,
+    steered: Sample,
 }
 
 impl Values {
@@ -134,6 +140,8 @@ impl Values {
             values.ce.push(fold, n_token, of(|d| d.ce));
             values.kl.push(fold, n_token, of(|d| d.kl));
             values.kl_reverse.push(fold, n_token, of(|d| d.kl_reverse));
+            values.changed.push(fold, n_token, of(|d| d.changed));
+            values.steered.push(fold, n_token, of(|d| d.steered));
         }
         values
     }
@@ -160,6 +168,8 @@ impl Values {
             ce: self.ce.mean(),
             kl: self.kl.mean(),
             kl_reverse: self.kl_reverse.mean(),
+            changed: self.changed.mean(),
+            steered: self.steered.mean(),
             truth: self.truth.mean(),
             info: self.info.mean(),
             true_info: self.true_info.mean(),

@@ -16,7 +16,9 @@ use crate::cli::show::table::{printable_line, short};
 use crate::data::{Dataset, PromptForm};
 use crate::export::BakeRecord;
 use crate::session::{CacheType, MAX_THREADS, SamplingParams, SessionParams};
-use crate::steer::{DirectionKind, Positions, Selection, Sidecar, find_beside, list_beside};
+use crate::steer::{
+    DirectionKind, Positions, Reader, Selection, Sidecar, SteeringVector, find_beside, list_beside,
+};
 use crate::{Error, Geometry, Model, ModelParams, Result};
 
 /// Which model, and how it runs.
@@ -347,6 +349,31 @@ pub(in crate::cli) struct SteerArgs {
     /// Use a sidecar that was made for another model.
     #[arg(long)]
     force: bool,
+}
+
+/// Steering where the probes read falsehood alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Steering")]
+pub(in crate::cli) struct GateArgs {
+    /// Steer through a gate: of an answer, only tokens that follow one which the vector's probes read
+    /// as true with less than this probability (0 to 1), and those before the first one was read. What
+    /// is unlike all that the probes were fitted on leaves the gate shut.
+    #[arg(long, value_name = "X", value_parser = share)]
+    pub(in crate::cli) gate: Option<f32>,
+}
+
+impl GateArgs {
+    /// Refuses a gate where nothing steers, or without probes to decide by.
+    pub(in crate::cli) fn check(&self, vector: Option<&SteeringVector>) -> Result<()> {
+        let has_probes = |vector: &SteeringVector| Reader::of([vector]).is_some();
+        match (self.gate, vector) {
+            (Some(_), None) => Err(Error::invalid("--gate", "nothing steers: give a vector")),
+            (Some(_), Some(vector)) if !has_probes(vector) => {
+                Err(Error::invalid("--gate", "the vector has no probes to decide by"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl SteerArgs {

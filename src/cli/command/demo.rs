@@ -96,6 +96,7 @@ impl DemoArgs {
         let mut grid = embedded::grid(model.geometry());
         grid.kl_budget = self.kl_budget;
         let protocol = Protocol {
+            gate: None,
             data: &data,
             form,
             neutral: embedded::stories(),

@@ -8,15 +8,17 @@ use serde::Serialize;
 
 use crate::Model;
 use crate::Result;
-use crate::chat::{ChatTemplate, CompletionParams, Conversation, Ending, complete, prompt_tokens};
-use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use crate::chat::{
+    ChatTemplate, CompletionParams, Conversation, Ending, Meter, complete, prompt_tokens,
+};
+use crate::cli::args::common::{GateArgs, ModelArgs, SamplingArgs, SteerArgs, positive};
 #[cfg(feature = "sight")]
 use crate::cli::args::pictures::place;
 use crate::cli::show::output::{DIM, Output, printable, stdout_is_terminal, stream};
 use crate::cli::show::table::short;
 use crate::file::{TEXT_MAX, stdin_up_to, text_up_to};
 use crate::session::{Session, Steering};
-use crate::steer::Positions;
+use crate::steer::{Positions, Reader};
 
 /// Bank row that steers.
 pub(in crate::cli) const ROW: usize = 1;
@@ -30,6 +32,9 @@ pub(in crate::cli) struct RunArgs {
 
     #[command(flatten)]
     steer: SteerArgs,
+
+    #[command(flatten)]
+    gate: GateArgs,
 
     /// Tokens to steer: `generated` or `all` [default: the sidecar's own].
     #[arg(long, value_name = "POSITIONS")]
@@ -74,6 +79,9 @@ pub(in crate::cli) struct Report<'a> {
     /// The sidecar's fingerprint.
     steer: Option<String>,
     alpha: Option<f32>,
+    /// With --gate: how many of the tokens were steered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_steered: Option<usize>,
     n_token_per_second: f64,
 }
 
@@ -84,8 +92,9 @@ impl RunArgs {
         let (model, placed) = self.load(&prompt)?;
         let sidecar = self.steer.sidecar_at(self.policy, &model, output)?;
         let mut session = Session::new(&model, &self.model.session(&model))?;
+        self.gate.check(sidecar.as_ref().map(|(_, sidecar)| &sidecar.vector))?;
         let mut steering = Steering::Off;
-        let mut alpha = None;
+        let (mut alpha, mut meter) = (None, None);
         if let Some((path, sidecar)) = &sidecar {
             let strength = self.steer.alpha(sidecar);
             if self.steer.is_auto() {
@@ -95,6 +104,10 @@ impl RunArgs {
             session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
             steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));
             alpha = Some(strength);
+            if let (Some(_), Some(reader)) = (self.gate.gate, Reader::of([&sidecar.vector])) {
+                session.observe(&reader.layers().collect::<Vec<_>>())?;
+                meter = Meter::new(&sidecar.vector, strength, &session)?;
+            }
         }
 
         if sidecar.is_none() && self.steer.is_auto() && model.baked().is_none() {
@@ -112,7 +125,8 @@ impl RunArgs {
             sampling: self.sampling.params(),
             steering,
             stops: &stops,
-            meter: None,
+            meter: meter.as_ref(),
+            gate: self.gate.gate,
         };
         let on_text = |text: &str| {
             if output.is_json() { ControlFlow::Continue(()) } else { stream(text) }
@@ -132,10 +146,15 @@ impl RunArgs {
                 tokens: &completion.tokens,
                 steer: sidecar.map(|(_, sidecar)| sidecar.fingerprint()),
                 alpha,
+                n_steered: self.gate.gate.map(|_| completion.n_steered),
                 n_token_per_second: completion.n_token_per_second(),
             });
         } else {
             output.text("\n");
+        }
+        if self.gate.gate.is_some() {
+            let n = completion.tokens.len();
+            output.aside(format_args!("gate: open for {} of {n} tokens", completion.n_steered));
         }
         if completion.ending == Ending::Context {
             output.warn(format!(

@@ -137,6 +137,7 @@ pub(in crate::cli) fn title(name: &str) -> &'static str {
     match name {
         "base" => "no steering",
         "iti" => "steered",
+        "gated" => "steered through the gate",
         "random" => "random heads and directions",
         "instruction" => "instruction",
         _ => "instruction, and steered",

@@ -17,7 +17,7 @@ use self::input::{Line, Lines};
 use crate::chat::{
     ChatTemplate, Completion, CompletionParams, Conversation, Ending, Meter, Transcript, Turn,
 };
-use crate::cli::args::common::{ModelArgs, SamplingArgs, SteerArgs, positive};
+use crate::cli::args::common::{GateArgs, ModelArgs, SamplingArgs, SteerArgs, positive};
 use crate::cli::args::parts::Part;
 use crate::cli::command::run::{ROW, steering_at};
 use crate::cli::show::heads::amount;
@@ -48,6 +48,9 @@ pub(in crate::cli) struct ChatArgs {
 
     #[command(flatten)]
     steer: SteerArgs,
+
+    #[command(flatten)]
+    gate: GateArgs,
 
     /// Most tokens of an answer.
     #[arg(short, long, value_name = "N", default_value_t = 256, value_parser = positive)]
@@ -267,6 +270,7 @@ impl<'a> Chat<'a> {
 
     /// Steers by a vector from now on.
     fn load(&mut self, path: PathBuf, sidecar: Sidecar, alpha: f32) -> Result<&Steer> {
+        self.args.gate.check(Some(&sidecar.vector))?;
         self.session.set_vector(ROW, Some((&sidecar.vector, alpha)))?;
         // What the meter reads, and no other layer.
         let reader = Reader::of([&sidecar.vector]);
@@ -326,8 +330,14 @@ impl<'a> Chat<'a> {
         if !is_json {
             self.output.text("\n");
         }
-        let steering =
-            if alpha == 0.0 { "not steered".to_owned() } else { format!("alpha {}", short(alpha)) };
+        let steering = match (alpha, self.args.gate.gate) {
+            (0.0, _) => "not steered".to_owned(),
+            (_, None) => format!("alpha {}", short(alpha)),
+            (_, Some(_)) => {
+                let (n, of) = (answer.n_steered, answer.tokens.len());
+                format!("alpha {}, gate open for {n} of {of}", short(alpha))
+            }
+        };
         let speed = format!("{:.0} tokens/s", answer.n_token_per_second());
         let ending = match answer.ending {
             Ending::Model => None,
@@ -360,6 +370,7 @@ impl<'a> Chat<'a> {
             steering,
             stops: self.template.stops(),
             meter: meter.as_ref(),
+            gate: self.args.gate.gate,
         };
         conversation.answer(&mut self.session, &self.template, question, &params, |text| {
             on_text(text)?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
-use crate::cli::args::common::{DataArgs, ModelArgs, SteerArgs, direction, positive};
+use crate::cli::args::common::{DataArgs, GateArgs, ModelArgs, SteerArgs, direction, positive};
 use crate::cli::args::judge::{JudgeArgs, JudgeReport};
 use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs};
 use crate::cli::interrupt;
@@ -49,6 +49,9 @@ pub(in crate::cli) struct EvalArgs {
 
     #[command(flatten)]
     steer: SteerArgs,
+
+    #[command(flatten)]
+    gate: GateArgs,
 
     /// Fit on one half of the questions and score the other, both ways round, in place of a sidecar.
     #[arg(long, value_name = "2", value_parser = ["2"])]
@@ -128,6 +131,8 @@ pub(in crate::cli) struct Settings<'a> {
     /// The rows that sigma was measured over.
     sigma: &'a str,
     kl_budget: Option<f64>,
+    /// Below which reading of a token the next one was steered, in the row `gated`.
+    pub(in crate::cli) gate: Option<f32>,
     shuffle: bool,
     n_random: usize,
     n_predict: usize,
@@ -181,15 +186,17 @@ impl EvalArgs {
             n_random: self.ask.draws,
             n_predict: self.n_predict,
             n_example: 6,
+            gate: self.gate.gate,
             seed: self.data.seed,
         };
+        vector.check(&self.gate)?;
         self.ask.check_preamble((&model, &self.model), &protocol)?;
         let fingerprint = vector.fingerprint();
         let which = fingerprint.clone().unwrap_or_else(|| vector.name());
         let identity = self.ask.identity(
             (&model, &self.model),
             &protocol,
-            &(which, self.steer.given_alpha()),
+            &(which, self.steer.given_alpha(), self.gate.gate),
         )?;
         let place = ledger_place("eval", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
@@ -236,6 +243,7 @@ impl EvalArgs {
                 kl_budget: matches!(vector, Vector::TwoFold)
                     .then_some(protocol.grid.kl_budget)
                     .filter(|budget| budget.is_finite()),
+                gate: self.gate.gate,
                 shuffle: self.shuffle,
                 n_random: self.ask.draws,
                 n_predict: self.n_predict,
@@ -360,6 +368,15 @@ enum Vector {
 }
 
 impl Vector {
+    /// Whether it can steer through a gate, where one is asked for.
+    fn check(&self, gate: &GateArgs) -> Result<()> {
+        match self {
+            Self::TwoFold => Ok(()),
+            Self::Sidecar(_, sidecar, _) => gate.check(Some(&sidecar.vector)),
+            Self::None => gate.check(None),
+        }
+    }
+
     /// As reports name it.
     fn name(&self) -> String {
         match self {

@@ -403,6 +403,7 @@ impl FitArgs {
         output: Output,
     ) -> Result<Option<HeldOut>> {
         let protocol = Protocol {
+            gate: None,
             data,
             form: trial.form.clone(),
             preamble: trial.preamble.to_owned(),

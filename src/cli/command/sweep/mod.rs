@@ -222,6 +222,7 @@ impl SweepArgs {
             is_budget_strict: self.select.kl_budget().is_some(),
         };
         let protocol = Protocol {
+            gate: None,
             data: &data,
             form: form.clone(),
             preamble,
