@@ -18,6 +18,29 @@ struct Part {
     observed: Option<(usize, bool)>,
 }
 
+/// How many tokens each of some prompts gets of a room, given how many each has left, ascending. Half of
+/// the room lets those begin soon that need the least, one after another; the rest is shared evenly.
+fn shares(left: &[usize], room: usize) -> Vec<usize> {
+    let mut quick = room / 2;
+    let mut shares: Vec<usize> = left
+        .iter()
+        .map(|&left| {
+            let share = left.min(quick);
+            quick -= share;
+            share
+        })
+        .collect();
+    let mut rest = room - shares.iter().sum::<usize>();
+    let mut order: Vec<usize> = (0..left.len()).collect();
+    order.sort_by_key(|&i| left[i] - shares[i]);
+    for (place, &i) in order.iter().enumerate() {
+        let more = rest.div_ceil(order.len() - place).min(left[i] - shares[i]).min(rest);
+        shares[i] += more;
+        rest -= more;
+    }
+    shares
+}
+
 impl Engine {
     /// Gives places to those who wait and decodes once, if there is anything to decode. Gives what is
     /// to be said to whom.
@@ -133,18 +156,14 @@ impl Engine {
         let mut readers: Vec<usize> =
             order.into_iter().filter(|&seq| at_work(self, seq, true)).collect();
         let most = if batch.is_empty() { self.session.n_batch() } else { self.params.n_chunk };
-        let mut room = most.min(self.session.n_batch().saturating_sub(batch.len()));
-        // Who needs the least first, so that what they leave is shared by the others.
+        let room = most.min(self.session.n_batch().saturating_sub(batch.len()));
         let left = |engine: &Self, seq: usize| {
             let job = engine.sequences[seq].job.as_ref();
             job.map_or(0, |job| job.request.prompt.len() - job.n_held)
         };
         readers.sort_by_key(|&seq| left(self, seq));
-        let mut n_reader = readers.len();
-        for seq in readers {
-            let share = room.div_ceil(n_reader.max(1)).min(left(self, seq)).min(room);
-            n_reader -= 1;
-            room -= share;
+        let all: Vec<usize> = readers.iter().map(|&seq| left(self, seq)).collect();
+        for (seq, share) in readers.into_iter().zip(shares(&all, room)) {
             if share > 0 {
                 self.add(seq, share, &mut batch, &mut parts, &mut n_want);
             }
@@ -249,5 +268,26 @@ impl Engine {
             self.sequences[seq].held.clear();
         }
         self.session.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn short_prompts_begin_soon_and_long_ones_do_not_starve() {
+        assert_eq!(shares(&[10, 10, 10], 30), [10, 10, 10]);
+        // One is read whole; an even share would finish none.
+        assert_eq!(shares(&[10, 10, 10, 10], 24), [10, 6, 4, 4]);
+        assert_eq!(shares(&[4, 1000], 128), [4, 124]);
+        assert_eq!(shares(&[40, 1000, 1000], 128), [40, 56, 32]);
+        assert_eq!(shares(&[], 128), [0; 0]);
+        for room in [0, 1, 7, 128, 512] {
+            let left = [1, 3, 40, 41, 500];
+            let given = shares(&left, room);
+            assert!(given.iter().zip(left).all(|(given, left)| *given <= left));
+            assert_eq!(given.iter().sum::<usize>(), room.min(left.iter().sum()));
+        }
     }
 }
