@@ -1,5 +1,6 @@
 //! What fuzzing found worth keeping, and files as hostile as we could think of, through the functions
 //! that the fuzz targets call: nothing panics, and memory stays within the file's size.
+#![cfg(feature = "serve")]
 
 #[path = "common/hostile.rs"]
 mod hostile;

@@ -1,5 +1,5 @@
 //! What stands in a stranger's file never commands the terminal, wherever the program prints it.
-#![cfg(feature = "cli")]
+#![cfg(all(feature = "cli", feature = "serve"))]
 
 mod common;
 #[path = "common/parsers.rs"]

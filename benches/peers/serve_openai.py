@@ -1,8 +1,9 @@
 """`candor serve` asked by OpenAI's own client: what a program written for their API meets.
 
-    benches/peers/run.sh serve [--model model.gguf]
+    benches/peers/run.sh serve [--model model.gguf] [--record tests/recorded/openai.jsonl]
 
-Exits with an error where an answer is not what the client's types promise.
+Exits with an error where an answer is not what the client's types promise. With --record, every request
+is kept as the client sent it, with the status that it got: tests/serve.rs sends them again.
 """
 
 import argparse
@@ -96,16 +97,40 @@ def check(client):
             raise AssertionError(f"{extra} was taken")
 
 
+def recorder(path):
+    """A client of the API's own kind that keeps what it sends."""
+
+    def keep(response):
+        request = response.request
+        drop = {"host", "content-length", "authorization"}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in drop}
+        line = {
+            "method": request.method,
+            "path": request.url.path,
+            "headers": headers,
+            "body": json.loads(request.content) if request.content else None,
+            "status": response.status_code,
+        }
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    open(path, "w").close()
+    return openai.DefaultHttpxClient(event_hooks={"response": [keep]})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candor", required=True, help="the program")
+    parser.add_argument("--record", metavar="FILE", help="keep the requests in FILE")
     parser.add_argument("--model", help="a GGUF file [default: the built-in model]")
     args = parser.parse_args()
     program, model = args.candor, args.model
     with tempfile.TemporaryDirectory() as folder:
         server, address = start(program, model, folder)
         try:
-            check(openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0))
+            client = recorder(args.record) if args.record else None
+            address = f"http://{address}/v1"
+            check(openai.OpenAI(base_url=address, api_key="none", max_retries=0, http_client=client))
         finally:
             server.terminate()
             assert server.wait(60) == 0, "the server did not end well"

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::App;
 use super::body::Body;
 use super::refusal::Refusal;
-use super::vectors::Steered;
+use super::vectors::{Steered, Vectors};
 use crate::chat::{Message, Role, prompt_tokens};
 use crate::engine::Request;
 use crate::session::{SamplingParams, Shaping};
@@ -56,10 +56,16 @@ pub(super) enum Prompt {
 }
 
 impl Asked {
-    pub(super) fn parse(form: Form, mut body: Body, app: &App) -> Result<Self, Refusal> {
+    /// Understands a body, for a model of so many tokens and a server with these vectors.
+    pub(super) fn parse(
+        form: Form,
+        mut body: Body,
+        n_vocab: usize,
+        vectors: &Vectors,
+    ) -> Result<Self, Refusal> {
         let prompt = match form {
             Form::Chat => Prompt::Messages(messages(body.take("messages"))?),
-            Form::Completion => prompt(body.take("prompt"), app.model.n_vocab())?,
+            Form::Completion => prompt(body.take("prompt"), n_vocab)?,
         };
         let limit = i64::from(i32::MAX);
         let n_predict = body.whole("max_tokens", 1, limit)?;
@@ -84,7 +90,7 @@ impl Asked {
             frequency_penalty: body.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             presence_penalty: body.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             last_n: body.whole("repeat_last_n", -1, limit)?.map_or(64, |n| n as i32),
-            bias: bias(body.take("logit_bias"), app.model.n_vocab())?,
+            bias: bias(body.take("logit_bias"), n_vocab)?,
         };
         let (wants, top) = match form {
             Form::Chat => (body.flag("logprobs")?, body.whole("top_logprobs", 0, TOP_MAX)?),
@@ -111,7 +117,7 @@ impl Asked {
             Some(_) => return Err(Refusal::of("stream_options", "expected an object")),
         };
         let steering = body.take("steering");
-        let steered = app.vectors().steered(steering.as_ref())?;
+        let steered = vectors.steered(steering.as_ref())?;
         let gate = gate(body.take("gate"))?;
         if gate.is_some() && steered.reader.is_none() {
             return Err(Refusal::of("gate", "the vectors that steer have no probes to decide by"));

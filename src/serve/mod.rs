@@ -16,6 +16,7 @@ mod grammar;
 mod guard;
 mod net;
 mod refusal;
+mod rehearse;
 mod routes;
 mod vectors;
 mod watch;
@@ -33,6 +34,8 @@ use tokio::sync::Semaphore;
 
 use self::grammar::Grammars;
 use self::refusal::Refusal;
+#[doc(hidden)]
+pub use self::rehearse::understands;
 use self::vectors::{Vector, Vectors};
 use self::worker::Command;
 use crate::chat::ChatTemplate;

@@ -180,7 +180,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let app = server.app()?;
     let body = body(request).await?;
-    let asked = Arc::new(Asked::parse(form, body, &app)?);
+    let asked = Arc::new(Asked::parse(form, body, app.model.n_vocab(), &app.vectors())?);
     let mut places = Vec::with_capacity(asked.n);
     for _ in 0..asked.n {
         let place = Arc::clone(&app.places).try_acquire_owned();

@@ -48,12 +48,17 @@ impl Vector {
         if let Some(layers) = sidecar.vector.layers() {
             layers.check_geometry(geometry.n_layer, geometry.n_embd)?;
         }
-        Ok(Self {
+        Ok(Self::of(path, sidecar))
+    }
+
+    /// A sidecar that was checked.
+    fn of(path: &Path, sidecar: Sidecar) -> Self {
+        Self {
             path: path.to_owned(),
             fingerprint: sidecar.fingerprint(),
             vector: Arc::new(sidecar.vector.clone()),
             sidecar: Arc::new(sidecar),
-        })
+        }
     }
 
     /// What it adds at its own strength; `None` where that is nothing.
@@ -128,6 +133,13 @@ pub(super) fn look(folder: &Path) -> std::io::Result<Seen> {
 }
 
 impl Vectors {
+    /// One vector, which no file holds.
+    pub(super) fn of(sidecar: Sidecar) -> Self {
+        let mut vectors = Self::default();
+        vectors.add(Vector::of(Path::new(""), sidecar));
+        vectors
+    }
+
     /// Makes these vectors of a folder known in place of all that came from there before. The first
     /// file in alphabetical order has the name that the sidecar gives itself, others of that name are
     /// called as their files.

@@ -15,8 +15,9 @@ use candor::gguf::{Builder, Gguf};
 use candor::import::HeadArrays;
 use candor::judge::{self, Aspect};
 use candor::ledger::Ledger;
+use candor::probe::Probe;
 use candor::session::TextStream;
-use candor::steer::Sidecar;
+use candor::steer::{Sidecar, SteeredHead, SteeringVector};
 use candor::study::Record;
 use candor::{Geometry, Result, Site, check_host_limits, fingerprint};
 
@@ -24,7 +25,7 @@ use candor::{Geometry, Result, Site, check_host_limits, fingerprint};
 pub type Parser = (&'static str, fn(&[u8]) -> bool);
 
 /// All of them.
-pub const PARSERS: [Parser; 13] = [
+pub const PARSERS: [Parser; 14] = [
     ("chat_template", chat_template),
     ("control_vector", control_vector),
     ("csv", csv),
@@ -35,10 +36,24 @@ pub const PARSERS: [Parser; 13] = [
     ("mc_task", mc_task),
     ("npy", npy),
     ("progress", progress),
+    ("request", request),
     ("sidecar", sidecar),
     ("store", store),
     ("text_stream", text_stream),
 ];
+
+/// A request to the server: a body is understood, or refused with a reason.
+pub fn request(bytes: &[u8]) -> bool {
+    let head = SteeredHead {
+        site: Site::new(0, 0),
+        direction: vec![1.0, 0.0],
+        sigma: 1.0,
+        accuracy: 0.75,
+        probe: Probe { weight: vec![1.0, 0.0], bias: 0.0 },
+    };
+    let vector = SteeringVector::new(1, 1, 2, vec![head]).expect("a sound vector");
+    candor::serve::understands(bytes, 1000, &vector)
+}
 
 /// Calls `read` with a file of these bytes.
 fn with_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {

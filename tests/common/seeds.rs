@@ -8,7 +8,7 @@ use candor::gguf::{Builder, TensorType, Value};
 use super::parsers::{DIRECTIONS, HEADS, small_layout};
 
 /// The inputs of each parser, by its name.
-pub fn all() -> [(&'static str, Vec<Vec<u8>>); 13] {
+pub fn all() -> [(&'static str, Vec<Vec<u8>>); 14] {
     let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     let (store, progress) = store();
     [
@@ -22,6 +22,7 @@ pub fn all() -> [(&'static str, Vec<Vec<u8>>); 13] {
         ("mc_task", texts(&[MC_TASK])),
         ("npy", vec![HEADS.to_vec(), DIRECTIONS.to_vec(), SIGMAS.to_vec()]),
         ("progress", vec![progress]),
+        ("request", texts(&REQUESTS)),
         ("sidecar", vec![sidecar().to_bytes()]),
         ("store", vec![store]),
         ("text_stream", texts(&["\x03\x02Q:Canberra. Q: Why?", "\x01\x00näher"])),
@@ -126,6 +127,13 @@ fn values() -> Builder<'static> {
     builder
 }
 
+/// Bodies of requests, with every key that the server knows.
+const REQUESTS: [&str; 3] = [
+    r#"{"model": "m", "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "why?"}]}, {"role": "assistant", "content": "so", "refusal": null}, {"role": "user", "content": "and?"}], "max_completion_tokens": 8, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -1, "stop": ["Q:", "\n"], "n": 2, "stream": true, "stream_options": {"include_usage": true}, "logprobs": true, "top_logprobs": 3, "logit_bias": {"1": -100, "2": 0.5}, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repeat_penalty": 1.1, "repeat_last_n": -1, "user": "me", "steering": "truth*0.5 + truth", "readings": true, "gate": {"below": 0.5}, "tools": [], "store": false}"#,
+    r#"{"prompt": "once", "max_tokens": 4, "logprobs": 2, "stop": "end", "steering": {"vectors": [{"source": "truth", "scale": 2.5, "apply": {"prompt_positions": [-1], "generation": "all"}}]}, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}}"#,
+    r#"{"prompt": [1, 2, 3], "steering": null, "response_format": {"type": "json_object"}, "echo": false}"#,
+];
+
 /// A sidecar for two layers of two heads of two values, two of which are steered.
 pub fn sidecar() -> Builder<'static> {
     let mut builder = Builder::new();
@@ -166,7 +174,22 @@ pub fn sidecar() -> Builder<'static> {
         .set("candor.data.sha256", "ab".repeat(32))
         .set("candor.head_accuracy", vec![0.5f32, 1.0, 0.75, 0.25])
         .set("candor.head_effect", vec![0.5f32, f32::NAN, -1.0, 0.0])
-        .set("candor.head_cost", vec![0.5f32, f32::NAN, 1.0, 0.0]);
+        .set("candor.head_cost", vec![0.5f32, f32::NAN, 1.0, 0.0])
+        .set("candor.reading.scale", 0.75f32)
+        .set("candor.reading.offset", -0.25f32)
+        .set("candor.reading.rows", 8u32)
+        .set("candor.reading.questions", 4u32)
+        .set("candor.reading.true_share", 0.5f32)
+        .set("candor.reading.auroc", vec![0.75f32, 0.5, 1.0])
+        .set("candor.reading.error", 0.0625f32)
+        .set("candor.reading.error_uncalibrated", 0.125f32)
+        .set("candor.reading.threshold", 1.5f32)
+        .set("candor.reading.layer", vec![0i32, 1])
+        .set("candor.reading.head", vec![1i32, 1])
+        .set("candor.reading.mean", vec![0.5f32; 4])
+        .set("candor.reading.axis", vec![0.0f32, 1.0, 1.0, 0.0])
+        .set("candor.reading.variance", vec![2.0f32, 1.0])
+        .set("candor.reading.rest", vec![0.5f32; 2]);
     for layer in 0..2 {
         let mut add = |name: &str, dims: &[u64], kind, words: &[[u8; 4]]| {
             builder.tensor(&format!("blk.{layer}.{name}"), dims, kind, words.concat());
