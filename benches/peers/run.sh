@@ -7,6 +7,7 @@
 #   benches/peers/run.sh capture [arguments of capture_torch.py]
 #   benches/peers/run.sh serve   [arguments of serve_openai.py]
 #   benches/peers/run.sh load    [arguments of serve_load.py]
+#   benches/peers/run.sh throughput [arguments of serve_throughput.py]
 #   benches/peers/run.sh card    reads a card of candor's with huggingface_hub
 #   benches/peers/run.sh attach  [arguments of attach_xllamacpp.py]
 #   benches/peers/run.sh lens    -m MODEL --steer VECTOR: the Python package under TransformerLens and
@@ -18,7 +19,7 @@ repository=$(cd "$peers/../.." && pwd)
 venv=${CANDOR_PEERS_VENV:-$peers/.venv}
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -27,6 +28,7 @@ case ${1:-} in
     capture) script=capture_torch.py ;;
     serve) script=serve_openai.py ;;
     load) script=serve_load.py ;;
+    throughput) script=serve_throughput.py ;;
     card) script=card_hub.py ;;
     attach) script=attach_xllamacpp.py ;;
     lens) script=python_lens.py ;;

@@ -145,6 +145,8 @@ pub(crate) fn fit(
             "n_row": development.n_row(),
             "n_sigma_row": development.n_sigma_row(),
         });
+        // Without a scale its readings are uncalibrated.
+        let vector = development.calibrated(&store, vector.clone()).unwrap_or(vector);
         Ok((Sidecar { vector, about }, report.to_string()))
     })?;
     Ok((Vector::new(sidecar), report))
@@ -185,6 +187,7 @@ impl Study {
         seed: u64,
     ) -> candor::Result<Protocol<'a>> {
         Ok(Protocol {
+            gate: None,
             data,
             form,
             preamble: self.preamble.clone(),

@@ -131,6 +131,7 @@ impl Continuation {
             steering,
             stops: &stops,
             meter: None,
+            gate: None,
         };
         let written: chat::Completion = match (&self.text, self.chat) {
             (Text::Words(question), true) => {
