@@ -325,6 +325,7 @@ def cross_validate(
     neutral: Sequence[str] | None = None,
     instruction: str = INSTRUCTION,
     preamble: str = "",
+    shuffle: bool = False,
     n_random: int = 10,
     n_predict: int = 50,
     template: str | None = None,
@@ -345,6 +346,8 @@ def cross_validate(
     selection
         By what heads are chosen: the accuracy of their probes, what moving each by itself does, or
         that per disturbance of other text.
+    shuffle
+        Whether the halves are drawn by the seed; else they are the first and the second.
 
     Returns
     -------
@@ -352,7 +355,7 @@ def cross_validate(
         As of :func:`evaluate`; ``folds`` say what was chosen.
     """
     study = _study(policy, neutral, instruction, preamble, n_random, n_predict)
-    study.update(direction=direction, selection=selection, kl_budget=kl_budget)
+    study.update(direction=direction, selection=selection, kl_budget=kl_budget, shuffle=shuffle)
     study.update(ks=[int(k) for k in ks], alphas=[float(alpha) for alpha in alphas])
     how = _how(template, chat, seed, activations)
     return _evaluate(model, data, how, study, (None, 0.0, True), progress)
@@ -371,6 +374,7 @@ def sweep(
     neutral: Sequence[str] | None = None,
     instruction: str = INSTRUCTION,
     preamble: str = "",
+    shuffle: bool = False,
     n_random: int = 10,
     n_predict: int = 0,
     template: str | None = None,
@@ -398,7 +402,9 @@ def sweep(
     if alphas is None and kl_budget is None:
         raise ValueError("alphas: give strengths to try, or a kl_budget to find them by")
     study = _study(policy, neutral, instruction, preamble, n_random, n_predict)
-    study.update(direction=next(iter(directions), "mass-mean"), selection=selection)
+    study.update(
+        direction=next(iter(directions), "mass-mean"), selection=selection, shuffle=shuffle
+    )
     study.update(ks=sorted({int(k) for k in ks}), alphas=[])
     # As the program: a budget that nobody asked for guides the choice and refuses nothing.
     is_strict = kl_budget is not None
@@ -435,7 +441,7 @@ def _study(
         "instruction": instruction,
         "preamble": preamble,
         "policy": policy,
-        "shuffle": True,
+        "shuffle": False,
         "direction": "mass-mean",
         "selection": "accuracy",
         "kl_budget": None,
