@@ -504,6 +504,13 @@ impl Model {
         vision.look(picture)
     }
 
+    /// Opens another projector for this model, beside the one that it was loaded with.
+    pub(crate) fn second_projector(&self, path: &Path, params: &VisionParams) -> Result<Vision> {
+        let shared = &self.shared;
+        let use_gpu = shared.vision.as_ref().is_some_and(Vision::uses_gpu);
+        Vision::open(path, (&shared.inner, &shared.fingerprint), (use_gpu, None), params)
+    }
+
     /// The projector's file and shape, where the model was loaded with one.
     #[must_use]
     pub fn projector(&self) -> Option<(&Path, &ProjectorShape)> {

@@ -70,6 +70,9 @@ impl Room {
 fn every_command_prints_what_its_schema_says() {
     let room = Room(tempfile::tempdir().unwrap());
     fs::copy(MODEL, room.path("demo.gguf")).unwrap();
+    for name in ["sight.gguf", "sight-mmproj.gguf"] {
+        fs::copy(Path::new(MODEL).with_file_name(name), room.path(name)).unwrap();
+    }
     let model = common::load(Path::new(MODEL));
     let layers = layer_vector(model.geometry(), &[1, 2], 1);
     sidecar(&model, &layers, 2.0).write(&room.path("layers.gguf")).unwrap();
@@ -99,7 +102,8 @@ fn every_command_prints_what_its_schema_says() {
         "inspect a.safetensors",
         "inspect steer.gguf --metadata",
         "devices",
-        "sight tasks pictures -n 2 -t chart",
+        "sight tasks pictures -n 18 -t chart",
+        "sight probe -m sight.gguf --mmproj sight-mmproj.gguf -d pictures/tasks.jsonl -t 1 --only-linear",
     ] {
         if arguments.starts_with("capture") {
             let questions = include_str!("../models/demo-questions.csv");

@@ -56,6 +56,8 @@ documents! {
     #[cfg(feature = "serve")]
     "serve" => super::command::serve::Report,
     #[cfg(feature = "sight")]
+    "sight-probe" => super::command::sight::probe::Document<'_>,
+    #[cfg(feature = "sight")]
     "sight-tasks" => super::command::sight::tasks::Document<'_>,
     "sweep" => sweep::Document<'_>,
     "transfer" => transfer::Document<'_>,

@@ -131,7 +131,7 @@ impl Evaluator {
     /// The mean output of a layer over what was read since [`Evaluator::reset_means`], F64 `[n_embd]`,
     /// the first token of each text left out; `None` where the layer never came by, or nothing adds up.
     pub(crate) fn mean_of(&self, layer: usize) -> Option<Vec<f64>> {
-        let (sum, n_token) = self.session.means()?.sum(layer)?;
+        let (sum, n_token) = self.session.means()?.sum(layer, 0)?;
         Some(sum.iter().map(|sum| sum / n_token as f64).collect())
     }
 

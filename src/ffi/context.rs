@@ -42,6 +42,9 @@ pub(crate) struct BatchArrays {
     pub(crate) embedding: Vec<f32>,
     /// The width of such a row.
     pub(crate) n_embd: usize,
+    /// The group in which each token counts where layers' outputs are added up (below zero: none);
+    /// empty for one group of all but the first positions.
+    pub(crate) groups: Vec<i8>,
 }
 
 /// Owns a `llama_context` and the tap that it calls, and keeps its model alive.
@@ -240,6 +243,7 @@ impl Context {
             [batch.n_seq.len(), batch.output.len(), pass.rows.len()] == [n; 3]
                 && batch.seqs.len() == n_seq_total
                 && (batch.positions.len() == n || has_embedding && batch.positions.len() == 4 * n)
+                && (batch.groups.is_empty() || batch.groups.len() == n)
                 && (!has_embedding || batch.embedding.len() == n * batch.n_embd),
             "a batch's arrays have one entry per token",
         );
@@ -261,7 +265,7 @@ impl Context {
         };
         let ptr = self.ptr.as_ptr();
         if let Some(means) = &mut self.means {
-            means.begin(&batch.positions[..n]);
+            means.begin(&batch.positions[..n], &batch.groups, &batch.output);
         }
         // SAFETY: the arrays of `raw` have `n_tokens` entries (asserted) and outlive the call.
         let decode = || guard::call(|fault| unsafe { sys::guard_decode(ptr, raw, fault) });

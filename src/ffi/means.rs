@@ -1,4 +1,5 @@
-//! The mean output of every layer, over the tokens of one or more decodes.
+//! The mean output of every layer, over the tokens of one or more decodes, or over several groups of
+//! them apart.
 //!
 //! The tap looks at attention outputs. What a layer as a whole gives, its `l_out-<il>`, is looked at
 //! here: by an eval callback of its own that goes before the tap's, or that stands alone in a context
@@ -31,8 +32,10 @@ struct Sums {
     /// Whether the tap's callback threw in the present decode.
     has_thrown: bool,
     n_embd: usize,
-    /// Of each token of the present decode, whether it counts.
-    counted: Vec<bool>,
+    /// Of each token of the present decode, the group that it counts in.
+    counted: Vec<Option<usize>>,
+    /// The same of those tokens alone whose logits are wanted.
+    counted_outputs: Vec<Option<usize>>,
     /// F32 `[n_batch, n_embd]`: one node.
     node: Vec<f32>,
     layers: Vec<Layer>,
@@ -40,9 +43,10 @@ struct Sums {
 
 #[derive(Debug, Clone)]
 struct Layer {
-    /// F64 `[n_embd]`.
+    /// F64 `[n_group, n_embd]`.
     sum: Vec<f64>,
-    n_token: u64,
+    /// `[n_group]`
+    n_token: Vec<u64>,
     /// Tokens of the present decode that came by.
     n_seen: usize,
     /// Nodes that were not F32 of the model's width.
@@ -54,13 +58,25 @@ impl LayerMeans {
     /// tokens. Tokens at position 0 do not count: what models do there (a BOS of a hundred times the
     /// size of all else) is like nothing that follows.
     pub(crate) fn new(n_layer: usize, n_embd: usize, n_batch: usize) -> Self {
-        let layer = Layer { sum: vec![0.0; n_embd], n_token: 0, n_seen: 0, n_strange: 0 };
+        Self::of_groups(1, n_layer, n_embd, n_batch)
+    }
+
+    /// The same over each of some groups of tokens, to which [`Batch::group`](crate::session::Batch)
+    /// puts them.
+    pub(crate) fn of_groups(n_group: usize, n_layer: usize, n_embd: usize, n_batch: usize) -> Self {
+        let layer = Layer {
+            sum: vec![0.0; n_embd.saturating_mul(n_group)],
+            n_token: vec![0; n_group],
+            n_seen: 0,
+            n_strange: 0,
+        };
         let sums = Box::new(Sums {
             tap: None,
             tap_wants: false,
             has_thrown: false,
             n_embd,
             counted: Vec::new(),
+            counted_outputs: Vec::new(),
             node: vec![0.0; n_embd.saturating_mul(n_batch)],
             layers: vec![layer; n_layer],
         });
@@ -73,13 +89,23 @@ impl LayerMeans {
         (Some(eval), self.ptr.as_ptr().cast())
     }
 
-    /// Begins a decode of tokens at these positions, all of them marked for output: of the last layer
-    /// llama.cpp computes no others.
-    pub(super) fn begin(&mut self, positions: &[i32]) {
+    /// Begins a decode of tokens at these positions, in these groups (below zero: none) or, where there
+    /// are no groups, all but the first position in group 0. Of the last layer llama.cpp computes those
+    /// that are marked for output alone.
+    pub(super) fn begin(&mut self, positions: &[i32], groups: &[i8], outputs: &[i8]) {
         let sums = self.sums_mut();
         sums.has_thrown = false;
         sums.counted.clear();
-        sums.counted.extend(positions.iter().map(|&position| position > 0));
+        match groups {
+            [] => {
+                sums.counted.extend(positions.iter().map(|&position| (position > 0).then_some(0)))
+            }
+            groups => sums.counted.extend(groups.iter().map(|&group| usize::try_from(group).ok())),
+        }
+        sums.counted_outputs.clear();
+        let is_output = |(_, output): &(_, &i8)| **output != 0;
+        let of_outputs = sums.counted.iter().zip(outputs).filter(is_output);
+        sums.counted_outputs.extend(of_outputs.map(|(group, _)| *group));
         sums.layers.iter_mut().for_each(|layer| layer.n_seen = 0);
     }
 
@@ -94,17 +120,21 @@ impl LayerMeans {
     pub(crate) fn reset(&mut self) {
         for layer in &mut self.sums_mut().layers {
             layer.sum.fill(0.0);
-            (layer.n_token, layer.n_strange) = (0, 0);
+            layer.n_token.fill(0);
+            layer.n_strange = 0;
         }
     }
 
-    /// The sum of a layer's outputs, F64 `[n_embd]`, and the tokens that it is over; `None` where the
-    /// layer's node never came by, or came by in another shape.
-    pub(crate) fn sum(&self, layer: usize) -> Option<(&[f64], u64)> {
+    /// The sum of a layer's outputs over the tokens of a group, F64 `[n_embd]`, and how many these are;
+    /// `None` where none came by, or in another shape.
+    pub(crate) fn sum(&self, layer: usize, group: usize) -> Option<(&[f64], u64)> {
         // SAFETY: the sums live as long as `self`, and no callback runs while it is borrowed: a decode
         // borrows the context, which owns this, mutably.
-        let layer = unsafe { self.ptr.as_ref() }.layers.get(layer)?;
-        (layer.n_token > 0 && layer.n_strange == 0).then_some((&layer.sum, layer.n_token))
+        let sums = unsafe { self.ptr.as_ref() };
+        let layer = sums.layers.get(layer)?;
+        let n_token = *layer.n_token.get(group)?;
+        let sum = layer.sum.chunks_exact(sums.n_embd.max(1)).nth(group)?;
+        (n_token > 0 && layer.n_strange == 0).then_some((sum, n_token))
     }
 
     fn sums_mut(&mut self) -> &mut Sums {
@@ -159,9 +189,17 @@ unsafe extern "C" fn eval(
     }
     let go_on = !sums.tap_wants || tap(false);
     sums.has_thrown |= has_thrown;
+    // Layers for multi-token prediction, which never come by, may follow the last one: there the number
+    // of its columns tells.
+    let is_last = layer.is_some_and(|layer| layer.saturating_add(1) == sums.layers.len());
     if let Some(layer) = layer.and_then(|layer| sums.layers.get_mut(layer)) {
+        let counted = if is_last {
+            [&sums.counted_outputs; 2]
+        } else {
+            [&sums.counted, &sums.counted_outputs]
+        };
         // SAFETY: the node was just computed.
-        unsafe { add(node, layer, &sums.counted, (&mut sums.node, sums.n_embd)) };
+        unsafe { add(node, layer, counted, (&mut sums.node, sums.n_embd)) };
     }
     go_on
 }
@@ -173,7 +211,7 @@ unsafe extern "C" fn eval(
 unsafe fn add(
     node: *mut llama::ggml_tensor,
     layer: &mut Layer,
-    counted: &[bool],
+    [all, outputs]: [&Vec<Option<usize>>; 2],
     (values, n_embd): (&mut [f32], usize),
 ) {
     // SAFETY: the node is alive.
@@ -181,6 +219,10 @@ unsafe fn add(
         unsafe { ((*node).ne, (*node).type_, llama::ggml_is_contiguous(node)) };
     let n_column = usize::try_from(ne[1]).unwrap_or(0);
     let n_value = n_column.saturating_mul(n_embd);
+    if n_value == 0 {
+        // Of the last layer, where no logits are wanted.
+        return;
+    }
     let is_plain = kind == llama::GGML_TYPE_F32
         && is_whole
         && usize::try_from(ne[0]) == Ok(n_embd)
@@ -200,12 +242,15 @@ unsafe fn add(
         layer.n_strange = layer.n_strange.saturating_add(1);
         return;
     }
+    let counted = if n_column == outputs.len() { outputs } else { all };
     let counted = counted.iter().skip(layer.n_seen);
     layer.n_seen = layer.n_seen.saturating_add(n_column);
     let columns = values.chunks_exact(n_embd.max(1)).zip(counted);
-    for (column, _) in columns.filter(|(_, is_counted)| **is_counted) {
-        layer.sum.iter_mut().zip(column).for_each(|(sum, &value)| *sum += f64::from(value));
-        layer.n_token = layer.n_token.saturating_add(1);
+    for (column, group) in columns.filter_map(|(column, group)| Some((column, (*group)?))) {
+        let sum = layer.sum.chunks_exact_mut(n_embd.max(1)).nth(group);
+        let (Some(sum), Some(n_token)) = (sum, layer.n_token.get_mut(group)) else { continue };
+        sum.iter_mut().zip(column).for_each(|(sum, &value)| *sum += f64::from(value));
+        *n_token = n_token.saturating_add(1);
     }
 }
 

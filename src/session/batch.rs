@@ -44,6 +44,9 @@ impl Batch {
         arrays.seqs.extend(seqs.iter().map(|&seq| to_i32(seq)));
         arrays.n_seq.push(to_i32(seqs.len()));
         arrays.output.push(0);
+        if !arrays.groups.is_empty() {
+            arrays.groups.push(-1);
+        }
         self.rows.push(0);
         arrays.tokens.len() - 1
     }
@@ -74,6 +77,15 @@ impl Batch {
     /// [`Session::observed`](super::Session::observed).
     pub fn observe(&mut self, i: usize) {
         self.want.push(to_i32(i));
+    }
+
+    /// Counts token `i` in a group, where the session adds up layers' outputs by groups. Once any is in
+    /// one, those that are in none count nowhere.
+    #[cfg(feature = "sight")]
+    pub(crate) fn group(&mut self, i: usize, group: i8) {
+        let n = self.len();
+        self.arrays.groups.resize(n, -1);
+        self.arrays.groups[i] = group;
     }
 
     /// Whether all tokens belong to the same sequences.

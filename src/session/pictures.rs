@@ -286,6 +286,7 @@ impl Session {
             arrays.seqs.extend(seqs);
             arrays.n_seq.push(all.n_seq[i]);
             arrays.output.push(all.output[i]);
+            arrays.groups.extend(all.groups.get(i));
             let spans = seqs.first().and_then(|&seq| usize::try_from(seq).ok());
             let spans = spans.and_then(|seq| self.spans.get(seq));
             let position = |index: usize| spans.map_or(index, |spans| spans.position(index));

@@ -12,6 +12,7 @@ use super::picture::Picture;
 use super::shape::ProjectorShape;
 use crate::ffi::host;
 use crate::ffi::mtmd::{Chunk, PictureChunk, Projector, ProjectorSettings};
+use crate::ffi::nodes::Nodes;
 use crate::gguf::Gguf;
 use crate::{Error, Result};
 
@@ -70,6 +71,7 @@ pub(crate) struct Vision {
     setting: String,
     cache: Option<PathBuf>,
     is_mrope: bool,
+    uses_gpu: bool,
     projector: Mutex<Projector>,
     gallery: RwLock<Gallery>,
     shown: RwLock<HashMap<String, Vec<i32>>>,
@@ -128,6 +130,7 @@ impl Vision {
             content,
             cache: params.cache.clone(),
             is_mrope,
+            uses_gpu: use_gpu,
             projector: Mutex::new(projector),
             gallery: RwLock::new(Gallery::new(n_input)),
             shown: RwLock::default(),
@@ -145,6 +148,11 @@ impl Vision {
     /// The hash of every byte of the file.
     pub(crate) fn content(&self) -> &str {
         &self.content
+    }
+
+    /// Whether it may compute on a GPU.
+    pub(crate) fn uses_gpu(&self) -> bool {
+        self.uses_gpu
     }
 
     /// Whether the model gives every token four positions.
@@ -178,17 +186,24 @@ impl Vision {
         let (parts, is_encoded) = match kept.as_deref().and_then(|path| keep::read(path, n_embd)) {
             Some(parts) => (parts, false),
             None => {
-                let parts = encode(&mut projector, picture, n_embd)?;
-                match &kept {
-                    None => (parts, true),
-                    Some(path) => {
-                        keep::write(path, n_embd, &parts)?;
-                        // From the file, so that it need not stay in memory.
-                        (keep::read(path, n_embd).unwrap_or(parts), true)
-                    }
-                }
+                let parts = encode(&mut projector, picture, n_embd, None)?;
+                (self.keep(parts, kept.as_deref())?, true)
             }
         };
+        let tokens = self.remember(name, parts)?;
+        Ok(Shown { marker, tokens, is_encoded })
+    }
+
+    /// Keeps an encoded picture in a file, where there is one for it, and gives it as it lies there, so
+    /// that it need not stay in memory.
+    fn keep(&self, parts: Vec<Part>, file: Option<&Path>) -> Result<Vec<Part>> {
+        let Some(path) = file else { return Ok(parts) };
+        keep::write(path, self.shape.n_out, &parts)?;
+        Ok(keep::read(path, self.shape.n_out).unwrap_or(parts))
+    }
+
+    /// Gives an encoded picture its tokens.
+    fn remember(&self, name: String, parts: Vec<Part>) -> Result<Vec<i32>> {
         let mut gallery = self.gallery.write().unwrap_or_else(PoisonError::into_inner);
         let mut tokens = Vec::new();
         for part in parts {
@@ -201,29 +216,40 @@ impl Vision {
         }
         let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
         shown.insert(name, tokens.clone());
-        Ok(Shown { marker, tokens, is_encoded })
+        Ok(tokens)
     }
 
-    /// What the encoder computes on its way through a picture, tile by tile.
+    /// What the encoder computes on its way through a picture, tile by tile. Afterwards the picture is
+    /// one that was shown.
     pub(crate) fn look(&self, picture: &Picture) -> Result<Vec<Look>> {
+        let hash = picture.hash();
+        let name = hash.to_hex()[..N_DIGIT].to_owned();
+        let (parts, looks) = self.observe(picture)?;
+        if self.tokens_of(&name).is_none() {
+            let file = self.cache.as_ref().map(|folder| folder.join(self.file_name(&hash)));
+            let parts = self.keep(parts, file.as_deref())?;
+            self.remember(name, parts)?;
+        }
+        Ok(looks)
+    }
+
+    /// What the encoder computes, tile by tile; the model does not see the picture.
+    pub(crate) fn look_only(&self, picture: &Picture) -> Result<Vec<Look>> {
+        self.observe(picture).map(|(_, looks)| looks)
+    }
+
+    /// Encodes a picture, and gives what was computed on the way.
+    fn observe(&self, picture: &Picture) -> Result<(Vec<Part>, Vec<Look>)> {
         let mut projector = self.projector.lock().unwrap_or_else(PoisonError::into_inner);
-        let fail = |action| move || Error::Decode { action, problem: host::take_complaints() };
-        let chunks = projector
-            .cut(picture.rgb(), picture.width(), picture.height())
-            .ok_or_else(fail("cut a picture to size"))?;
-        let n_out = self.shape.n_out;
-        let mut tiles = Vec::new();
-        for chunk in chunks {
-            let Chunk::Picture(tile) = chunk else { continue };
-            let (embedding, nodes) =
-                projector.encode_observed(&tile, n_out).ok_or_else(fail("encode a picture"))?;
-            let nodes = nodes.ok_or_else(|| Error::Unsupported {
+        let mut looks = Vec::new();
+        let parts = encode(&mut projector, picture, self.shape.n_out, Some(&mut looks))?;
+        if looks.iter().any(|look| look.layers.is_empty()) {
+            return Err(Error::Unsupported {
                 architecture: self.shape.kind.name().to_owned(),
                 problem: "the heads of its encoder do not come by".to_owned(),
-            })?;
-            tiles.push(Look { heads: nodes.heads, layers: nodes.layers, embedding });
+            });
         }
-        Ok(tiles)
+        Ok((parts, looks))
     }
 
     /// What of a text begins with a known marker, and what follows: text, tokens of the picture, rest.
@@ -256,7 +282,13 @@ impl Vision {
     }
 }
 
-fn encode(projector: &mut Projector, picture: &Picture, n_embd: usize) -> Result<Vec<Part>> {
+/// Encodes a picture; `looks` takes what was computed on the way through each tile.
+fn encode(
+    projector: &mut Projector,
+    picture: &Picture,
+    n_embd: usize,
+    mut looks: Option<&mut Vec<Look>>,
+) -> Result<Vec<Part>> {
     let fail = |action| move || Error::Decode { action, problem: host::take_complaints() };
     let chunks = projector
         .cut(picture.rgb(), picture.width(), picture.height())
@@ -271,7 +303,11 @@ fn encode(projector: &mut Projector, picture: &Picture, n_embd: usize) -> Result
             }
             Chunk::Text(tokens) => Part::Text(tokens),
             Chunk::Picture(tile) => {
-                let values = encode_tile(projector, &tile, n_embd)?;
+                let (values, nodes) = encode_tile(projector, &tile, (n_embd, looks.is_some()))?;
+                if let Some(looks) = &mut looks {
+                    let embedding = values.clone();
+                    looks.push(Look { heads: nodes.heads, layers: nodes.layers, embedding });
+                }
                 let is_line = tile.places.iter().zip(0..).all(|(&place, i)| place == [i; 3]);
                 Part::Tile(Run {
                     embedding: Embedding::Owned(values),
@@ -287,12 +323,21 @@ fn encode(projector: &mut Projector, picture: &Picture, n_embd: usize) -> Result
 
 /// Encodes a tile. llama.cpp's graph of Pixtral multiplies memory by 0 that nobody wrote, which at times
 /// holds NaN: then it is computed again.
-fn encode_tile(projector: &mut Projector, tile: &PictureChunk, n_embd: usize) -> Result<Vec<f32>> {
+fn encode_tile(
+    projector: &mut Projector,
+    tile: &PictureChunk,
+    (n_embd, is_observed): (usize, bool),
+) -> Result<(Vec<f32>, Nodes)> {
     let fail = |problem| Error::Decode { action: "encode a picture", problem };
     for _ in 0..N_TRY {
-        let values = projector.encode(tile, n_embd).ok_or_else(|| fail(host::take_complaints()))?;
+        let (values, nodes) = match is_observed {
+            true => projector.encode_observed(tile, n_embd).unzip(),
+            false => (projector.encode(tile, n_embd), None),
+        };
+        let values = values.ok_or_else(|| fail(host::take_complaints()))?;
         if values.iter().all(|value| value.is_finite()) {
-            return Ok(values);
+            // Nothing where the nodes do not come by.
+            return Ok((values, nodes.flatten().unwrap_or_default()));
         }
     }
     Err(fail("the encoder gives values that are not finite".to_owned()))

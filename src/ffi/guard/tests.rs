@@ -325,7 +325,7 @@ fn mean_of_a_layer(arm: &dyn Fn()) -> Result<(), String> {
     let mut session = session.map_err(|error| error.to_string())?;
     arm();
     told(session.decode(&mut batch()))?;
-    let sums = (0..geometry.n_layer).map(|layer| session.means().and_then(|m| m.sum(layer)));
+    let sums = (0..geometry.n_layer).map(|layer| session.means().and_then(|m| m.sum(layer, 0)));
     if sums.into_iter().all(|sum| sum.is_some()) { Ok(()) } else { Err("a sum is missing".into()) }
 }
 

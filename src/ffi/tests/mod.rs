@@ -3,6 +3,7 @@
 mod devices;
 mod graph;
 mod look;
+mod means;
 mod raw;
 mod tap;
 

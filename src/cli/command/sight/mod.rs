@@ -1,5 +1,7 @@
 //! `candor sight`: what a vision-language model sees, and what it says.
 
+pub(in crate::cli) mod probe;
+mod stages;
 pub(in crate::cli) mod tasks;
 
 use clap::{Args, Subcommand};
@@ -17,12 +19,15 @@ pub(in crate::cli) struct SightArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Tasks(tasks::TasksArgs),
+    // Its arguments are many.
+    Probe(Box<probe::ProbeArgs>),
 }
 
 impl SightArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         match &self.command {
             Command::Tasks(args) => args.run(output),
+            Command::Probe(args) => args.run(output),
         }
     }
 }
