@@ -1,5 +1,6 @@
 //! A loaded GGUF model, and what candor has to know of it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -344,7 +345,8 @@ impl Model {
     }
 
     /// Tokens of a text that a prompt form made: where a chat template made the form, control tokens
-    /// are read as such, and BOS is not written twice.
+    /// are read as such, and BOS is not written twice. Elsewhere the first pictures that no place was
+    /// named for come before all else.
     ///
     /// # Errors
     /// As [`Model::tokenize`].
@@ -352,7 +354,7 @@ impl Model {
         if form.is_chat() {
             self.tokenize_rendered(text)
         } else {
-            self.tokenize(text, Special::Start)
+            self.tokenize(&self.pictures_first(text), Special::Start)
         }
     }
 
@@ -431,6 +433,16 @@ impl Model {
         return self.shared.vision.as_ref().map_or(0, Vision::n_mutual);
         #[cfg(not(feature = "sight"))]
         0
+    }
+
+    /// The text with its first pictures before all else, where no place was named for them.
+    #[cfg_attr(not(feature = "sight"), allow(clippy::unused_self))]
+    fn pictures_first<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        #[cfg(feature = "sight")]
+        if let Some(vision) = &self.shared.vision {
+            return vision.pictures_first(text);
+        }
+        Cow::Borrowed(text)
     }
 
     /// What stands before the first picture of a text, its tokens, and what follows.

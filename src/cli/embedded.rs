@@ -16,6 +16,12 @@ const VECTOR: &[u8] = include_bytes!("../../models/demo-vector.gguf");
 const QUESTIONS: &[u8] = include_bytes!("../../models/demo-questions.csv");
 const STORIES: &str = include_str!("../../models/demo-neutral.txt");
 
+#[cfg(feature = "sight")]
+const SIGHT: [(&str, &[u8]); 2] = [
+    ("sight.gguf", include_bytes!("../../models/sight.gguf")),
+    ("sight-mmproj.gguf", include_bytes!("../../models/sight-mmproj.gguf")),
+];
+
 /// What the built-in model, and others of its small world, are called in their files.
 const FAMILY: &str = "candor demo";
 
@@ -31,9 +37,21 @@ pub(in crate::cli) fn vector() -> Result<PathBuf> {
     unpacked("demo-vector.gguf", VECTOR)
 }
 
+/// The built-in model that sees, and its projector, in a folder of their own: beside the other model the
+/// projector would be taken for that one's.
+#[cfg(feature = "sight")]
+pub(in crate::cli) fn sight_model() -> Result<(PathBuf, PathBuf)> {
+    let folder = cache_folder("sight-model")?;
+    let [model, projector] = SIGHT.map(|(name, content)| unpacked_at(folder.join(name), content));
+    Ok((model?, projector?))
+}
+
 /// A file of the cache folder with these bytes.
 fn unpacked(name: &str, content: &[u8]) -> Result<PathBuf> {
-    let path = cache_folder("")?.join(name);
+    unpacked_at(cache_folder("")?.join(name), content)
+}
+
+fn unpacked_at(path: PathBuf, content: &[u8]) -> Result<PathBuf> {
     if std::fs::read(&path).is_ok_and(|bytes| bytes == content) {
         return Ok(path);
     }

@@ -42,6 +42,8 @@ documents! {
     "card" => card::Document<'_>,
     "chat" => Transcript<'_>,
     "demo" => demo::Document<'_>,
+    #[cfg(feature = "sight")]
+    "demo-sight" => demo::sight::Document<'_>,
     "devices" => devices::Report,
     "error" => Failure,
     "eval" => eval::Document<'_>,

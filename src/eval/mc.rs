@@ -144,7 +144,11 @@ impl Evaluator {
         let prompt = form.prompt_after(preamble, &question.text);
         let prompt_tokens = self.model().tokenize_as(form, &prompt)?;
         let text_of = |answer: &Answer| {
-            let text = format!("{prompt}{}", form.answer(&with_full_stop(&answer.text)));
+            let answer_text = match self.full_stop {
+                true => with_full_stop(&answer.text),
+                false => answer.text.trim().to_owned(),
+            };
+            let text = format!("{prompt}{}", form.answer(&answer_text));
             let tokens = self.model().tokenize_as(form, &text)?;
             let n_shared = tokens.iter().zip(&prompt_tokens).take_while(|(a, b)| a == b).count();
             if tokens.len() < 2 {

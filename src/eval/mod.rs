@@ -108,6 +108,8 @@ pub struct Evaluator {
     cut: Cut,
     /// What decides about each token, where something does.
     gate: Option<gated::Gate>,
+    /// Whether answers that are scored end in a full stop, where they have none.
+    full_stop: bool,
 }
 
 impl Evaluator {
@@ -170,6 +172,7 @@ impl Evaluator {
             policy: Policy::default(),
             cut: Cut::default(),
             gate: None,
+            full_stop: true,
         })
     }
 
@@ -205,6 +208,13 @@ impl Evaluator {
     #[must_use]
     pub fn is_output_in_graph(&self, layer: usize) -> bool {
         self.session.output_path(layer) == Path::InGraph
+    }
+
+    /// Whether answers that are scored get a final full stop (the default, as in the ITI paper's code).
+    /// For answers of one word, after which a model may write no stop, its likelihood says nothing of
+    /// them.
+    pub fn set_full_stop(&mut self, on: bool) {
+        self.full_stop = on;
     }
 
     /// Scores and writes answers under another policy from now on. Neutral text is steered at every

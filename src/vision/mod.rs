@@ -38,8 +38,27 @@ pub(crate) use self::tiny::tiny_projector;
 /// Where pictures stand in a text that a user wrote: llama.cpp's own marker.
 pub const PLACE: &str = "<__media__>";
 
+/// How a marker of a picture begins that stands where it is written.
+#[cfg(feature = "sight")]
+const MARKER: &str = "<__picture:";
+/// How one begins that no place was named for: it goes before the whole prompt, save in a chat, where it
+/// stays at the start of the message.
+#[cfg(feature = "sight")]
+const MARKER_FIRST: &str = "<__picture^";
+
+/// The same marker, of a picture that no place was named for.
+#[cfg(feature = "sight")]
+fn first(marker: &str) -> String {
+    marker.replacen(MARKER, MARKER_FIRST, 1)
+}
+
+#[cfg(not(feature = "sight"))]
+fn first(marker: &str) -> String {
+    marker.to_owned()
+}
+
 /// Puts the markers of pictures into a text: in the places that it names by [`PLACE`], in their order,
-/// or, where it names none, before it all.
+/// or, where it names none, before it all; before what a prompt form puts before it, too.
 ///
 /// # Errors
 /// [`Error::Invalid`](crate::Error::Invalid) where the text names another number of places than there
@@ -47,7 +66,7 @@ pub const PLACE: &str = "<__media__>";
 pub fn place_pictures(text: &str, markers: &[&str]) -> crate::Result<String> {
     let n_place = text.matches(PLACE).count();
     if n_place == 0 {
-        return Ok(markers.concat() + text);
+        return Ok(markers.iter().map(|marker| first(marker)).collect::<String>() + text);
     }
     if n_place != markers.len() {
         let problem = format!("names {n_place} places for {} picture(s)", markers.len());

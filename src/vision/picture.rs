@@ -98,6 +98,37 @@ impl Picture {
         Ok(Self { rgb, width, height })
     }
 
+    /// The same picture, or a smaller one, of which no side is longer than `side`.
+    #[must_use]
+    pub fn within(&self, side: u32) -> Self {
+        let longest = self.width.max(self.height);
+        if longest <= side || side == 0 {
+            return self.clone();
+        }
+        let scaled =
+            |length: u32| (u64::from(length) * u64::from(side) / u64::from(longest)).max(1) as u32;
+        let (width, height) = (scaled(self.width), scaled(self.height));
+        let Some(image) = image::RgbImage::from_raw(self.width, self.height, self.rgb.clone())
+        else {
+            return self.clone();
+        };
+        let rgb = image::imageops::thumbnail(&image, width, height).into_raw();
+        Self { rgb, width, height }
+    }
+
+    /// As a PNG file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it cannot be encoded.
+    pub fn png(&self) -> Result<Vec<u8>> {
+        use image::ImageEncoder as _;
+        let mut bytes = Vec::new();
+        image::codecs::png::PngEncoder::new(&mut bytes)
+            .write_image(&self.rgb, self.width, self.height, image::ExtendedColorType::Rgb8)
+            .map_err(|error| Error::invalid("picture", error.to_string()))?;
+        Ok(bytes)
+    }
+
     /// The pixels, `[height, width, 3]`.
     #[must_use]
     pub fn rgb(&self) -> &[u8] {
@@ -159,6 +190,16 @@ mod tests {
         let picture = Picture::decode(&png(&rgb, 3, 2, ExtendedColorType::Rgb8)).unwrap();
         assert_eq!((picture.width(), picture.height(), picture.rgb()), (3, 2, &rgb[..]));
         assert_eq!(picture, Picture::from_rgb(rgb, 3, 2).unwrap());
+    }
+
+    #[test]
+    fn is_made_smaller_and_written() {
+        let rgb = (0..90 * 30).flat_map(|i| [if i % 90 < 45 { 200 } else { 0 }; 3]).collect();
+        let picture = Picture::from_rgb(rgb, 90, 30).unwrap();
+        assert_eq!(picture.within(90), picture);
+        let small = picture.within(9);
+        assert_eq!((small.width(), small.height(), small.rgb()[0]), (9, 3, 200));
+        assert_eq!(Picture::decode(&small.png().unwrap()).unwrap(), small);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A projector at work: pictures in, tokens of a model out.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -10,6 +11,7 @@ use super::gallery::{Embedding, Gallery, Run};
 use super::keep::{self, Part};
 use super::picture::Picture;
 use super::shape::ProjectorShape;
+use super::{MARKER, MARKER_FIRST};
 use crate::ffi::host;
 use crate::ffi::mtmd::{Chunk, PictureChunk, Projector, ProjectorSettings};
 use crate::ffi::nodes::Nodes;
@@ -53,7 +55,6 @@ pub struct Look {
     pub embedding: Vec<f32>,
 }
 
-const MARKER_START: &str = "<__picture:";
 const MARKER_END: &str = "__>";
 /// Digits of a picture's hash in its marker.
 const N_DIGIT: usize = 32;
@@ -175,7 +176,7 @@ impl Vision {
     pub(crate) fn show(&self, picture: &Picture) -> Result<Shown> {
         let hash = picture.hash();
         let name = hash.to_hex()[..N_DIGIT].to_owned();
-        let marker = format!("{MARKER_START}{name}{MARKER_END}");
+        let marker = format!("{MARKER}{name}{MARKER_END}");
         // One picture at a time: the encoder is one.
         let mut projector = self.projector.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tokens) = self.tokens_of(&name) {
@@ -252,11 +253,32 @@ impl Vision {
         Ok((parts, looks))
     }
 
+    /// The text of a prompt with its first pictures, where no place was named for them, before all of it.
+    pub(crate) fn pictures_first<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        const N_MARKER: usize = MARKER_FIRST.len() + N_DIGIT + MARKER_END.len();
+        let Some(start) = text.find(MARKER_FIRST).filter(|&start| start > 0) else {
+            return Cow::Borrowed(text);
+        };
+        let mut end = start;
+        while text[end..].starts_with(MARKER_FIRST) {
+            match text.get(end..end + N_MARKER) {
+                Some(marker) if self.split(marker).is_some() => end += N_MARKER,
+                _ => break,
+            }
+        }
+        Cow::Owned(format!("{}{}{}", &text[start..end], &text[..start], &text[end..]))
+    }
+
     /// What of a text begins with a known marker, and what follows: text, tokens of the picture, rest.
     pub(crate) fn split<'t>(&self, text: &'t str) -> Option<(&'t str, Vec<i32>, &'t str)> {
         let mut from = 0;
-        while let Some(at) = text[from..].find(MARKER_START).map(|at| from + at) {
-            let name = at + MARKER_START.len();
+        let find = |from: usize| {
+            let at = |start| text[from..].find(start);
+            [MARKER, MARKER_FIRST].into_iter().filter_map(at).min().map(|at| from + at)
+        };
+        while let Some(at) = find(from) {
+            // Both beginnings have the same length.
+            let name = at + MARKER.len();
             let end = name + N_DIGIT;
             let is_marker = text.get(end..).is_some_and(|rest| rest.starts_with(MARKER_END));
             let tokens = text.get(name..end).filter(|_| is_marker).and_then(|n| self.tokens_of(n));

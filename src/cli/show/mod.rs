@@ -6,6 +6,8 @@ pub(super) mod heads;
 pub(super) mod heat;
 pub(super) mod html;
 pub(super) mod output;
+#[cfg(feature = "sight")]
+pub(super) mod picture;
 pub(super) mod plot;
 pub(super) mod reading;
 pub(super) mod report;

@@ -293,6 +293,7 @@ pub(super) fn of_questions(
     let mut session = Session::with_means(model, &session, Some(means))?;
     let threads = SessionParams { n_threads: params.n_threads, ..SessionParams::default() };
     let mut evaluator = Evaluator::with(model, params.n_ctx.unwrap_or(0), threads)?;
+    evaluator.set_full_stop(false);
     for (i, (question, prompt)) in data.questions.iter().zip(&prompts).enumerate() {
         watch.tell(Phase::Questions, i, prompts.len())?;
         if i < writer.n_done() {

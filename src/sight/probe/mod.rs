@@ -17,6 +17,7 @@ mod gather;
 mod items;
 mod learned;
 mod linear;
+mod patches;
 mod sentence;
 mod stages;
 mod store;
@@ -37,6 +38,7 @@ use crate::vision::Picture;
 use crate::{Error, Model, Result};
 
 pub use self::items::SplitBy;
+pub use self::patches::{Glance, Patches};
 pub use self::stages::{Heads, Place, Share, Stage};
 
 /// How to probe.
@@ -124,6 +126,8 @@ pub struct TaskReport {
     pub encoder_heads: Option<Heads>,
     /// The decoder's heads, at the last token of the prompt.
     pub decoder_heads: Option<Heads>,
+    /// Where the reader that attends to patches looks, where there is one.
+    pub patches: Option<Patches>,
     /// The share whose true answer the model finds likelier than every other.
     pub said: Share,
     /// The share in which the model finds the eye's answer the likeliest, where the data say which one
@@ -181,7 +185,7 @@ pub fn probe(
     let mut reports = Vec::with_capacity(tasks.len());
     for (i, task) in tasks.iter().enumerate() {
         watch.tell(Phase::Tasks, i, tasks.len())?;
-        reports.push(report(model, data, task, (&of_picture, &of_question), params)?);
+        reports.push(report(model, data, task, (&pictures, &of_picture, &of_question), params)?);
     }
     watch.tell(Phase::Tasks, tasks.len(), tasks.len())?;
     Ok(ProbeReport { tasks: reports, n_picture: pictures.len(), n_question: data.questions.len() })
@@ -242,7 +246,7 @@ fn report(
     model: &Model,
     data: &Dataset,
     task: &TaskItems,
-    (pictures, questions): (&Features, &Features),
+    (paths, pictures, questions): (&[PathBuf], &Features, &Features),
     params: &ProbeParams,
 ) -> Result<TaskReport> {
     let (seed, only_linear) = (params.seed, params.only_linear);
@@ -287,6 +291,7 @@ fn report(
         split: task.split,
         majority: stages.share(&[vec![majority; task.test.len()]])?,
         from_eye: knows_eye.then(|| stages.share(&[from_eye()])).transpose()?,
+        patches: stages.patches(&own, paths)?,
         stages: own,
         encoder_heads: stages.heads(true, &encoder, n_encoder_head)?,
         decoder_heads: stages.heads(false, &decoder, geometry.n_head)?,

@@ -104,6 +104,7 @@ mod tests {
             stages: shares.iter().map(stage).collect(),
             encoder_heads: None,
             decoder_heads: None,
+            patches: None,
             said: share(said),
             says_eye: None,
             summary: String::new(),

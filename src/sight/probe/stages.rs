@@ -199,16 +199,21 @@ impl Stages<'_> {
         self.share(&read)
     }
 
+    /// The cells of some items' pictures, F32 `[n_item * n_cell, n_value]`.
+    pub(super) fn cells(&self, name: &str, n_value: usize, of: &[usize]) -> Result<Array2<f32>> {
+        let records: Vec<usize> = of.iter().map(|&i| self.task.items[i].picture).collect();
+        let matrix = self.pictures.matrix(name, &records)?;
+        let n = matrix.len() / n_value.max(1);
+        Ok(matrix.into_shape_with_order((n, n_value)).unwrap_or_default())
+    }
+
     /// Attention pooling over the cells of a stage.
-    fn attention(&self, name: &str, n_value: usize) -> Result<Option<(Share, Attention, Scales)>> {
-        let records = |of: &[usize]| -> Vec<usize> {
-            of.iter().map(|&i| self.task.items[i].picture).collect()
-        };
-        let cells = |of: &[usize]| -> Result<Array2<f32>> {
-            let matrix = self.pictures.matrix(name, &records(of))?;
-            let n = matrix.len() / n_value.max(1);
-            Ok(matrix.into_shape_with_order((n, n_value)).unwrap_or_default())
-        };
+    pub(super) fn attention(
+        &self,
+        name: &str,
+        n_value: usize,
+    ) -> Result<Option<(Share, Attention, Scales)>> {
+        let cells = |of: &[usize]| self.cells(name, n_value, of);
         // Evenly, where there are many.
         let step = self.task.train.len().div_ceil(N_ATTENTIVE);
         let train: Vec<usize> = self.task.train.iter().step_by(step).copied().collect();

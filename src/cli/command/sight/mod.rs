@@ -1,7 +1,8 @@
 //! `candor sight`: what a vision-language model sees, and what it says.
 
+mod page;
 pub(in crate::cli) mod probe;
-mod stages;
+pub(in crate::cli) mod stages;
 pub(in crate::cli) mod tasks;
 
 use clap::{Args, Subcommand};

@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::common::{DataArgs, ModelArgs, hash};
-use crate::cli::command::sight::stages::print;
+use crate::cli::command::sight::{page, stages};
 use crate::cli::show::output::{DIM, Output};
-use crate::cli::show::report::{DataFacts, Made};
+use crate::cli::show::report::{DataFacts, Made, ReportArgs};
 use crate::cli::{embedded, interrupt};
 use crate::sight::probe::{Phase, ProbeParams, ProbeReport, TaskReport, probe};
 use crate::{Error, Result};
@@ -54,6 +54,9 @@ pub(in crate::cli) struct ProbeArgs {
     /// has ended].
     #[arg(long, value_name = "DIR")]
     features: Option<PathBuf>,
+
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -123,11 +126,13 @@ impl ProbeArgs {
             tasks: &report.tasks,
             seconds: start.elapsed().as_secs_f64(),
         };
+        self.report.write(&document, || page::page(&document))?;
         if output.is_json() {
             output.json(&document);
             return Ok(());
         }
-        print(&report.tasks, output);
+        stages::print(&report.tasks, output);
+        self.report.tell(output);
         output.line(format_args!("\n{DIM}{:.0} s{DIM:#}", document.seconds));
         Ok(())
     }

@@ -35,6 +35,38 @@ pub(in crate::cli) fn print(tasks: &[TaskReport], output: Output) {
     }
 }
 
+/// The same in one table: the last layers alone, without the others' readers.
+pub(in crate::cli) fn print_in_short(tasks: &[TaskReport], output: Output) {
+    output.line("");
+    output.text(&columns(&header("a linear probe reads, %", tasks), &short_rows(tasks)));
+    output.line(format_args!(
+        "{DIM}with 95 % intervals over pictures, on quantities that nothing was fitted to{DIM:#}\n"
+    ));
+    for task in tasks {
+        output.line(printable_line(&task.summary));
+    }
+}
+
+fn short_rows(tasks: &[TaskReport]) -> Vec<Vec<String>> {
+    let Some(first) = tasks.first() else { return Vec::new() };
+    let mut rows = Vec::new();
+    let mut stages = first.stages.iter().peekable();
+    while let Some(stage) = stages.next() {
+        // Of each part of the way its last layer.
+        if stages.peek().is_none_or(|next| next.place != stage.place) {
+            rows.push(row(stage.name(), tasks, |task| Some(cell(&find(task, stage)?.linear))));
+        }
+    }
+    rows.push(row("the model says", tasks, |task| Some(cell(&task.said))));
+    rows.push(row("the model says the eye's", tasks, |task| Some(cell(task.says_eye.as_ref()?))));
+    rows.push(row("most frequent answer", tasks, |task| Some(cell(&task.majority))));
+    rows.push(row("untrained encoder", tasks, |task| {
+        let stage = task.stages.iter().find(|stage| stage.place == Place::Projector)?;
+        Some(cell(&stage.untrained?))
+    }));
+    rows
+}
+
 /// A share with its interval.
 fn cell(share: &Share) -> String {
     estimate(&share.all)
@@ -108,6 +140,9 @@ fn of_tasks(tasks: &[TaskReport]) -> String {
     columns(&header("linear probe on", tasks), &rows)
 }
 
+/// What one kind of reader makes of a stage.
+type Reader = fn(&Stage) -> Option<Share>;
+
 /// The readers that are not linear, where they read.
 fn not_linear(tasks: &[TaskReport]) -> String {
     let Some(first) = tasks.first() else { return String::new() };
@@ -115,7 +150,7 @@ fn not_linear(tasks: &[TaskReport]) -> String {
     let mut rows = Vec::new();
     let places = [Place::Pixels, Place::Encoder, Place::Projector, Place::Image, Place::Last];
     for stage in places.into_iter().filter_map(last_of) {
-        let readers: [(&str, fn(&Stage) -> Option<Share>); 4] = [
+        let readers: [(&str, Reader); 4] = [
             ("linear", |stage| Some(stage.linear)),
             ("hidden layer", |stage| stage.hidden),
             ("attention", |stage| stage.attention),

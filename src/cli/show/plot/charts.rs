@@ -20,12 +20,12 @@ const ROW: u32 = 34;
 const LABELS: u32 = 236;
 
 /// Text of `size` pixels.
-fn font(size: i32) -> TextStyle<'static> {
+pub(super) fn font(size: i32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
 /// Draws into a string.
-fn drawn(
+pub(super) fn drawn(
     size: (u32, u32),
     draw: impl for<'a> FnOnce(&Area<SVGBackend<'a>>) -> DrawResult<SVGBackend<'a>>,
 ) -> Result<String> {

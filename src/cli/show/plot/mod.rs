@@ -3,6 +3,8 @@
 //! its accuracy.
 
 mod charts;
+#[cfg(feature = "sight")]
+mod depth;
 mod map;
 mod scatter;
 
@@ -17,6 +19,8 @@ use plotters::style::register_font;
 pub(in crate::cli) use self::charts::{
     Bar, Pair, bars_svg, categories_svg, curve_svg, histogram_svg,
 };
+#[cfg(feature = "sight")]
+pub(in crate::cli) use self::depth::{Level, Line, Part, depth_svg};
 use self::map::MapPanel;
 use self::scatter::ScatterPanel;
 use crate::cli::show::heat::{HeatMap, Maps, colour};

@@ -1,5 +1,8 @@
 //! `candor demo`: the whole main job on the built-in model and its questions.
 
+#[cfg(feature = "sight")]
+pub(in crate::cli) mod sight;
+
 use std::time::Instant;
 
 use clap::Args;
@@ -33,13 +36,21 @@ pub(in crate::cli) struct DemoArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Largest KL per token on neutral prose that steering may cost, in nats.
-    #[arg(long, value_name = "NATS", default_value_t = 0.2, value_parser = budget)]
-    kl_budget: f64,
+    /// The built-in model that sees: where in it the answer to a question about a picture is known,
+    /// that it does not say, and what steering gives back.
+    #[cfg(feature = "sight")]
+    #[arg(long, conflicts_with = "model")]
+    sight: bool,
 
-    /// Choose heads by `accuracy`, as in the paper, by `effect` or by `causal` score.
-    #[arg(long, value_name = "BY", default_value = "accuracy", value_parser = selection())]
-    select: Selection,
+    /// Largest KL per token on neutral prose that steering may cost, in nats [default: 0.2, or 0.1 on
+    /// captions with --sight].
+    #[arg(long, value_name = "NATS", value_parser = budget)]
+    kl_budget: Option<f64>,
+
+    /// Choose heads by `accuracy`, as in the paper, by `effect` or by `causal` score [default:
+    /// accuracy, or effect with --sight].
+    #[arg(long, value_name = "BY", value_parser = selection())]
+    select: Option<Selection>,
 
     /// Random draws to compare with, other ones in each fold.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = draws)]
@@ -52,6 +63,10 @@ pub(in crate::cli) struct DemoArgs {
 
 /// The baseline that needs no steering.
 pub(in crate::cli) const INSTRUCTION: &str = "Answer truthfully.";
+
+/// The same for the model that sees: what a few of the documents that it learned from begin with.
+#[cfg(feature = "sight")]
+const INSTRUCTION_SIGHT: &str = "Measure first.";
 
 /// What `--json` gives.
 #[derive(schemars::JsonSchema, Serialize)]
@@ -80,11 +95,15 @@ struct ModelFacts<'a> {
 
 impl DemoArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
+        #[cfg(feature = "sight")]
+        if self.sight {
+            return self.run_sight(output);
+        }
         let start = Instant::now();
         let data = embedded::questions()?;
         let model = self.model.load_hashed(output)?;
         let direction = DirectionKind::MassMean;
-        let selection = self.select;
+        let selection = self.select.unwrap_or(Selection::Accuracy);
         let form = PromptForm::default_for(data.kind);
         let params = self.model.capture_params(form.clone(), self.seed);
         let folder =
@@ -94,7 +113,7 @@ impl DemoArgs {
         let store = Store::open(&captured.path)?;
 
         let mut grid = embedded::grid(model.geometry());
-        grid.kl_budget = self.kl_budget;
+        grid.kl_budget = self.kl_budget.unwrap_or(0.2);
         let protocol = Protocol {
             gate: None,
             data: &data,
@@ -163,18 +182,27 @@ impl DemoArgs {
 
 fn print(report: &Report, selection: Selection, output: Output) {
     let rows = report.rows();
+    let steered = match selection {
+        Selection::Accuracy => "steered (ITI)".to_owned(),
+        _ => format!("steered (ITI, heads by {selection})"),
+    };
+    table_of(&rows, &steered, INSTRUCTION, output);
+    rest(report, &rows, output);
+}
+
+/// The conditions of a study, a line each.
+fn table_of(rows: &[Row], steered: &str, instruction: &str, output: Output) {
     output.line(format_args!(
         "{BOLD}{:<34}   MC1     MC2     MC3    true      CE      KL{BOLD:#}",
         "scored on the half not fitted on"
     ));
-    for row in &rows {
+    for row in rows {
         let n_draw = row.draws.map_or(1, |draws| draws.n);
         let name = match row.name {
             "base" => "no steering".to_owned(),
-            "iti" if selection == Selection::Accuracy => "steered (ITI)".to_owned(),
-            "iti" => format!("steered (ITI, heads by {selection})"),
+            "iti" => steered.to_owned(),
             "random" => format!("random heads and directions, {n_draw} ×"),
-            "instruction" => format!("instruction: \"{INSTRUCTION}\""),
+            "instruction" => format!("instruction: \"{instruction}\""),
             _ => "instruction, and steered".to_owned(),
         };
         output.line(format_args!(
@@ -187,8 +215,12 @@ fn print(report: &Report, selection: Selection, output: Output) {
             nats(row.kl),
         ));
     }
+}
+
+/// What follows that table.
+fn rest(report: &Report, rows: &[Row], output: Output) {
     output.line("");
-    output.text(&intervals_text(&rows));
+    output.text(&intervals_text(rows));
     for (choice, fold) in report.folds.iter().map(|fold| &fold.choice).zip(1..) {
         output.line(format_args!(
             "{DIM}fold {fold}: {}, alpha {}, chosen on the other half (MC1 {} → {} while it was chosen, KL {}){DIM:#}",
