@@ -103,7 +103,7 @@ fn every_command_prints_what_its_schema_says() {
         "inspect steer.gguf --metadata",
         "devices",
         "sight tasks pictures -n 18 -t chart",
-        "sight probe -m sight.gguf --mmproj sight-mmproj.gguf -d pictures/tasks.jsonl -t 1 --only-linear",
+        "sight probe -m sight.gguf --mmproj sight-mmproj.gguf -d pictures/tasks.jsonl -t 1 --no-untrained --report sight",
     ] {
         if arguments.starts_with("capture") {
             let questions = include_str!("../models/demo-questions.csv");
@@ -122,10 +122,16 @@ fn every_command_prints_what_its_schema_says() {
     // The file of a report is the same document.
     let report = fs::read_to_string(room.path("r/report.json")).unwrap();
     assert_eq!(name_of("report.json", &serde_json::from_str(&report).unwrap()), "eval");
+    let page = fs::read_to_string(room.path("sight/report.html")).unwrap();
+    for part in
+        ["depth-1", "accuracy-v-chart", "accuracy-d-chart", "data:image/png;base64,", "<rect"]
+    {
+        assert!(page.contains(part), "{part} is missing");
+    }
     // Some are printed elsewhere: `demo` takes a minute (`tests/demo.rs`), a worker never ends
     // (`tests/rpc.rs`), nor does a server, `attach` asks a program that runs (`tests/plugin.rs`);
     // failures are below.
-    seen.extend(["attach", "demo", "serve", "worker", "error"].map(str::to_owned));
+    seen.extend(["attach", "demo", "demo-sight", "serve", "worker", "error"].map(str::to_owned));
     let files = fs::read_dir(schemas()).unwrap().map(|file| file.unwrap().file_name());
     let files = files.map(|name| name.into_string().unwrap());
     let known: BTreeSet<String> = files

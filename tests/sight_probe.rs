@@ -91,6 +91,13 @@ fn the_encoder_reads_what_the_model_does_not_say() {
         let heads = task.decoder_heads.as_ref().unwrap();
         assert_eq!((heads.accuracy.len(), heads.accuracy[0].len()), (4, 6));
         assert!(task.summary.contains("not used"), "{}", task.summary);
+        let patches = task.patches.as_ref().unwrap();
+        assert_eq!((patches.side, patches.pictures.len()), (6, 6));
+        for glance in &patches.pictures {
+            let sum: f32 = glance.weights.iter().sum();
+            assert!(glance.weights.len() == 36 && (sum - 1.0).abs() < 1e-4, "{sum}");
+            assert!(glance.path.is_file() && task.answers.contains(&glance.read));
+        }
     }
     // What was computed is kept: nothing is encoded or decoded again.
     let (again, n) = run(&data, &params, &features);
@@ -199,4 +206,42 @@ fn prints_a_table_and_a_sentence_and_refuses_what_has_no_picture() {
     assert!(error.contains("text.jsonl") && error.contains("has 0 pictures"), "{error}");
     let error = refusal(of("tasks.jsonl").args(["--limit", "8"]));
     assert!(error.contains("task liquid") && error.contains("at least 16"), "{error}");
+}
+
+/// The demo of the model that sees: what it reads and does not say, and that steering its heads gives
+/// little of it back, which the book says, too.
+#[test]
+fn the_demo_shows_what_is_known_and_not_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = candor(folder.path());
+    let document =
+        common::program::json(command.args(["demo", "--sight", "-t", "1", "--draws", "2"]));
+    assert_eq!(document["schema"], "candor.demo-sight/1");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src/schemas/demo-sight.json");
+    let schema = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    assert!(validator.is_valid(&document), "{:?}", validator.iter_errors(&document).next());
+    let tasks = document["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 4);
+    for task in tasks {
+        let stages = task["stages"].as_array().unwrap();
+        let projector = stages.iter().find(|stage| stage["place"] == "projector").unwrap();
+        let read = projector["linear"]["all"]["mean"].as_f64().unwrap();
+        let said = task["said"]["all"]["mean"].as_f64().unwrap();
+        assert!(read > 0.7 && said < 0.55, "{}: {read} {said}", task["task"]);
+    }
+    let rows = document["rows"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    let number = |row: &serde_json::Value, name: &str| row[name].as_f64().unwrap();
+    let [base, iti, instruction] = ["base", "iti", "instruction"].map(row);
+    for row in [base, iti] {
+        // What is likeliest is what is written.
+        assert!((number(row, "mc1") - number(row, "true")).abs() < 0.05, "{row}");
+    }
+    assert!(number(base, "mc1") < 0.1 && number(instruction, "mc1") > 0.3, "{base} {instruction}");
+    assert!(number(iti, "mc1") >= number(base, "mc1") && number(iti, "kl") < 0.15, "{iti}");
+    assert_eq!(document["examples"].as_array().unwrap().len(), 6);
+    // The other demo's model is not taken to see by this projector.
+    let beside = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!beside.into_iter().any(|name| name.to_string_lossy().contains("mmproj")));
 }

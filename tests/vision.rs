@@ -332,6 +332,43 @@ fn captures_rows_with_pictures() {
     assert!(error.contains("another projector"), "{error}");
 }
 
+/// A picture that no place was named for comes before all that a prompt form puts before the question,
+/// in a chat at the start of the message, and where it is placed it stays.
+#[test]
+fn a_picture_without_a_place_comes_first() {
+    use candor::data::PromptForm;
+    use candor::vision::is_picture;
+
+    let folder = tempfile::tempdir().unwrap();
+    let projector = Projector::new(ProjectorKind::JanusPro);
+    let files = (projector.model().write(folder.path()), projector.write(folder.path()));
+    let model = load(&files.0, &files.1, true);
+    let shown = model.show(&picture(48, 48, 5)).unwrap();
+    let n = shown.tokens.len();
+    let form = PromptForm::parse("the {question} is {answer}").unwrap();
+    let chat = PromptForm::parse_chat("the {question} is {answer}", None).unwrap();
+    let question = |text: &str| place_pictures(text, &[&shown.marker]).unwrap();
+    let tokens = |form: &PromptForm, text: &str| {
+        let prompt = form.prompt_after("no ", &question(text));
+        model.tokenize_as(form, &prompt).unwrap()
+    };
+    let first = tokens(&form, "ten?");
+    let start = first.iter().position(|&token| is_picture(token)).unwrap();
+    let text = model.tokenize("no the ten? is", Special::None).unwrap();
+    assert!(start <= 1, "after BOS at most: {first:?}");
+    assert_eq!(first[start..start + n], shown.tokens);
+    assert_eq!(first[start + n..], text);
+    for (form, text) in [(&form, "a <__media__> ten?"), (&chat, "ten?")] {
+        let tokens = tokens(form, text);
+        assert!(tokens.iter().position(|&token| is_picture(token)).unwrap() > 2, "{tokens:?}");
+    }
+    // Of two questions only the first one's picture moves.
+    let two = form.text_then(&question("ten?"), "no", &question("ten?")).unwrap();
+    let tokens = model.tokenize_as(&form, &two).unwrap();
+    let starts = tokens.windows(2).filter(|w| !is_picture(w[0]) && is_picture(w[1])).count();
+    assert_eq!(starts + usize::from(is_picture(tokens[0])), 2, "{tokens:?}");
+}
+
 /// The encoder's heads, layers and what the projector gives, against a plain forward pass in f64.
 #[test]
 fn the_encoder_computes_what_a_plain_pass_does() {

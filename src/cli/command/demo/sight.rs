@@ -283,18 +283,23 @@ fn print_steered(report: &Report, output: Output) {
             choice.kl,
         ));
     }
-    let mc1 =
-        |name: &str| rows.iter().find(|row| row.name == name).and_then(|row| row.interval.mc1);
-    if let (Some(base), Some(steered)) = (mc1("base"), mc1("iti")) {
-        let words = match steered.mean - base.mean {
-            gain if gain >= 0.5 => "Steering gives the answer back.",
-            gain if gain > 0.0 => {
-                "Steering gives little of it back: what decides is spread over more than a few heads at the \
-                 last token."
+    let steered = rows.iter().find(|row| row.name == "iti");
+    if let Some(change) = steered.and_then(|row| row.change.mc1) {
+        let points = 100.0 * change.mean;
+        output.line(match change {
+            change if change.mean >= 0.5 => {
+                format!("Steering gives the answer back: {points:+.0} points.")
             }
-            _ => "Steering gives nothing back.",
-        };
-        output.line(words);
+            change if change.low > 0.0 => {
+                format!("Steering gives a little of it back: {points:+.1} points.")
+            }
+            _ => format!(
+                "Steering a few heads at the last token gives nothing back that could not be luck: \
+                 {points:+.1} points, 95 % interval {:+.1} to {:+.1}.",
+                100.0 * change.low,
+                100.0 * change.high
+            ),
+        });
     }
 }
 

@@ -178,14 +178,16 @@ fn drawing(glance: &Glance, side: usize) -> Result<String> {
     let picture = Picture::open(&glance.path)?.within(SIDE);
     let (width, height) = (picture.width(), picture.height());
     let data = BASE64_STANDARD.encode(picture.png()?);
-    let most = glance.weights.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+    // What is looked at as much everywhere is no colour.
+    let least = glance.weights.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = glance.weights.iter().copied().fold(0.0, f32::max);
     let mut svg = format!(
         "<svg viewBox=\"0 0 {width} {height}\" role=\"img\"><image width=\"{width}\" height=\"{height}\" \
          preserveAspectRatio=\"none\" href=\"data:image/png;base64,{data}\"/>"
     );
     let (w, h) = (f64::from(width) / side as f64, f64::from(height) / side as f64);
     for (i, weight) in glance.weights.iter().enumerate() {
-        let opacity = 0.75 * weight / most;
+        let opacity = 0.75 * (weight - least) / (most - least).max(f32::MIN_POSITIVE);
         if opacity >= 0.02 {
             let (x, y) = ((i % side) as f64 * w, (i / side) as f64 * h);
             let _ = write!(
