@@ -118,7 +118,6 @@ fn main() -> Result<()> {
         let labels = relabelled.rows().map(|row| row.label).collect();
         let source = Relabelled(&store, labels);
         let protocol = Protocol {
-            gate: None,
             data: &relabelled,
             form: form.clone(),
             preamble: String::new(),
