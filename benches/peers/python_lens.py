@@ -14,10 +14,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import candor
-from candor.transformer_lens import bridge
 
 TEXTS = ["The sky is blue.", "Q: What is the capital of France? A:", "Snow is black, they say."]
 
@@ -28,6 +26,10 @@ def equal_bits(a, b):
 
 
 def lens(model, vector):
+    import torch
+
+    from candor.transformer_lens import bridge
+
     found = {}
     with model, bridge(model) as remote:
         same = []
@@ -120,11 +122,13 @@ def control(path):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    # Apart: one wants numpy from 2 on, the other before it.
+    parser.add_argument("--peer", choices=["lens", "repeng"], required=True)
     parser.add_argument("-m", "--model", required=True)
-    parser.add_argument("--steer", required=True)
+    parser.add_argument("--steer")
     asked = parser.parse_args()
-    result = {
-        "transformer_lens": lens(candor.Model(asked.model), candor.Vector.load(asked.steer)),
-        "repeng": control(asked.model),
-    }
-    print(json.dumps(result, indent=2))
+    if asked.peer == "repeng":
+        found = control(asked.model)
+    else:
+        found = lens(candor.Model(asked.model), candor.Vector.load(asked.steer))
+    print(json.dumps(found, indent=2))

@@ -10,8 +10,9 @@
 #   benches/peers/run.sh throughput [arguments of serve_throughput.py]
 #   benches/peers/run.sh card    reads a card of candor's with huggingface_hub
 #   benches/peers/run.sh attach  [arguments of attach_xllamacpp.py]
-#   benches/peers/run.sh lens    -m MODEL --steer VECTOR: the Python package under TransformerLens and
-#                                repeng, with the wheel that `make python` left
+#   benches/peers/run.sh lens    -m MODEL --steer VECTOR: the Python package under TransformerLens, with
+#                                the wheel that `make python` left
+#   benches/peers/run.sh repeng  -m MODEL: control vectors there and back
 set -euo pipefail
 
 peers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,7 +32,7 @@ case ${1:-} in
     throughput) script=serve_throughput.py ;;
     card) script=card_hub.py ;;
     attach) script=attach_xllamacpp.py ;;
-    lens) script=python_lens.py ;;
+    lens | repeng) script=python_lens.py ;;
     *) usage ;;
 esac
 what=$1
@@ -39,10 +40,10 @@ shift
 
 [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --requirement "$peers/requirements-$what.txt"
-if [ "$what" = lens ]; then
+if [ "$script" = python_lens.py ]; then
     "$venv/bin/pip" install --quiet --force-reinstall --no-deps \
         "${CARGO_TARGET_DIR:-$repository/target}"/python/wheels/candor_steering-*.whl
-    exec "$venv/bin/python" "$peers/$script" "$@"
+    exec "$venv/bin/python" "$peers/$script" --peer "$what" "$@"
 fi
 cargo build --release --quiet --manifest-path "$repository/Cargo.toml"
 exec "$venv/bin/python" "$peers/$script" --candor "$repository/target/release/candor" "$@"

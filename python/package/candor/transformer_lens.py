@@ -42,6 +42,7 @@ class _Adapter:
 
     def __init__(self, cfg: TransformerBridgeConfig) -> None:
         self.cfg = cfg
+        self.component_mapping: dict[str, Any] = {}
         self.supports_hf_output_attentions = False
 
 
