@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import candor
 import numpy as np
+import numpy.typing as npt
 import pytest
+
+Floats = npt.NDArray[np.float32]
 
 TEXT = "Q: What colour is the sky? A:"
 
@@ -51,7 +54,7 @@ def test_an_edit_that_changes_nothing_changes_nothing(
     seen: list[candor.Place] = []
     texts = statements[:5]
 
-    def look(values: np.ndarray, place: candor.Place) -> None:  # type: ignore[type-arg]
+    def look(values: Floats, place: candor.Place) -> None:
         assert values.shape == (len(place.positions), model.n_head, model.d_head)
         seen.append(place)
 
@@ -72,7 +75,7 @@ def test_an_edit_is_a_vector_where_it_adds_one(model: candor.Model, vector: cand
         expected = model.generate(TEXT, 16, temp=0)
         steered, _ = model.run_with_cache(TEXT)
 
-    def add(values: np.ndarray, place: candor.Place) -> np.ndarray:  # type: ignore[type-arg]
+    def add(values: Floats, place: candor.Place) -> Floats:
         return values + added[place.name]
 
     with model.edit(dict.fromkeys(added, add)):
@@ -85,7 +88,7 @@ def test_an_edit_is_a_vector_where_it_adds_one(model: candor.Model, vector: cand
 
 
 def test_a_head_can_be_taken_out(model: candor.Model) -> None:
-    def ablate(values: np.ndarray, place: candor.Place) -> None:  # type: ignore[type-arg]
+    def ablate(values: Floats, place: candor.Place) -> None:
         values[:, 1] = 0
 
     with model.edit({"blk.2.heads": ablate}):
@@ -94,7 +97,7 @@ def test_a_head_can_be_taken_out(model: candor.Model) -> None:
 
 
 def test_what_an_edit_raises_comes_out(model: candor.Model) -> None:
-    def breaks(values: np.ndarray, place: candor.Place) -> None:  # type: ignore[type-arg]
+    def breaks(values: Floats, place: candor.Place) -> None:
         raise LookupError(place.name)
 
     with model.edit({"blk.0.heads": breaks}):
