@@ -11,10 +11,11 @@ use crate::steer::{DirectionKind, Positions, SteeringVector};
 /// `n_vocab` tokens with one vector, `truth`.
 #[must_use]
 pub fn understands(body: &[u8], n_vocab: usize, vector: &SteeringVector) -> bool {
+    let hash = "0".repeat(64);
     let base = Base {
         architecture: String::new(),
         name: String::new(),
-        fingerprint: String::new(),
+        fingerprint: hash.clone(),
         geometry: Geometry {
             n_layer: vector.n_layer(),
             n_head: vector.n_head(),
@@ -23,7 +24,7 @@ pub fn understands(body: &[u8], n_vocab: usize, vector: &SteeringVector) -> bool
             n_embd: vector.n_head() * vector.d_head(),
         },
     };
-    let origin = Origin { name: String::new(), sha256: String::new() };
+    let origin = Origin { name: String::new(), sha256: hash };
     let how = (DirectionKind::Given, 1.0, Positions::Generated);
     let vectors = Vectors::of(sidecar(&base, vector.clone(), "truth", origin, how));
     let is_understood = |form| {
