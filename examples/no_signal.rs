@@ -133,6 +133,7 @@ fn main() -> Result<()> {
                 alphas: vec![1.0, 2.0, 4.0, 8.0, 15.0],
                 kl_budget: 0.2,
             },
+            gate: None,
             n_random: 0,
             n_predict: 0,
             n_example: 0,
