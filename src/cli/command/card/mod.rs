@@ -20,7 +20,7 @@ use crate::cli::show::{chance, heads};
 use crate::data::PromptForm;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
-use crate::steer::{Sidecar, find_beside, length};
+use crate::steer::{Method, Sidecar, find_beside, length};
 use crate::{Error, Result, fingerprint};
 
 const TEMPLATE: &str = include_str!("card.md.jinja");
@@ -171,6 +171,8 @@ struct Card {
     example: String,
     /// Fitted, and no mix: σ is a standard deviation.
     is_plain: bool,
+    /// By what method each head's own strength was trained, where it was.
+    trained: Option<&'static str>,
     has_accuracy: bool,
     has_effect: bool,
     heads: Vec<Head>,
@@ -242,6 +244,7 @@ impl Card {
                 cost: nats(head.cost),
             })
             .collect();
+        let trained = (about.method != Method::Iti).then(|| about.method.name());
         Ok(Self {
             name: about.name.clone(),
             description: about
@@ -279,7 +282,8 @@ impl Card {
             direction: about.direction.name(),
             selection: heads::chosen_by(about),
             readings: ReadingFacts::of(vector).map(|reading| reading.text()),
-            is_plain: !about.is_imported() && !about.is_mixed(),
+            is_plain: !about.is_imported() && !about.is_mixed() && trained.is_none(),
+            trained,
             has_accuracy: heads.iter().any(|head| head.accuracy != NOT_KNOWN),
             seed: about.seed,
             data: Data { name: about.data_name.clone(), sha256: about.data_sha256.clone() },

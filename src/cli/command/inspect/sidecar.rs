@@ -27,6 +27,8 @@ pub(in crate::cli) struct SidecarFacts {
     n_layer: usize,
     n_head: usize,
     d_head: usize,
+    /// How the heads' strengths were found: `iti`, one for all; `dpo` and `sft`, trained.
+    method: &'static str,
     direction: &'static str,
     k: usize,
     alpha: f32,
@@ -109,6 +111,7 @@ impl SidecarFacts {
             n_layer: vector.n_layer(),
             n_head: vector.n_head(),
             d_head: vector.d_head(),
+            method: about.method.name(),
             direction: about.direction.name(),
             k: vector.heads().len(),
             alpha: about.alpha,
@@ -178,6 +181,7 @@ impl SidecarFacts {
                     self.n_layer, self.n_head, self.d_head
                 ),
             ),
+            ("method", self.method.to_owned()),
             ("direction", self.direction.to_owned()),
             ("alpha", short(self.alpha)),
             ("positions", self.positions.clone()),
