@@ -64,8 +64,8 @@ pub struct TrainStep {
     /// Steps so far.
     pub step: usize,
     /// The loss of the questions that were trained on since the last check, the mean of all strengths
-    /// tried; NaN at first.
-    pub train_loss: f64,
+    /// tried; `None` at first.
+    pub train_loss: Option<f64>,
     /// Of the questions that are not trained on.
     #[serde(flatten)]
     pub preference: Preference,
@@ -192,7 +192,7 @@ impl Search<'_> {
         let mut adam = Adam::new(strengths.len());
         let mut queue = Vec::new();
         let (mut loss_sum, mut n_loss) = (0.0, 0);
-        let first = self.check(0, f64::NAN, &mut strengths, held, params.kl_budget)?;
+        let first = self.check(0, None, &mut strengths, held, params.kl_budget)?;
         on_step(0, Some(&first))?;
         let (mut checks, mut best) = (vec![first], (first, strengths.clone()));
         let mut n_worse = 0;
@@ -220,7 +220,7 @@ impl Search<'_> {
                 on_step(step, None)?;
                 continue;
             }
-            let mean = loss_sum / f64::from(n_loss);
+            let mean = Some(loss_sum / f64::from(n_loss));
             (loss_sum, n_loss) = (0.0, 0);
             let check = self.check(step, mean, &mut strengths, held, params.kl_budget)?;
             on_step(step, Some(&check))?;
@@ -259,7 +259,7 @@ impl Search<'_> {
     fn check(
         &mut self,
         step: usize,
-        train_loss: f64,
+        train_loss: Option<f64>,
         strengths: &mut [f64],
         held: &[usize],
         budget: f64,
@@ -289,6 +289,9 @@ impl Search<'_> {
 
     /// What strengths cost on neutral text.
     fn kl(&mut self, strengths: &[f64]) -> Result<f64> {
+        if strengths.iter().all(|&strength| strength == 0.0) {
+            return Ok(0.0);
+        }
         let vector = scaled(self.heads, strengths)?;
         self.evaluator.steer_with(Some((&vector, 1.0)))?;
         let divergence = self.evaluator.divergence(self.documents);
@@ -315,6 +318,14 @@ impl Search<'_> {
     /// What each of some strengths does to some of the questions, all side by side.
     fn preferences(&mut self, all: &[Vec<f64>], questions: &[usize]) -> Result<Vec<Preference>> {
         let n_side = self.objective.n_side();
+        let reference: Vec<&QuestionScore> =
+            questions.iter().map(|&i| &self.reference[i]).collect();
+        if all.iter().flatten().all(|&strength| strength == 0.0) {
+            // Nothing is moved: what was scored without steering, to the last bit.
+            let same: Vec<QuestionScore> = reference.iter().copied().cloned().collect();
+            let found = self.objective.preference(&reference, &vec![same; n_side]);
+            return Ok(vec![found; all.len()]);
+        }
         let mut vectors = Vec::with_capacity(n_side * all.len());
         for strengths in all {
             for sign in [1.0, -1.0].into_iter().take(n_side) {
@@ -326,8 +337,6 @@ impl Search<'_> {
         let pairs: Vec<&Question> = questions.iter().map(|&i| &self.pairs[i]).collect();
         let (form, preamble) = (self.form, self.preamble);
         let scores = self.evaluator.score_answers_under(&vectors, 1.0, &pairs, form, preamble)?;
-        let reference: Vec<&QuestionScore> =
-            questions.iter().map(|&i| &self.reference[i]).collect();
         let found = scores.chunks(n_side).map(|sides| self.objective.preference(&reference, sides));
         Ok(found.collect())
     }

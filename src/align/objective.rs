@@ -31,7 +31,8 @@ pub struct Objective {
 pub struct Preference {
     /// The loss, in nats.
     pub loss: f64,
-    /// Share of pairs whose chosen answer gains more by steering than the rejected one.
+    /// Share of pairs whose chosen answer gains more by steering than the rejected one; where both gain
+    /// alike, half.
     pub accuracy: f64,
     /// Share of pairs whose chosen answer is the likelier one under steering.
     pub preferred: f64,
@@ -98,7 +99,7 @@ impl Objective {
             let gap = after[0] - after[rejected];
             let margin = gap - (before[0] - before[rejected]);
             sum.loss += softplus(-self.beta * d * margin) / n;
-            sum.accuracy += f64::from(u8::from(margin > 0.0)) / n;
+            sum.accuracy += if margin == 0.0 { 0.5 } else { f64::from(u8::from(margin > 0.0)) } / n;
             sum.preferred += f64::from(u8::from(gap > 0.0)) / n;
             sum.margin += margin / n;
         }
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!((found.accuracy, found.preferred, found.margin), (1.0, 1.0, 1.5));
         // A vector that does nothing: ln 2, whatever the pairs.
         let same = objective.preference(&[&base], &[vec![base.clone()], vec![base.clone()]]);
-        assert!((same.loss - 2f64.ln()).abs() < 1e-12 && same.accuracy == 0.0);
+        assert!((same.loss - 2f64.ln()).abs() < 1e-12 && same.accuracy == 0.5);
         assert_eq!(same.preferred, 0.5);
         let sft = Objective { loss: Loss::Sft, beta: 0.5 };
         assert_eq!(sft.preference(&[&base], &[vec![there]]).loss, 2.0);

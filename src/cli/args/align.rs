@@ -41,6 +41,9 @@ pub(in crate::cli) struct AlignArgs {
     curve: Option<PathBuf>,
 }
 
+/// Beyond, every margin counts alike.
+const BETA_MAX: f64 = 1000.0;
+
 fn method() -> impl TypedValueParser<Value = Method> {
     one_of(["iti", "dpo", "sft"])
 }
@@ -87,6 +90,11 @@ impl AlignArgs {
         }
         if !data.kind.asks() {
             return Err(Error::invalid(format!("--method {method}"), NEEDS_QUESTIONS));
+        }
+        if !(self.beta > 0.0 && self.beta <= BETA_MAX) {
+            let problem =
+                format!("is {}, expected a number above 0, at most {BETA_MAX}", self.beta);
+            return Err(Error::invalid("--beta", problem));
         }
         Ok(())
     }
