@@ -94,7 +94,7 @@ fn what_was_seen_in_fitting_stands_beside_the_number() {
     shelf.some("others.csv", 30..40, false);
     let report = json(&mut shelf.eval("others.csv"));
     assert_eq!(report["seen"]["n_seen"], 0);
-    assert_eq!(report["seen_text"], "Seen in fitting: none of 10 questions");
+    assert_eq!(report["seen_text"], "Seen in fitting: none of 10 questions by their text");
 
     shelf.some("mixed.csv", 18..30, false);
     let report = json(&mut shelf.eval("mixed.csv"));

@@ -29,6 +29,8 @@ const N_HEAD: usize = 16;
 const N_AXIS: usize = 4;
 /// The share of held-out rows that counts as near.
 const NEAR: f64 = 0.99;
+/// Fewest questions: of fewer, an area under the curve may be 1 by luck, and a distance anything.
+const FEWEST: usize = 20;
 /// Bins of the calibration error.
 const N_BIN: usize = 10;
 /// Draws for an interval.
@@ -87,6 +89,13 @@ pub(super) fn calibrate(
         return Err(Error::invalid("probe readings", "no head of the vector has a probe"));
     }
     let parted = Parted::new(source, rows, seed)?;
+    if parted.n_question < FEWEST {
+        let problem = format!(
+            "{} questions are too few for a scale, at least {FEWEST} are needed",
+            parted.n_question
+        );
+        return Err(Error::invalid("probe readings", problem));
+    }
     let read: Vec<[Vec<f32>; 2]> = probed
         .par_iter()
         .map(|&site| held_out_readings(source.head(site, rows).view(), &parted))
@@ -329,8 +338,8 @@ mod tests {
     #[test]
     fn too_little_is_an_error_and_no_panic() {
         let source = Memory::random([1, 2, 3], 4, &[]);
-        // Two questions: the parts are single questions, which have a row of each kind.
-        assert!(calibrated(&source, 2).is_ok());
+        let error = calibrated(&source, 2).unwrap_err().to_string();
+        assert!(error.contains("2 questions are too few for a scale"), "{error}");
         let mut constant = Memory::random([1, 2, 3], 40, &[]);
         constant.labels = (0..40).map(|row| row == 0).collect();
         let vector = |source: &Memory| {

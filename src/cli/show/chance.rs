@@ -2,6 +2,7 @@
 
 use crate::cli::show::output::{DIM, Output};
 use crate::cli::show::table::{counted, percent};
+use crate::data::{Dataset, hashes};
 use crate::probe::Chance;
 use crate::steer::SIGMA_ROWS;
 use crate::study::{FoldReport, Row, Seen};
@@ -74,6 +75,19 @@ pub(in crate::cli) fn warn_of_sigma(n_row: usize, output: Output) {
     }
 }
 
+/// Warns where questions stand in the data more than once: splits and intervals take each for another.
+pub(in crate::cli) fn warn_of_repeats(data: &Dataset, output: Output) {
+    let n_repeat = data.questions.len() - hashes(&data.questions).len();
+    if n_repeat > 0 {
+        output.warn(format_args!(
+            "{} of {} repeat another one: they stand on both sides of a split, so that accuracies, \
+             readings and held-out scores flatter, and intervals are too narrow; leave repeats out",
+            n_repeat,
+            counted(data.questions.len(), "question")
+        ));
+    }
+}
+
 /// What the heads of each fold read, a line each.
 pub(in crate::cli) fn fold_texts(folds: &[FoldReport]) -> Vec<String> {
     let of_fold = |(fold, number): (&FoldReport, usize)| {
@@ -121,7 +135,10 @@ pub(in crate::cli) fn seen_text(seen: Option<&Seen>) -> String {
     let Seen { n_seen, n_question, .. } = *seen;
     let of = format!("{n_seen} of {}", counted(n_question, "question"));
     if n_seen == 0 {
-        return format!("Seen in fitting: none of {}", counted(n_question, "question"));
+        return format!(
+            "Seen in fitting: none of {} by their text",
+            counted(n_question, "question")
+        );
     }
     if n_seen == n_question {
         return format!(

@@ -10,7 +10,8 @@ use crate::steer::SteeringVector;
 /// were chosen on the same questions.
 #[derive(Debug, Clone, Copy, schemars::JsonSchema, Serialize)]
 pub(in crate::cli) struct ReadingFacts {
-    /// Area under the ROC curve: how often a true row is read higher than a false one; luck: 0.5.
+    /// Area under the ROC curve: how often a true row is read higher than a false one: 0.5 for one head by luck, more
+    /// for the best of many, which were chosen on the same questions.
     auroc: f32,
     /// Of its 95 % interval over questions.
     auroc_low: f32,
@@ -63,8 +64,9 @@ impl ReadingFacts {
         let [error, before] =
             [self.error, self.error_uncalibrated].map(|error| percent(f64::from(error)));
         format!(
-            "AUROC {:.2} ({:.2} to {:.2}; luck: 0.50), calibration error {error} % ({before} % without the \
-             scale), on {} of {} that no probe had seen; none beyond a distance of {:.2}",
+            "AUROC {:.2} ({:.2} to {:.2}), calibration error {error} % ({before} % without the scale), on \
+             {} of {} that no probe had seen, but on which the heads were chosen: the best of many read \
+             noise above 0.50, too; none beyond a distance of {:.2}",
             self.auroc,
             self.auroc_low,
             self.auroc_high,

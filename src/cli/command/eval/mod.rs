@@ -163,6 +163,7 @@ impl EvalArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let mut data = self.data()?;
+        chance::warn_of_repeats(&data, output);
         let preamble = self.ask.preamble.text()?;
         let neutral = self.select.neutral_halves(&self.model)?;
         let judge = self.judge.find(self.n_predict, output)?;

@@ -21,7 +21,7 @@ use crate::cli::args::select::{
 };
 use crate::cli::command::capture::KEPT;
 use crate::cli::interrupt;
-use crate::cli::show::chance::{warn_of_chance, warn_of_sigma};
+use crate::cli::show::chance::{warn_of_chance, warn_of_repeats, warn_of_sigma};
 use crate::cli::show::output::Output;
 use crate::cli::show::plot::{self, Format};
 use crate::cli::show::report::display_name;
@@ -164,6 +164,7 @@ impl FitArgs {
         let place = (path.with_extension("trials.jsonl"), identity);
         let chance = development.chance(source)?;
         warn_of_chance(&chance, output);
+        warn_of_repeats(&data, output);
         warn_of_sigma(development.n_sigma_row(), output);
         let chosen = self.choose(
             &model,

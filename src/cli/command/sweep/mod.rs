@@ -207,6 +207,7 @@ impl SweepArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
         let mut data = self.data.open(&self.model)?.limited(self.ask.limit);
+        chance::warn_of_repeats(&data, output);
         if !data.kind.asks() {
             return Err(Error::invalid("--data", NEEDS_QUESTIONS));
         }
