@@ -29,9 +29,10 @@ impl Agreement {
 
     /// Of two logits after one token.
     fn of(one: &[f32], other: &[f32]) -> Self {
+        let [p, q] = [Predicted::by(one), Predicted::by(other)];
         Self {
-            kl: kl(&Predicted::by(one), &Predicted::by(other)),
-            top1: f64::from(u8::from(likeliest(one) == likeliest(other))),
+            kl: kl(&p, &q),
+            top1: f64::from(u8::from(p.likeliest == q.likeliest)),
             identical: one.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits()),
             n_token: 1,
         }
@@ -190,17 +191,6 @@ fn chunks(texts: &[Vec<i32>], n_token: usize) -> impl Iterator<Item = &[Vec<i32>
     })
 }
 
-/// The token of the largest logit, the first of equals.
-fn likeliest(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_likeliest_is_the_first_of_equals() {
-        assert_eq!(likeliest(&[0.5, 2.0, 2.0]), 1);
-        assert_eq!(likeliest(&[f32::NEG_INFINITY]), 0);
+        assert_eq!(Predicted::by(&[0.5, 2.0, 2.0]).likeliest, 1);
+        assert_eq!(Predicted::by(&[f32::NEG_INFINITY]).likeliest, 0);
     }
 }

@@ -267,8 +267,7 @@ impl Divergence {
                 self.ce += ce(&steered);
                 self.kl += kl;
                 self.kl_reverse += reverse;
-                self.changed +=
-                    f64::from(u8::from(likeliest(base.logits) != likeliest(steered.logits)));
+                self.changed += f64::from(u8::from(base.likeliest != steered.likeliest));
             }
         }
         self.steered += f64::from(u8::from(is_steered));
@@ -284,12 +283,6 @@ impl Divergence {
             *sum /= n;
         }
     }
-}
-
-/// The first of the highest logits.
-fn likeliest(logits: &[f32]) -> Option<usize> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|&logit| logit == max)
 }
 
 /// A text's tokens in parts of at most `longest`, each beginning with what the model wants at the start.
@@ -337,16 +330,24 @@ fn n_that_fit(windows: &[Window], n_lane: usize, n_token: usize, n_seq: usize) -
     windows.iter().take_while(fits).count().min(n_seq / n_lane)
 }
 
-/// A distribution of the next token: its logits and their `log_sum_exp`.
+/// A distribution of the next token: its logits, their `log_sum_exp`, and the token they favour.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Predicted<'a> {
     logits: &'a [f32],
     log_total: f64,
+    /// The first of the highest logits.
+    pub(super) likeliest: usize,
 }
 
 impl<'a> Predicted<'a> {
     pub(super) fn by(logits: &'a [f32]) -> Self {
-        Self { logits, log_total: log_sum_exp(logits) }
+        let mut likeliest = 0;
+        for (token, logit) in logits.iter().enumerate() {
+            if *logit > logits[likeliest] {
+                likeliest = token;
+            }
+        }
+        Self { logits, log_total: log_sum_exp(logits), likeliest }
     }
 
     /// Log probabilities of every token in both distributions.
