@@ -16,7 +16,7 @@ setup: ## install what the build needs, through the system's package manager
 	@scripts/setup.sh
 
 demo: setup ## build candor and let it do its whole job on the built-in model
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features program
 	$(TARGET)/release/candor demo
 
 test: setup ## build candor and run all tests, and name those that were skipped
@@ -30,6 +30,7 @@ python: setup ## build the Python package, and run its tests and type checks
 lint: setup ## check format and lints, as CI does
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets --locked -- -D warnings
+	$(CARGO) clippy --release --features sight --locked -- -D warnings
 
 dist: setup ## build a portable program, packed with completions and man pages, into target/dist
 	scripts/dist.sh
@@ -38,10 +39,10 @@ wheel: setup ## build a portable wheel of the Python package into target/dist
 	scripts/dist.sh --wheel
 
 doc: setup ## build the documentation, warnings refused
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked --features program
 
 book: setup ## build the book into target/book (installs mdbook below target/tools if it is missing)
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features program
 	scripts/book.sh $(TARGET)
 
 clean: ## remove what was built, llama.cpp included

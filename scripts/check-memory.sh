@@ -51,7 +51,7 @@ valgrind() {
 # changes while it runs, its own callback, and the tap called by the program itself.
 plugin() {
     need gcc "install gcc"
-    cargo build --release --locked
+    cargo build --release --locked --features program
     local target root folder plugin preload
     target=$(realpath "${CARGO_TARGET_DIR:-target}")
     root=$(ls -td "$target"/release/build/llama-cpp-sys-2-*/out/lib | head -n 1)/..

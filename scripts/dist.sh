@@ -38,7 +38,7 @@ if [ "${1:-}" = --wheel ]; then
     exit
 fi
 env $(scripts/setup.sh --env) RUSTFLAGS="$flags -C strip=symbols" GGML_NATIVE=OFF \
-    cargo build --release --locked --bin candor --target-dir "$folder/build"
+    cargo build --release --locked --features program --bin candor --target-dir "$folder/build"
 cp "$folder/build/release/candor" "$folder/candor"
 printf 'dist: %s, %s bytes\n' "$folder/candor" "$(wc -c <"$folder/candor")"
 if [ "${1:-}" = --binary-only ]; then exit; fi

@@ -258,7 +258,7 @@ cpu() {
     # the newest that is whole: another one stays behind whenever features change
     root=$(ls -dt "$target"/release/build/llama-cpp-sys-2-*/out/lib/libllama.a 2>/dev/null | head -n 1 || true)
     root=${root%/lib/libllama.a}
-    [[ -n $root && -x $target/release/candor ]] || die "first cargo build --release"
+    [[ -n $root && -x $target/release/candor ]] || die "first cargo build --release --features program"
     build=$target/gpu/cpu
     mkdir -p "$out"
     : >"$out/results.jsonl"
@@ -313,7 +313,7 @@ rust() {
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target/$feature}
     candor=$CARGO_TARGET_DIR/release/candor
     say "build"
-    step "$out/rust.log" cargo build --release --locked --features "$feature" --examples --bin candor
+    step "$out/rust.log" cargo build --release --locked --features "program,$feature" --examples --bin candor
     "$candor" devices | tee "$out/devices.txt"
     export CANDOR_TEST_DEVICE=${DEVICE:-$device}
     grep -q "$CANDOR_TEST_DEVICE" "$out/devices.txt" || die "there is no device $CANDOR_TEST_DEVICE: say DEVICE=NAME"

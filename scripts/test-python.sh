@@ -5,7 +5,7 @@
 #     scripts/test-python.sh              all of it
 #     scripts/test-python.sh -k vectors   what follows goes to pytest
 #
-# llama.cpp is the one that `cargo build --release` made: the package is a member of the workspace and
+# llama.cpp is the one that `cargo build --release --features program` made: the package is a member of the workspace and
 # asks for the same features of it. The program is compared with, so it is built, too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,7 +24,7 @@ if [ ! -x "$folder/tools/bin/maturin" ]; then
 fi
 if [ ! -x "$target/release/candor" ]; then
     say "building the program"
-    env $(scripts/setup.sh --env) cargo build --release --locked
+    env $(scripts/setup.sh --env) cargo build --release --locked --features program
 fi
 
 say "building the wheel"

@@ -43,7 +43,7 @@ if ! grep -q VK_EXT_layer_settings "$core"; then
 fi
 
 export CARGO_TARGET_DIR=target/vulkan
-nice -n 10 cargo build --release --locked --features vulkan --bin candor
+nice -n 10 cargo build --release --locked --features program,vulkan --bin candor
 nice -n 10 cargo test --release --locked --features vulkan --test devices --no-run
 
 # ggml leaves out what is no GPU unless it is named.
