@@ -27,6 +27,7 @@ pub(crate) fn is_same(a: &Path, b: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::Invalid`] with the target's name, and the folder's.
+#[cfg(feature = "cli")]
 pub(crate) fn check_target(target: &Path, others: &[(&str, Option<&Path>)]) -> Result<()> {
     let fail = |problem: String| Err(Error::invalid(target.display().to_string(), problem));
     let is_target = |other: &Option<&Path>| other.is_some_and(|other| is_same(other, target));
@@ -67,6 +68,7 @@ pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
 }
 
 /// The most that is read of a text before every question, a prompt or a page of plain text: 16 MB.
+#[cfg(feature = "cli")]
 pub(crate) const TEXT_MAX: u64 = 16_000_000;
 /// The most that is read of a data set: 1 GB.
 pub(crate) const DATA_MAX: u64 = 1_000_000_000;
@@ -96,6 +98,7 @@ pub(crate) fn text_up_to(n_max: u64, path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// As [`text_up_to`].
+#[cfg(feature = "cli")]
 pub(crate) fn stdin_up_to(n_max: u64) -> Result<String> {
     let path = Path::new("stdin");
     to_text(read_from(io::stdin().lock(), n_max, path)?, path)

@@ -1,7 +1,6 @@
 #![doc = include_str!("../docs/src/tutorials/program.md")]
 #![deny(missing_docs, unsafe_code)]
 // Some of what the modules share only the program uses.
-#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 #[macro_use]

@@ -151,7 +151,7 @@ pub(super) fn complain(text: String) {
 
 /// A file that writes to stdout, while whatever C code prints there from now on goes to stderr or
 /// nowhere: ggml's RPC server prints as it likes.
-#[cfg(unix)]
+#[cfg(all(feature = "cli", unix))]
 pub(crate) fn divert_stdout(to_stderr: bool) -> std::io::Result<std::fs::File> {
     use std::ffi::c_int;
     use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -174,7 +174,7 @@ pub(crate) fn divert_stdout(to_stderr: bool) -> std::io::Result<std::fs::File> {
 }
 
 /// A file that writes to stdout. What C code prints goes there, too.
-#[cfg(windows)]
+#[cfg(all(feature = "cli", windows))]
 pub(crate) fn divert_stdout(_: bool) -> std::io::Result<std::fs::File> {
     use std::os::windows::io::AsHandle as _;
 

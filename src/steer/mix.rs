@@ -138,6 +138,7 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
 impl About {
     /// Whether it is a sum or a product of vectors, by its description: then its σ is times a factor,
     /// and what its parts do not say alike is unknown.
+    #[cfg(feature = "cli")]
     pub(crate) fn is_mixed(&self) -> bool {
         self.description.as_ref().is_some_and(|text| text.contains(PART))
     }
@@ -145,6 +146,7 @@ impl About {
 
 impl About {
     /// How the heads' strengths were found, in a word: `mixed` of a sum whose parts differ in that.
+    #[cfg(feature = "cli")]
     pub(crate) fn method_name(&self) -> &'static str {
         let has_trained = self.description.as_ref().is_some_and(|text| text.contains(TRAINED));
         match self.method {

@@ -13,8 +13,10 @@ mod sidecar;
 mod vector;
 
 pub use development::{Balance, Development, FitParams, SIGMA_ROWS, SigmaFrom};
+#[cfg(feature = "cli")]
+pub(crate) use direction::length;
+pub(crate) use direction::unit;
 pub use direction::{DirectionKind, sigma};
-pub(crate) use direction::{length, unit};
 pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;
 pub(crate) use layers::add;
