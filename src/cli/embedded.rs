@@ -12,6 +12,7 @@ use crate::{Error, Result};
 
 const MODEL: &[u8] = include_bytes!("../../models/demo.gguf");
 const VECTOR: &[u8] = include_bytes!("../../models/demo-vector.gguf");
+const VECTOR_NAME: &str = "demo-vector.gguf";
 const QUESTIONS: &[u8] = include_bytes!("../../models/demo-questions.csv");
 const STORIES: &str = include_str!("../../models/demo-neutral.txt");
 
@@ -33,7 +34,13 @@ fn model() -> Result<PathBuf> {
 /// A vector for the built-in model, for those who have not fitted one yet. Its name is not that of a
 /// sidecar beside the model, so that what is fitted comes first.
 pub(in crate::cli) fn vector() -> Result<PathBuf> {
-    unpacked("demo-vector.gguf", VECTOR)
+    unpacked(VECTOR_NAME, VECTOR)
+}
+
+/// Whether this is the file of [`vector`].
+pub(in crate::cli) fn is_vector(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == VECTOR_NAME)
+        && vector().is_ok_and(|vector| vector == path)
 }
 
 /// The built-in model that sees, and its projector, in a folder of their own: beside the other model the

@@ -119,6 +119,7 @@ candor bench probe --activations heads.safetensors"
         "sight" => {
             "\
 candor sight tasks pictures
+candor sight probe --data pictures/tasks.jsonl                the built-in model that sees
 candor sight probe --data pictures/tasks.jsonl -m model.gguf --mmproj mmproj.gguf"
         }
         "sight tasks" => {
@@ -128,6 +129,7 @@ candor sight tasks pictures --tasks number,length -n 100 --difficulty hard"
         }
         "sight probe" => {
             "\
+candor sight probe --data pictures/tasks.jsonl                the built-in model that sees
 candor sight probe --data pictures/tasks.jsonl -m model.gguf --mmproj mmproj.gguf --report report"
         }
         "bake" => {

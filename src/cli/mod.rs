@@ -110,10 +110,17 @@ pub fn main() -> ExitCode {
     let words = help::spelled(std::env::args_os()).unwrap_or_else(|problem| {
         fail(command_line().error(clap::error::ErrorKind::InvalidValue, problem))
     });
-    let matches = command_line().try_get_matches_from(words);
+    let matches = command_line().try_get_matches_from(&words);
     let cli = matches
         .and_then(|matches| Cli::from_arg_matches(&matches))
         .unwrap_or_else(|error| fail(error));
+    #[cfg(unix)]
+    if let Command::Attach(args) = &cli.command
+        && let Err(problem) = args.check()
+    {
+        let kind = clap::error::ErrorKind::MissingRequiredArgument;
+        fail(command_line().error(kind, problem));
+    }
     crate::set_verbose(cli.verbose);
     refuse_clobber(cli.no_clobber);
     let output = Output::new(cli.json);
@@ -151,6 +158,9 @@ pub fn main() -> ExitCode {
         }
         Err(error) => {
             output.failure(&error);
+            if let Some(command) = show::again::with_a_vector(&error, &words) {
+                output.aside(format_args!("for the newest: {command}"));
+            }
             ExitCode::from(exit_code(&error))
         }
     }

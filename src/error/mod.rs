@@ -107,8 +107,8 @@ pub enum Error {
 
     /// A text with a character for which a model's vocabulary has no token.
     #[error(
-        "the model's vocabulary cannot spell `{}` at byte {byte} of \"{}\": leave it out, or write \
-         the text otherwise",
+        "the model's vocabulary cannot spell `{}` at byte {byte} of \"{}\": leave it out, or write the \
+         text differently",
         shown(&character.to_string()),
         around(text, *byte)
     )]
@@ -241,6 +241,19 @@ pub enum Error {
         got: String,
     },
 
+    /// Several sidecars beside a model were made for it, and none was named.
+    #[error(
+        "{} vectors beside {model} were made for it: name one of {} (newest first)",
+        found.len(),
+        listed(found)
+    )]
+    SeveralSidecars {
+        /// The model's file.
+        model: PathBuf,
+        /// The sidecars, the newest first.
+        found: Vec<PathBuf>,
+    },
+
     /// A probe could not be fitted.
     #[error("cannot fit a probe for head {site}: {problem}")]
     Probe {
@@ -283,6 +296,17 @@ pub(crate) fn is_command(c: char) -> bool {
 /// A text from a file as a message quotes it: one line in which nothing is a command, and not endless.
 pub(crate) fn shown(text: &str) -> String {
     shown_up_to(200, text)
+}
+
+/// Files by name, not endlessly many.
+fn listed(paths: &[PathBuf]) -> String {
+    const N_LISTED: usize = 8;
+    let mut names: Vec<String> =
+        paths.iter().take(N_LISTED).map(|path| path.display().to_string()).collect();
+    if paths.len() > N_LISTED {
+        names.push(format!("{} more", paths.len() - N_LISTED));
+    }
+    names.join(", ")
 }
 
 /// What stands around a byte of a text, on one line.

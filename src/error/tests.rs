@@ -13,7 +13,7 @@ use crate::eval::Evaluator;
 use crate::gguf::{Builder, Gguf, TensorType};
 use crate::judge::{EndpointJudge, EndpointParams};
 use crate::session::{Batch, Steering};
-use crate::steer::{Development, FitParams, Sidecar, default_path};
+use crate::steer::{Development, FitParams, Sidecar, default_path, find_beside};
 use crate::{Geometry, Model, ModelParams, Session, SessionParams, Special};
 
 /// Declares the variants twice: as the arms of a match, which does not compile while one is missing,
@@ -33,7 +33,7 @@ macro_rules! variants {
 variants! {
     Io, Gguf, Model, Unsupported, TapSilent, Width, Decode, PromptTooLong, CacheFull,
     Deadline, Budget, Invalid, Device, Worker,
-    Template, Data, Store, Sidecar, WrongModel, Probe, Interrupted, Judge, Spelling, Picture,
+    Template, Data, Store, Sidecar, WrongModel, SeveralSidecars, Probe, Interrupted, Judge, Spelling, Picture,
 }
 
 /// What no file can bring about: llama.cpp would have to compute another graph than it does for any
@@ -43,7 +43,7 @@ const OF_THE_GRAPH: [&str; 2] = ["TapSilent", "Width"];
 type Provocation = fn(&Path) -> Result<()>;
 
 /// The variant, what its message has to hold, and what provokes it in an empty folder.
-const PROVOCATIONS: [(&str, &str, Provocation); 22] = [
+const PROVOCATIONS: [(&str, &str, Provocation); 23] = [
     ("Io", "cannot open", |folder| Gguf::open(&folder.join("absent.gguf")).map(drop)),
     ("Gguf", "announces 9223372036854775808 metadata entries", |folder| {
         let n = (1_u64 << 63).to_le_bytes();
@@ -131,10 +131,17 @@ const PROVOCATIONS: [(&str, &str, Provocation); 22] = [
     ("Store", "not a safetensors file", |folder| {
         Store::open(&written(folder, "x", b"\xff\xff\xff\xff\xff\xff\xff\xff{}")).map(drop)
     }),
-    ("Sidecar", "this is no sidecar", |_| Sidecar::read(&demo_path()).map(drop)),
+    ("Sidecar", "this is not a sidecar", |_| Sidecar::read(&demo_path()).map(drop)),
     ("WrongModel", "made for another model", |_| {
         let sidecar = crate::steer::tiny_sidecar();
         sidecar.check_model(Path::new("s.gguf"), &"f".repeat(64))
+    }),
+    ("SeveralSidecars", "2 vectors beside ", |folder| {
+        let sidecar = crate::steer::tiny_sidecar();
+        for name in ["steer-a-m.gguf", "steer-b-m.gguf"] {
+            sidecar.write(&folder.join(name))?;
+        }
+        find_beside(&folder.join("m.gguf"), &sidecar.about.model_fingerprint).map(drop)
     }),
     ("Probe", "cannot fit a probe for head 0.0", |folder| {
         let store = Store::open(&written(folder, "x", &store_of_nan()))?;

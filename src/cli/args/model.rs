@@ -77,13 +77,7 @@ impl ModelArgs {
 
     /// Loads the model in this way.
     pub(in crate::cli) fn load_with(&self, params: &ModelParams) -> Result<Model> {
-        let path = self.path()?;
-        let model = Model::load(&path, params)?;
-        for warning in model.warnings() {
-            // On stderr, whatever stdout holds.
-            Output::new(false).warn(warning);
-        }
-        Ok(model)
+        load_at(&self.path()?, params)
     }
 
     /// Loads the model, and reads all of its bytes where their hash is not known yet: for a command that
@@ -184,6 +178,16 @@ impl ModelArgs {
     pub(in crate::cli) fn threads(&self) -> Option<usize> {
         self.threads
     }
+}
+
+/// Loads the model of a file.
+pub(in crate::cli) fn load_at(path: &Path, params: &ModelParams) -> Result<Model> {
+    let model = Model::load(path, params)?;
+    for warning in model.warnings() {
+        // On stderr, whatever stdout holds.
+        Output::new(false).warn(warning);
+    }
+    Ok(model)
 }
 
 /// Hashes a model's bytes where that was not done yet, with progress for a large one.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::args::model::{ModelArgs, hash};
-use crate::cli::interrupt;
+use crate::cli::args::model::{ModelArgs, hash, load_at};
 use crate::cli::show::output::Output;
+use crate::cli::{embedded, interrupt};
 use crate::data::Dataset;
 use crate::vision::{Picture, VisionParams, find_projector, place_pictures};
 use crate::{Error, Model, Result};
@@ -30,6 +30,17 @@ impl ModelArgs {
             params.projector = Some((find_projector(&path)?, self.vision()));
         }
         self.load_with(&params)
+    }
+
+    /// The same; where neither is named, the built-in model that sees.
+    pub(in crate::cli) fn load_seeing_or_built_in(&self) -> Result<Model> {
+        let mut params = self.params();
+        if !self.is_embedded() || params.projector.is_some() {
+            return self.load_seeing();
+        }
+        let (path, projector) = embedded::sight_model()?;
+        params.projector = Some((projector, self.vision()));
+        load_at(&path, &params)
     }
 
     /// Loads the model, with a projector where one is named or lies beside it.

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::args::model::ModelArgs;
 use crate::cli::args::parts::{Part, check_alpha, combine};
 use crate::cli::args::values::{finite, share};
+use crate::cli::embedded;
 use crate::cli::show::chance::luck_warning;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{printable_line, short};
@@ -39,9 +41,9 @@ impl<'a> From<&'a Model> for Subject<'a> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Steering")]
 pub(in crate::cli) struct SteerArgs {
-    /// A sidecar; `auto` takes the one beside the model, `none` does not steer. May be repeated:
-    /// vectors add up, each at its own strength or times a factor, as in --steer a.gguf --steer
-    /// 'b.gguf*0.5'.
+    /// A sidecar; `auto` takes the one beside the model (`run`, `chat` and `serve` fall back to the
+    /// built-in vector of the built-in model), `none` does not steer. May be repeated: vectors add
+    /// up, each at its own strength or times a factor, as in --steer a.gguf --steer 'b.gguf*0.5'.
     #[arg(long, value_name = "FILE", default_value = "auto")]
     steer: Vec<Part>,
 
@@ -63,6 +65,23 @@ impl SteerArgs {
         output: Output,
     ) -> Result<Option<(PathBuf, Sidecar)>> {
         self.sidecar_at(None, model, output)
+    }
+
+    /// The same for commands that talk; where nothing is named and none was made for the built-in model
+    /// yet, the vector that comes with it.
+    pub(in crate::cli) fn sidecar_or_built_in(
+        &self,
+        positions: Option<Positions>,
+        (args, model): (&ModelArgs, &Model),
+        output: Output,
+    ) -> Result<Option<(PathBuf, Sidecar)>> {
+        let found = self.sidecar_at(positions, model, output)?;
+        if found.is_some() || !(self.is_auto() && args.is_embedded()) {
+            return Ok(found);
+        }
+        let path = embedded::vector()?;
+        let sidecar = Sidecar::read(&path)?;
+        Ok(Some((path, sidecar)))
     }
 
     /// The same; of sidecars that steer different tokens, the sum steers those of `positions`.
@@ -223,6 +242,19 @@ impl SteerArgs {
     }
 }
 
+/// The vector that comes with the built-in model, where that is the model and none was made for it yet.
+#[cfg(feature = "serve")]
+pub(in crate::cli) fn built_in_vector(args: &ModelArgs) -> Result<Option<PathBuf>> {
+    if !args.is_embedded() {
+        return Ok(None);
+    }
+    let model = args.path()?;
+    match find_beside(&model, &crate::fingerprint(&crate::gguf::Gguf::open_model(&model)?)?)? {
+        Some(_) => Ok(None),
+        None => embedded::vector().map(Some),
+    }
+}
+
 /// Warns where the fingerprints agree and the names do not: a fine-tune may leave alone all that
 /// the fingerprint covers.
 fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Subject, output: Output) {
@@ -287,9 +319,10 @@ impl GateArgs {
         let is_calibrated = |reader: Reader| reader.is_calibrated();
         if Reader::of([&sidecar.vector]).is_some_and(|reader| !is_calibrated(reader)) {
             output.warn(
-                "the vector has no scale for its probes, as those of earlier versions and of few questions: \
-                 the gate compares the mean of the probes' own probabilities, which is no probability that \
-                 was measured, and knows no text that is unlike the fit; `candor fit` makes one with a scale",
+                "the vector's probes are not calibrated (it was made by an earlier version, or from few \
+                 questions): the gate compares the mean of the probes' own probabilities, which was not \
+                 checked against any answers, and does not notice text unlike what they were fitted on; \
+                 `candor fit` makes a calibrated vector",
             );
         }
         if let Some(warning) = luck_warning(sidecar) {

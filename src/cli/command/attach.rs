@@ -70,6 +70,10 @@ pub(in crate::cli) struct AttachArgs {
     program: Vec<OsString>,
 }
 
+/// What to type where there is neither.
+const NO_PROGRAM: &str = "name one after --, as in `candor attach -- llama-server -m model.gguf`, or \
+                          give the process ID of a running one";
+
 /// What a running program was told, so that another call can change a part of it.
 #[derive(Debug, Clone, PartialEq, schemars::JsonSchema, Serialize, Deserialize)]
 pub(in crate::cli) struct Settings {
@@ -108,11 +112,18 @@ impl AttachArgs {
             (Some(pid), _) if self.set.is_empty() => show(pid, output),
             (Some(pid), _) => self.change(pid, output),
             (None, Some((program, rest))) => self.start(program, rest, output),
-            (None, None) => {
-                let problem = "name one after --, as in `candor attach -- llama-server -m \
-                               model.gguf`, or give the process ID of a running one";
-                Err(Error::invalid("program", problem))
-            }
+            (None, None) => Err(Error::invalid("program", NO_PROGRAM)),
+        }
+    }
+
+    /// Whether there is something to do.
+    pub(in crate::cli) fn check(&self) -> Result<(), String> {
+        match (&self.library, self.pid, self.program.is_empty()) {
+            (None, None, true) => Err(format!("there is no program: {NO_PROGRAM}")),
+            (None, Some(pid), false) => Err(format!(
+                "process {pid} runs already, and a program after -- would be started: give one of the two"
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::cli::args::pictures::place;
 use crate::cli::args::sampling::SamplingArgs;
 use crate::cli::args::steer::{GateArgs, SteerArgs};
 use crate::cli::args::values::positive;
+use crate::cli::embedded;
 use crate::cli::show::output::{DIM, Output, printable, stdout_is_terminal, stream};
 use crate::cli::show::table::short;
 use crate::file::{TEXT_MAX, stdin_up_to, text_up_to};
@@ -93,7 +94,7 @@ impl RunArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let prompt = self.text()?;
         let (model, placed) = self.load(&prompt)?;
-        let sidecar = self.steer.sidecar_at(self.policy, &model, output)?;
+        let sidecar = self.steer.sidecar_or_built_in(self.policy, (&self.model, &model), output)?;
         let mut session = Session::new(&model, &self.model.session(&model))?;
         self.gate.check(sidecar.as_ref().map(|(_, sidecar)| &sidecar.vector))?;
         let mut steering = Steering::Off;
@@ -103,7 +104,15 @@ impl RunArgs {
             self.gate.tell(sidecar, strength, output);
             if self.steer.is_auto() {
                 let alpha = short(strength);
-                output.aside(format_args!("steered by {}, alpha {alpha}", path.display()));
+                match embedded::is_vector(path) {
+                    true => output.aside(format_args!(
+                        "steered by the built-in vector, alpha {alpha} (`candor fit` makes your own, \
+                         --steer none turns it off)"
+                    )),
+                    false => {
+                        output.aside(format_args!("steered by {}, alpha {alpha}", path.display()));
+                    }
+                }
             }
             session.set_vector(ROW, Some((&sidecar.vector, strength)))?;
             steering = steering_at(strength, self.policy.unwrap_or(sidecar.about.positions));

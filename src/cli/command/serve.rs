@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::parts::Part;
+use crate::cli::args::steer::built_in_vector;
 use crate::cli::args::values::positive;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::printable_line;
@@ -29,8 +30,9 @@ pub(in crate::cli) struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Default steering for requests that do not say: `auto` takes the sidecar beside the model,
-    /// `none` steers nothing; several sidecars add up, each times an optional factor.
+    /// Default steering for requests that do not say: `auto` takes the sidecar beside the model (for
+    /// the built-in model without one, the built-in vector), `none` steers nothing; several sidecars
+    /// add up, each times an optional factor.
     #[arg(long, value_name = "FILE", default_value = "auto")]
     steer: Vec<Part>,
 
@@ -110,6 +112,7 @@ impl ServeArgs {
         // A context that somebody asked for, and nothing of parts, is one that any answer may fill.
         let is_one = self.parallel.is_none() && session.n_ctx > 0 && !self.no_kv_unified;
         let files = self.steer.iter().filter(|_| !is("auto") && !is("none"));
+        let built_in = if is("auto") { built_in_vector(&self.model)? } else { None };
         let params = ServeParams {
             address,
             key,
@@ -119,8 +122,11 @@ impl ServeArgs {
                 .with_patience(Some(PATIENCE)),
             session: SessionParams { kv_unified: self.kv_unified || is_one, ..session },
             n_queue: self.queue,
-            steer: files.map(|part| (part.path.clone(), part.factor())).collect(),
-            steer_beside: is("auto"),
+            steer_beside: is("auto") && built_in.is_none(),
+            steer: files
+                .map(|part| (part.path.clone(), part.factor()))
+                .chain(built_in.map(|path| (path, 1.0)))
+                .collect(),
             vectors: self.vectors.clone(),
             patience: ServeParams::default().patience,
             timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),

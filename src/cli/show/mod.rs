@@ -1,5 +1,6 @@
 //! What people see: the terminal's tables and heat maps, plots, pages, JSON.
 
+pub(super) mod again;
 pub(super) mod chance;
 pub(super) mod document;
 pub(super) mod fold;

@@ -1,7 +1,7 @@
 //! What the library says to every program, in the words of this one: which option does it.
 
 /// What the library says to do, and how the command line says it.
-const WORDS: [(&str, &str); 21] = [
+const WORDS: [(&str, &str); 20] = [
     ("raise the context size", "raise the context size (-c)"),
     (
         "fit a vector for this model",
@@ -11,7 +11,6 @@ const WORDS: [(&str, &str); 21] = [
         "they were made for different models",
         "they were made for different models: pass --force if you know that they match",
     ),
-    ("choose one by its file", "choose one with --steer FILE"),
     (
         "choose which all of them do",
         "choose with `candor mix --policy`, which makes one sidecar of them, or with `candor run \

@@ -1,5 +1,6 @@
 //! Where sidecars lie: beside their model, `steer-<name>-<model file stem>.gguf`.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use super::Sidecar;
@@ -22,8 +23,8 @@ pub fn default_path(model: &Path, name: &str) -> Result<PathBuf> {
 /// `llama-7b.gguf`.
 ///
 /// # Errors
-/// [`Error::Invalid`], listing them, when several were made for it; where none was, what reading
-/// one of the others gives; [`Error::Io`] when the folder cannot be read.
+/// [`Error::SeveralSidecars`], the newest first, when several were made for it; where none was, what
+/// reading one of the others gives; [`Error::Io`] when the folder cannot be read.
 pub fn find_beside(model: &Path, fingerprint: &str) -> Result<Option<(PathBuf, Sidecar)>> {
     let mut fitting = Vec::new();
     let mut damaged = None;
@@ -37,15 +38,11 @@ pub fn find_beside(model: &Path, fingerprint: &str) -> Result<Option<(PathBuf, S
         }
     }
     if fitting.len() > 1 {
-        let list: Vec<String> =
-            fitting.iter().map(|(path, _)| path.display().to_string()).collect();
-        return Err(Error::invalid(
-            "sidecar",
-            format!(
-                "there are several beside the model; choose one by its file: {}",
-                list.join(", ")
-            ),
-        ));
+        let mut found: Vec<PathBuf> = fitting.into_iter().map(|(path, _)| path).collect();
+        // Where the system does not say when, by name.
+        let written = |path: &PathBuf| path.metadata().and_then(|it| it.modified()).ok();
+        found.sort_by_cached_key(|path| Reverse(written(path)));
+        return Err(Error::SeveralSidecars { model: model.to_owned(), found });
     }
     match (fitting.pop(), damaged) {
         (None, Some(error)) => Err(error),
@@ -116,11 +113,29 @@ mod tests {
         tiny().write(&path("steer-truth-7b.gguf")).unwrap();
         assert_eq!(find().unwrap(), Some((path("steer-truth-7b.gguf"), tiny())));
         tiny().write(&path("steer-humour-7b.gguf")).unwrap();
+        let wrote = |name: &str, seconds: u64| {
+            let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            std::fs::File::options()
+                .append(true)
+                .open(path(name))
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+        };
+        let newest_first = |expected: [&str; 2]| match find() {
+            Err(Error::SeveralSidecars { found, .. }) => assert_eq!(found, expected.map(path)),
+            other => panic!("{other:?}"),
+        };
+        wrote("steer-truth-7b.gguf", 1_000_000_000);
+        wrote("steer-humour-7b.gguf", 1_000_000_001);
+        newest_first(["steer-humour-7b.gguf", "steer-truth-7b.gguf"]);
+        wrote("steer-truth-7b.gguf", 1_000_000_002);
+        newest_first(["steer-truth-7b.gguf", "steer-humour-7b.gguf"]);
         let message = find().unwrap_err().to_string();
-        let (first, second) =
-            (message.find("steer-humour").unwrap(), message.find("steer-truth-7b").unwrap());
-        assert!(message.contains("choose one by its file") && first < second, "{message}");
-        assert!(!message.contains("llama-7b"), "{message}");
+        assert!(
+            message.starts_with("2 vectors beside ") && !message.contains("llama-7b"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -150,12 +150,8 @@ impl<'a> Chat<'a> {
             steer: None,
             pictures: Vec::new(),
         };
-        if let Some((path, sidecar)) = args.steer.sidecar(model, output)? {
-            let alpha = args.steer.alpha(&sidecar);
-            chat.load(path, sidecar, alpha)?;
-        } else if args.model.is_embedded() && args.steer.is_auto() {
-            let path = embedded::vector()?;
-            let sidecar = Sidecar::read(&path)?;
+        let found = args.steer.sidecar_or_built_in(None, (&args.model, model), output)?;
+        if let Some((path, sidecar)) = found {
             let alpha = args.steer.alpha(&sidecar);
             chat.load(path, sidecar, alpha)?;
         }
@@ -435,6 +431,10 @@ fn loaded(steer: &mut Option<Steer>) -> Result<&mut Steer> {
 impl std::fmt::Display for Steer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let what = amount(&self.sidecar.vector);
-        write!(f, "{}, {what}, alpha {}", self.path.display(), short(self.alpha))
+        match embedded::is_vector(&self.path) {
+            true => write!(f, "built in, ")?,
+            false => write!(f, "{}, ", self.path.display())?,
+        }
+        write!(f, "{what}, alpha {}", short(self.alpha))
     }
 }

@@ -159,7 +159,7 @@ impl FitArgs {
         let n_question = data.questions.iter().filter(|q| q.is_two_sided()).count();
         if n_question < 2 * FEWEST_OF_A_HALF || trial.documents.len() < 2 {
             output.warn(format_args!(
-                "{} and {}: too few to say what the choice gives on questions that it was not made on",
+                "{} and {}: too few to measure the choice on questions that it was not made on",
                 counted(n_question, "question"),
                 counted(trial.documents.len(), "neutral document"),
             ));

@@ -33,6 +33,7 @@ use crate::probe::Chance;
 use crate::select::{HeadEffect, Trial};
 use crate::steer::{
     About, Balance, Development, DirectionKind, FitParams, Method, Sidecar, default_path,
+    find_beside,
 };
 use crate::study::{self, describe};
 use crate::{Error, Geometry, Model, Result};
@@ -206,19 +207,24 @@ impl FitArgs {
             held_out,
             chance,
             seconds: start.elapsed().as_secs_f64(),
-            next: self.next(&path),
+            next: self.next(&path, &model),
         };
         fitted.report(output);
         Ok(())
     }
 
-    /// What to type next: the vector is found where `fit` puts it by itself, and named elsewhere.
-    fn next(&self, path: &Path) -> String {
+    /// What to type next: a vector is found where `fit` puts it, and named where it lies elsewhere or
+    /// is not the only one there.
+    fn next(&self, path: &Path, model: &Model) -> String {
         let mut words = vec!["candor".to_owned(), "chat".to_owned()];
         if let Some(model) = &self.model.model {
             words.extend(["-m".to_owned(), model.display().to_string()]);
         }
-        if self.output.is_some() {
+        let is_found = || {
+            let found = find_beside(model.path(), model.fingerprint());
+            model.baked().is_none() && matches!(found, Ok(Some((found, _))) if found == path)
+        };
+        if self.output.is_some() || !is_found() {
             words.extend(["--steer".to_owned(), path.display().to_string()]);
         }
         // Words without a NUL, which no argument has, can always be joined.
@@ -264,7 +270,7 @@ impl FitArgs {
                 other.1.is_some_and(|other| file::is_same(other, target))
             };
             if let Some((other, _)) = targets[..place].iter().find(same) {
-                let problem = format!("{what} and {other} are to be one file: name two");
+                let problem = format!("{what} and {other} would be the same file: name two");
                 return Err(Error::invalid(target.display().to_string(), problem));
             }
             let others = [&targets[..place], &read[..]].concat();

@@ -35,7 +35,7 @@ pub(in crate::cli) struct Document<'a> {
     /// What every head that was tried does by itself, by place; absent for `accuracy`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     effects: Vec<Tried>,
-    /// What K and alpha looked like while they were chosen by trying: MC1, each question with a vector
+    /// What K and alpha reached while they were chosen by trying: MC1, each question with a vector
     /// that comes from others. The best of many: see `held_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     mc1: Option<f64>,
@@ -176,14 +176,14 @@ impl Fitted<'_> {
             ("rows", about.split.clone()),
             ("time", format!("{seconds:.1} s")),
         ];
-        fields.insert(3, ("reading", chance::text(&chance)));
+        fields.insert(3, ("best head", chance::text(&chance)));
         if let Some(Choice { mc1, base, kl, .. }) = choice {
             let mut reached = format!("KL {} nats per token of neutral prose", nats(kl, 4));
             if !mc1.is_nan() {
                 let [from, to] = [base, mc1].map(percent);
-                reached = format!("MC1 {from} → {to} % while it was chosen; {reached}");
+                reached = format!("MC1 {from} → {to} %; {reached}");
             }
-            fields.insert(5, ("looked like", reached));
+            fields.insert(5, ("while tuning", reached));
         }
         if let Some(HeldOut { base, mc1, change, n_question, .. }) = held_out {
             let interval = change.map_or_else(String::new, |change| {
@@ -192,8 +192,8 @@ impl Fitted<'_> {
             });
             let [from, to] = [*base, *mc1].map(percent);
             let gives = format!(
-                "MC1 {from} → {to} % on {n_question} questions, each left out of a choice on the other \
-                 half{interval}"
+                "MC1 {from} → {to} % on {n_question} questions, each scored with what was chosen on the \
+                 other half{interval}"
             );
             fields.insert(6, ("held out", gives));
         }

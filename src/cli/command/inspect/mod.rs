@@ -117,7 +117,7 @@ impl InspectArgs {
         }
         let found = find_beside(&model, &fingerprint(&Gguf::open_model(&model)?)?)?;
         let (path, _) = found.ok_or_else(|| {
-            let problem = "there is none for this model beside it: name one";
+            let problem = "there is none beside the model: name one";
             Error::invalid("sidecar", problem)
         })?;
         Ok(path)

@@ -193,7 +193,7 @@ impl SidecarFacts {
             ("split", self.split.clone()),
             ("made by", format!("candor {}", self.candor_version)),
         ]);
-        let read = self.chance.map(|chance| ("reading", chance::text(&chance)));
+        let read = self.chance.map(|chance| ("best head", chance::text(&chance)));
         rows.extend(read);
         rows.extend(self.n_seen.map(|n| ("fitted on", counted(n, "question"))));
         rows.retain(|(name, value)| *name != "prompt" || !value.is_empty());

@@ -164,8 +164,8 @@ impl Verified {
         let [made_for, is] = &self.fingerprints;
         if !self.fingerprint_matches {
             let problem = format!(
-                "the sidecar was made for the model {made_for}, and this one is {is}: what is \
-                 reported is what it does to another model"
+                "the sidecar was made for model {made_for}, but this is {is}: the report shows what it \
+                 does to a different model"
             );
             return Err(Error::invalid("--verify", problem));
         }

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// rest, in which the compared quantities have other values. Beside them stand the model's own
 /// likeliest answer, the most frequent answer, probes of shuffled answers, of raw pixels and of an
 /// untrained encoder, and two nonlinear probes: one with a hidden layer, one that attends to
-/// patches.
+/// patches. Without -m it looks into the small built-in model that sees.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ProbeArgs {
     #[command(flatten)]
@@ -95,7 +95,7 @@ impl ProbeArgs {
         let start = Instant::now();
         interrupt::install();
         let data = self.data.open(&self.model)?.limited(self.limit);
-        let model = self.model.load_seeing()?;
+        let model = self.model.load_seeing_or_built_in()?;
         hash(&model, output)?;
         let params = ProbeParams {
             test_share: self.test_share,
