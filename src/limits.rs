@@ -39,7 +39,7 @@ pub fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     let key = format!("{architecture}.rope.scaling.type");
     if let Some(name) = file.opt_str(&key)?.filter(|name| !ROPE_SCALING_TYPES.contains(name)) {
         let (name, all) = (shown(name), ROPE_SCALING_TYPES.join(", "));
-        let problem = format!("`{name}` is none of {all}");
+        let problem = format!("`{name}` is not one of {all}");
         return Err(file.fault(format!("key {key}"), problem));
     }
     let unsupported = |problem: &str| Error::Unsupported {
@@ -57,7 +57,7 @@ pub fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     match tokens.iter().find(|token| !token.is_empty() && !seen.insert(token.as_str())) {
         None => Ok(()),
         Some(token) => {
-            let problem = format!("token `{}` is there twice", shown(token));
+            let problem = format!("token `{}` occurs twice", shown(token));
             Err(file.fault("key tokenizer.ggml.tokens", problem))
         }
     }

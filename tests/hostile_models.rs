@@ -65,7 +65,7 @@ fn a_vocabulary_that_is_missing_or_ambiguous() {
     }
     let tokens: Vec<String> = ["<unk>", "<s>", "</s>", "a", "a"].map(String::from).to_vec();
     let error = refused(&[("tokenizer.ggml.tokens", tokens.into())]);
-    assert!(error.contains("token `a` is there twice"), "{error}");
+    assert!(error.contains("token `a` occurs twice"), "{error}");
 }
 
 #[test]

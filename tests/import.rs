@@ -246,9 +246,9 @@ fn what_does_not_belong_to_the_model_is_refused() {
     assert!(String::from_utf8_lossy(&usage.get_output().stderr).contains("<FILE>"));
     let model = refusal(&mut room.candor(&["import", "demo.gguf", "-o", "x.gguf"]));
     assert!(model.contains("is `llama`, expected `controlvector`"), "{model}");
-    assert!(model.contains("it is no control vector") && !model.contains("usable"), "{model}");
+    assert!(model.contains("it is not a control vector") && !model.contains("usable"), "{model}");
     let run = ["run", "-p", "x", "-m", "demo.gguf", "--steer"];
     let vector = refusal(room.candor(&run).arg("c.gguf"));
     assert!(vector.contains("`candor import`") && !vector.contains("-m"), "{vector}");
-    assert!(refusal(room.candor(&run).arg("c.gguf*foo")).contains("`foo` is no number"));
+    assert!(refusal(room.candor(&run).arg("c.gguf*foo")).contains("`foo` is not a number"));
 }

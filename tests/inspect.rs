@@ -291,7 +291,7 @@ fn fails_where_a_sidecar_was_made_for_another_model() {
         .assert()
         .code(1)
         .stdout(predicate::str::contains("made for this model     NO"))
-        .stderr(predicate::str::contains("the sidecar was made for the model"));
+        .stderr(predicate::str::contains("the sidecar was made for model"));
     let mut command = inspect(&model);
     command.arg("--verify").assert().code(1).stderr(predicate::str::contains("only a sidecar"));
 }

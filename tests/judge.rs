@@ -120,10 +120,10 @@ fn what_does_not_pass_is_said_at_once_and_without_the_key() {
     for (reply, expected) in [
         ((401, ""), "it refuses the key (401): check the one in CANDOR_JUDGE_KEY"),
         ((403, ""), "it refuses the key (403)"),
-        ((404, ""), "it knows no such address or model (404: bad key … for the m0del)"),
+        ((404, ""), "it does not know this address or model (404: bad key … for the m0del)"),
         ((400, ""), "it does not take the request (400: bad key … for the m0del)"),
         ((301, "location: http://127.0.0.1:9/"), "it has moved (301)"),
-        ((200, ""), "what it sends is no chat completion"),
+        ((200, ""), "what it sends is not a chat completion"),
     ] {
         let (status, header) = reply;
         let server = Server::start(move |_, _| Reply::Status(status, header, echo()));

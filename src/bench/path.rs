@@ -64,7 +64,7 @@ impl FromStr for BenchPath {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|path| path.name() == name).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::invalid("path", format!("`{name}` is none of {names}"))
+            Error::invalid("path", format!("`{name}` is not one of {names}"))
         })
     }
 }

@@ -60,7 +60,7 @@ impl Store {
                 true => ("through the model's chat template", "render the template"),
                 false => ("without the model's chat template", "do not render the template"),
             };
-            return self.fault(format!("was captured {stored}: {remedy}, or capture anew"));
+            return self.fault(format!("was captured {stored}: {remedy}, or capture again"));
         }
         self.check_settings(params)?;
         self.check_next(data, params)
@@ -104,7 +104,7 @@ impl Store {
             return Ok(());
         }
         self.fault(
-            "was captured with another projector file: give the same projector file, or capture anew"
+            "was captured with another projector file: give the same projector file, or capture again"
                 .to_owned(),
         )
     }
@@ -115,7 +115,7 @@ impl Store {
             let stored = self.said(key);
             if stored != value {
                 return self.fault(format!(
-                    "was captured with {name} {}, and this is {value}: give the same, or capture anew",
+                    "was captured with {name} {}, and this is {value}: give the same, or capture again",
                     shown(if stored.is_empty() { "unknown" } else { stored })
                 ));
             }
@@ -131,16 +131,16 @@ impl Store {
         }
         if self.next_groups().is_empty() {
             return self.fault(
-                "holds no answers that another question follows, on which sigma is measured: it was \
-                 made for something else, so capture anew"
+                "holds no answers that another question follows, on which sigma is measured: it was made \
+                 for something else, so capture again"
                     .to_owned(),
             );
         }
         let (stored, seed) = (self.said("next.seed"), params.seed.to_string());
         if stored != seed {
             return self.fault(format!(
-                "was captured with seed {}, which drew the answers that sigma is measured on, and \
-                 this is seed {seed}: give the same seed, or capture anew",
+                "was captured with seed {}, which drew the answers that sigma is measured on, and this is \
+                 seed {seed}: give the same seed, or capture again",
                 shown(stored)
             ));
         }

@@ -322,7 +322,7 @@ impl Hub {
             }
         }
         Err(self.wanted.fault(format!(
-            "{file} came damaged and was removed: its SHA-256 is {got}, the hub says {expected}; rerun \
+            "{file} arrived damaged and was removed: its SHA-256 is {got}, the hub says {expected}; rerun \
              the same command to fetch it again"
         )))
     }

@@ -46,7 +46,7 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
                 let question = &mut questions[index];
                 answers.iter().enumerate().try_for_each(|(i, (answer, label))| {
                     match answers[..i].iter().any(|(known, _)| known == answer) {
-                        true => Err(format!("the answer `{answer}` is there twice")),
+                        true => Err(format!("the answer `{answer}` occurs twice")),
                         false => question.add(answer, *label, false),
                     }
                 })
@@ -79,7 +79,7 @@ enum Line {
     },
 }
 
-const TWO_FORMS: &str = "lines of two forms stand in one file: make it two";
+const TWO_FORMS: &str = "the file mixes lines of two forms: split it in two";
 
 impl Line {
     fn kind(&self) -> Kind {
@@ -345,16 +345,13 @@ mod tests {
             ),
             (
                 r#"{"question": "q", "choices": ["a", "a"], "answer": 0}"#,
-                "the answer `a` is there twice",
+                "the answer `a` occurs twice",
             ),
             (
                 r#"{"question": "q", "choices": ["a"], "answer": 0}"#,
                 "a question needs at least two answers",
             ),
-            (
-                r#"{"question": "q", "true": ["a"], "false": ["a"]}"#,
-                "the answer `a` is there twice",
-            ),
+            (r#"{"question": "q", "true": ["a"], "false": ["a"]}"#, "the answer `a` occurs twice"),
             (
                 r#"{"question": "q", "true": ["a"], "false": [""]}"#,
                 "false[0] is not a text, or is empty",

@@ -25,7 +25,7 @@ pub(super) fn resolve(text: &str) -> Result<SocketAddrV4> {
         .filter(|(host, port)| !host.is_empty() && !port.contains(':'))
         .ok_or_else(|| fail("expected host:port, with a name or an IPv4 address".to_owned()))?;
     let port: u16 =
-        port.parse().map_err(|_| fail(format!("`{port}` is no port: expected 0 to 65535")))?;
+        port.parse().map_err(|_| fail(format!("`{port}` is not a port: expected 0 to 65535")))?;
     let addresses = (host, port)
         .to_socket_addrs()
         .map_err(|e| fail(format!("`{host}` cannot be resolved ({e})")))?;

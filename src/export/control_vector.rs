@@ -96,7 +96,7 @@ impl ControlVector {
         for tensor in file.tensors() {
             let place = || format!("tensor {}", shown(&tensor.name));
             let layer = layer_of(&tensor.name).ok_or_else(|| {
-                file.fault(place(), "is no `direction.<layer>` of a layer from 1")
+                file.fault(place(), "is not `direction.<layer>` with a layer from 1 on")
             })?;
             directions.insert(layer, direction(file, tensor)?);
         }
@@ -316,7 +316,8 @@ mod tests {
         ] {
             let mut file = tiny().builder();
             file.tensor(name, &[2], TensorType::F32, vec![0; 8]);
-            let expected = format!("tensor {name}: is no `direction.<layer>` of a layer from 1");
+            let expected =
+                format!("tensor {name}: is not `direction.<layer>` with a layer from 1 on");
             assert_eq!(refusal(&file), expected);
         }
         let with = |dims: &[u64], kind: TensorType, bytes: Vec<u8>| {

@@ -55,7 +55,7 @@ fn header(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
             return Err(cursor.fault("is big-endian, expected a little-endian file"));
         }
         version => {
-            let problem = format!("is GGUF version {version}, expected 2 or 3: convert it anew");
+            let problem = format!("is GGUF version {version}, expected 2 or 3: convert it again");
             return Err(cursor.fault(problem));
         }
     }
@@ -106,7 +106,7 @@ impl Order {
             None => Ok(Self(order)),
             Some(pair) => Err(Fault {
                 place: format!("{what} {}", shown(names[pair[0]])),
-                problem: "is there twice".to_owned(),
+                problem: "occurs twice".to_owned(),
             }),
         }
     }

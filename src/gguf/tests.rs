@@ -186,11 +186,11 @@ fn refuses_unsound_tensors() {
 fn refuses_names_that_come_twice() {
     let mut file = tiny().set("b", "").to_bytes();
     file[at::SECOND_KEY] = b'a';
-    assert_eq!(refusal(&file), "key a: is there twice");
+    assert_eq!(refusal(&file), "key a: occurs twice");
 
     let mut file = two_tensors();
     file[at::SECOND_TENSOR] = b't';
-    assert_eq!(refusal(&file), "tensor t: is there twice");
+    assert_eq!(refusal(&file), "tensor t: occurs twice");
 }
 
 #[test]

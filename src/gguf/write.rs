@@ -106,7 +106,7 @@ impl<'a> Builder<'a> {
         content: Content<'a>,
     ) -> &mut Self {
         let is_new = self.tensors.iter().all(|(present, _)| present.name != name);
-        assert!(is_new, "tensor {name} is there twice");
+        assert!(is_new, "tensor {name} occurs twice");
         let n_byte = kind.n_byte(dims).unwrap_or_else(|problem| panic!("tensor {name} {problem}"));
         // Offsets wait for the alignment, which may still be set.
         let info = TensorInfo {

@@ -93,7 +93,7 @@ impl Header<'_> {
 
 /// The header and what follows it.
 fn header(bytes: &[u8]) -> Result<(Header<'_>, &[u8]), String> {
-    let no_array = || "it is no numpy array (.npy), or its header is damaged".to_owned();
+    let no_array = || "it is not a numpy array (.npy), or its header is damaged".to_owned();
     let (text, data) = split(bytes).ok_or_else(no_array)?;
     let header = parse(text).ok_or_else(no_array)?;
     if header.descr.contains('O') {

@@ -239,11 +239,11 @@ impl Client {
             }
             StatusCode::NOT_FOUND => {
                 return Err(Failure::Lasting(format!(
-                    "it knows no such address or model (404{said}): the address is what \
-                     /chat/completions follows, often ending in /v1"
+                    "it does not know this address or model (404{said}): give the address up to \
+                     /chat/completions, often ending in /v1"
                 )));
             }
-            StatusCode::TOO_MANY_REQUESTS => format!("it has too much to do (429{said})"),
+            StatusCode::TOO_MANY_REQUESTS => format!("it is overloaded (429{said})"),
             StatusCode::REQUEST_TIMEOUT => format!("it gave up waiting (408{said})"),
             _ if status.is_server_error() => format!("it fails ({}{said})", status.as_u16()),
             _ if status.is_redirection() => {
@@ -294,8 +294,8 @@ fn reply_in(text: &str) -> Result<String, String> {
     match message {
         Some(message) => Ok(message["content"].as_str().unwrap_or_default().to_owned()),
         None => Err(format!(
-            "what it sends is no chat completion (`{}`): the address is what /chat/completions \
-             follows, often ending in /v1",
+            "what it sends is not a chat completion (`{}`): give the address up to /chat/completions, \
+             often ending in /v1",
             excerpt(text)
         )),
     }

@@ -49,7 +49,7 @@ fn deal(development: &Development, trial: &Trial) -> Result<Vec<Vec<usize>>> {
     }
     let usable = trial.two_sided()?;
     if usable.len() < 2 {
-        let problem = "one alone has true and false answers, and what is tried on it has to come from \
+        let problem = "only one has true and false answers, and what is tried on it has to come from \
                        others: take more, or give heads and strength yourself";
         return Err(Error::invalid("questions", problem));
     }

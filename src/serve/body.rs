@@ -43,8 +43,8 @@ impl Body {
                 map.retain(|key, value| !value.is_null() || key == "steering");
                 Ok(Self(map))
             }
-            Ok(_) => Err(Refusal::body("the body is no JSON object")),
-            Err(error) => Err(Refusal::body(format!("the body is no JSON: {error}"))),
+            Ok(_) => Err(Refusal::body("the body is not a JSON object")),
+            Err(error) => Err(Refusal::body(format!("the body is not JSON: {error}"))),
         }
     }
 

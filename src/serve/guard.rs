@@ -57,7 +57,7 @@ impl Guard {
         let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, name)| name == host);
         match origin {
             Some(origin) if !is_own(origin) => {
-                Err(Refusal::forbidden("pages of other origins may not ask"))
+                Err(Refusal::forbidden("requests from pages of other origins are refused"))
             }
             _ => Ok(()),
         }

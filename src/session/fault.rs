@@ -66,7 +66,7 @@ pub(super) fn tap_error(model: &Model, error: TapError) -> Error {
         }
         TapError::EditFailed => Error::Decode {
             action: "edit",
-            problem: "the editor said no more than that".to_owned(),
+            problem: "the editor gave no further reason".to_owned(),
         },
         TapError::Miscount { kind: Kind::Output, layer, got: 0 } => {
             silent_outputs(architecture, &[layer])

@@ -127,8 +127,8 @@ impl Session {
         let id = self.require_seq(seq)?;
         self.require_settled()?;
         if state.kind != self.kind {
-            let problem = "it was taken out of a session of another model, cache type or flash \
-                           attention: compute the text anew";
+            let problem = "it was taken out of a session of another model, cache type or flash attention: \
+                           compute the text again";
             return Err(Error::invalid("state", problem));
         }
         self.check_under(&state.under, state.n_token)?;

@@ -115,7 +115,7 @@ impl State {
         let Header { model: made_for, cache, flash_attention, n_token, under } = header;
         if made_for != model.identity()? {
             let problem = "it was computed by a model with other bytes, or on another device: compute the \
-                           text anew";
+                           text again";
             return Err(refused(problem));
         }
         let key = |(at, key): (usize, String)| -> Option<(usize, Key)> {
@@ -137,7 +137,7 @@ fn parts(bytes: &[u8]) -> Result<(Header, &[u8])> {
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
         return Err(refused("the bytes are no state of a sequence"));
     };
-    let cut = || refused("it is damaged or cut short: compute the text anew");
+    let cut = || refused("it is damaged or cut short: compute the text again");
     let (_, hash) = bytes.split_last_chunk::<N_HASH>().ok_or_else(cut)?;
     let rest = rest.get(..rest.len().saturating_sub(N_HASH)).ok_or_else(cut)?;
     if blake3::hash(&bytes[..bytes.len() - N_HASH]).as_bytes() != hash {

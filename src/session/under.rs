@@ -105,7 +105,7 @@ impl Session {
             return Ok(());
         }
         let problem = "it was computed under a vector or strength that no row of this session holds: load \
-                       that into a row first, or compute the text anew";
+                       that into a row first, or compute the text again";
         Err(Error::invalid("state", problem))
     }
 }

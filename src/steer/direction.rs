@@ -51,10 +51,7 @@ impl FromStr for DirectionKind {
     fn from_str(name: &str) -> Result<Self> {
         let mut kinds = Self::ALL.into_iter().chain([Self::Given]);
         kinds.find(|kind| kind.name() == name).ok_or_else(|| {
-            Error::invalid(
-                "direction",
-                format!("`{name}` is none of `mass-mean`, `probe`, `random`"),
-            )
+            Error::invalid("direction", format!("`{name}` is not `mass-mean`, `probe` or `random`"))
         })
     }
 }

@@ -31,7 +31,7 @@ impl LayerVector {
         directions: BTreeMap<usize, Vec<f32>>,
     ) -> Result<Self> {
         if ![n_layer, n_embd].iter().all(|n| (1..=MAX_GEOMETRY).contains(n)) {
-            let problem = format!("{n_layer} layers of outputs of {n_embd} values are no model");
+            let problem = format!("{n_layer} layers of outputs of {n_embd} values are not a model");
             return Err(Error::invalid("geometry", problem));
         }
         if directions.is_empty() {

@@ -116,12 +116,12 @@ impl SteeringVector {
         if ![n_layer, n_head, d_head].iter().all(is_size) || n_head * d_head > MAX_WIDTH {
             return Err(Error::invalid(
                 "geometry",
-                format!("{n_layer} layers of {n_head} heads of {d_head} values are no model"),
+                format!("{n_layer} layers of {n_head} heads of {d_head} values are not a model"),
             ));
         }
         heads.sort_by_key(|head| head.site);
         if let Some(pair) = heads.windows(2).find(|pair| pair[0].site == pair[1].site) {
-            return Err(Error::invalid(format!("head {}", pair[0].site), "is there twice"));
+            return Err(Error::invalid(format!("head {}", pair[0].site), "occurs twice"));
         }
         let vector = Self { n_layer, n_head, d_head, heads, layers: None, calibration: None };
         for head in &vector.heads {
@@ -434,7 +434,7 @@ mod tests {
             |heads: Vec<SteeredHead>| SteeringVector::new(3, 2, 2, heads).unwrap_err().to_string();
         let good = || head(1, 1, [1.0, 0.0], 1.0);
         assert_eq!(message(vec![]), "heads: there are none");
-        assert_eq!(message(vec![good(), good()]), "head 1.1: is there twice");
+        assert_eq!(message(vec![good(), good()]), "head 1.1: occurs twice");
         let cases: [(SteeredHead, &str); 9] = [
             (head(3, 0, [1.0, 0.0], 1.0), "head 3.0: does not exist"),
             (head(0, 2, [1.0, 0.0], 1.0), "head 0.2: does not exist"),

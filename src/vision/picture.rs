@@ -37,7 +37,7 @@ impl Picture {
             return fail(problem);
         }
         if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
-            return fail(format!("{} bytes are no {width} x {height} pixels of RGB", rgb.len()));
+            return fail(format!("{} bytes are not {width} x {height} pixels of RGB", rgb.len()));
         }
         Ok(Self { rgb, width, height })
     }
@@ -68,7 +68,7 @@ impl Picture {
             matches!(format, Png | Jpeg | WebP | Gif)
         });
         let Some(format) = format else {
-            return Err("it is no PNG, JPEG, WebP or GIF: convert it to one of these".to_owned());
+            return Err("it is not a PNG, JPEG, WebP or GIF: convert it to one of these".to_owned());
         };
         let plain = |error: image::ImageError| shown(&error.to_string()).to_string();
         let mut reader = ImageReader::with_format(Cursor::new(bytes), format);

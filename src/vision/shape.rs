@@ -174,7 +174,7 @@ impl ProjectorShape {
         let eps = file.get("clip.vision.attention.layer_norm_epsilon");
         let is_sound = |eps: &Value| matches!(eps, Value::F32(x) if x.is_finite() && *x >= 0.0);
         if !eps.is_some_and(is_sound) {
-            let problem = "it is missing, no F32, or no number from 0 on".to_owned();
+            let problem = "it is missing, not an F32, or negative".to_owned();
             return fault("attention.layer_norm_epsilon", problem);
         }
         for key in ["clip.use_gelu", "clip.use_silu"] {
@@ -224,7 +224,8 @@ impl ProjectorShape {
             _ => 1,
         };
         if !d_head.is_multiple_of(n_rotated) {
-            let problem = format!("heads of {d_head} are no multiple of the {n_rotated} rotated");
+            let problem =
+                format!("heads of {d_head} are not a multiple of the {n_rotated} rotated");
             return fault("attention.head_count", problem);
         }
         // Windows of 112 pixels, in patches two by two.

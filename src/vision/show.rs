@@ -220,7 +220,7 @@ impl Vision {
             match part {
                 Part::Text(text) => tokens.extend(text),
                 Part::Tile(run) => tokens.extend(gallery.hang(run).ok_or_else(|| {
-                    Error::invalid("pictures", "too many were shown to one model: load it anew")
+                    Error::invalid("pictures", "too many were shown to one model: load it again")
                 })?),
             }
         }

@@ -84,7 +84,7 @@ impl Image {
         }
         let is_ascending = layout.layers.is_sorted_by(|a, b| a < b);
         if !is_ascending || layout.layers.last().is_some_and(|&last| last >= layout.n_layer) {
-            let problem = format!("{:?} are no layers of {}", layout.layers, layout.n_layer);
+            let problem = format!("{:?} are not layers of {}", layout.layers, layout.n_layer);
             return Err(Error::invalid("store layout", problem));
         }
         let (header, data_size) = header(layout)

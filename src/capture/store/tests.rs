@@ -295,7 +295,7 @@ fn two_captures_at_once_are_refused() {
     let writer = fresh(&path);
     let error =
         StoreWriter::open(&path, &layout()).err().expect("the first one writes").to_string();
-    assert!(error.ends_with("another capture is writing it at this moment"), "{error}");
+    assert!(error.ends_with("another capture is writing it right now"), "{error}");
     drop(writer);
 }
 

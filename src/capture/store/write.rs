@@ -81,7 +81,7 @@ impl StoreWriter {
         let file = options.read(true).write(true).create(true).truncate(false).open(&part);
         let file = file.map_err(Error::io("create", &part))?;
         if let Err(TryLockError::WouldBlock) = FileExt::try_lock(&file) {
-            return Err(store_error(path, "another capture is writing it at this moment"));
+            return Err(store_error(path, "another capture is writing it right now"));
         }
         if !part.exists() {
             return Err(store_error(

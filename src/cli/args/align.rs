@@ -89,8 +89,7 @@ impl AlignArgs {
             return Err(Error::invalid(format!("--method {method}"), NEEDS_QUESTIONS));
         }
         if self.curve.as_ref().is_some_and(|path| path.as_os_str() == "-") {
-            let problem =
-                "a file is written, and stdout has the report: name one (./- is one, too)";
+            let problem = "cannot be stdout, which gets the report: name a file (./- is one)";
             return Err(Error::invalid("--curve -", problem));
         }
         Objective { loss: Loss::Dpo, beta: self.beta }.check()

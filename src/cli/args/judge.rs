@@ -224,7 +224,7 @@ impl JudgeArgs {
 fn warn_of(facts: &JudgeFacts, judging: Judging, output: Output) {
     if judging.n_unclear > 0 {
         output.warn(format_args!(
-            "the judge says neither yes nor no of {} of {} answers",
+            "the judge says neither yes nor no about {} of {} answers",
             judging.n_unclear, judging.n_judged
         ));
     }

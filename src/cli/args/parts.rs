@@ -43,7 +43,7 @@ impl Part {
         match text.rsplit_once('*') {
             Some((path, factor)) if self.factor.is_none() && !self.path.exists() => {
                 let problem =
-                    format!("`{factor}` is no number: expected FILE*FACTOR, as {path}*0.5");
+                    format!("`{factor}` is not a number: expected FILE*FACTOR, as {path}*0.5");
                 Err(Error::invalid(text.as_ref(), problem))
             }
             _ => Ok(()),
@@ -112,7 +112,7 @@ mod tests {
         let message = |text: &str| {
             Part::from(OsString::from(text)).check().map_err(|error| error.to_string())
         };
-        assert!(message("absent.gguf*foo").unwrap_err().contains("`foo` is no number"));
+        assert!(message("absent.gguf*foo").unwrap_err().contains("`foo` is not a number"));
         assert!(message("absent.gguf*2").is_ok() && message("absent.gguf").is_ok());
     }
 

@@ -177,7 +177,7 @@ impl SelectArgs {
             if n_head == 1 { "by itself" } else { "by themselves" },
             match journal.len() {
                 0 => format!("so {}", indicatif::HumanDuration(duration(n_token, pace))),
-                n => format!("of which {n} measurements are known from a run that was stopped"),
+                n => format!("{n} measurements are known from an interrupted run"),
             }
         ));
         let bar = output.progress("trying", 1);
@@ -220,7 +220,7 @@ pub(in crate::cli) fn strength_within(
     output.note(format_args!("alpha {shown} costs {} nats per token of neutral prose", short(kl)));
     if not_reached(alpha) {
         output.note(format_args!(
-            "{shown} is the largest alpha that is tried: the budget of {budget} nats is not reached"
+            "{shown} is the largest alpha that is tried, and it stays below the budget of {budget} nats"
         ));
     }
     Ok(alpha)

@@ -113,8 +113,8 @@ impl BakeArgs {
         let (baked, record) = (bake.baked(), bake.record());
         if baked.error() > 0.5 {
             output.warn(
-                "the nearest bias on V has little of this vector: what it adds is further from live \
-                 steering than it is long; `candor run` and `candor chat` steer all of it",
+                "the nearest bias on V keeps little of this vector: its error is larger than the vector \
+                 itself; `candor run` and `candor chat` steer with all of it",
             );
         }
         if output.is_json() {

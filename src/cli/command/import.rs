@@ -234,7 +234,7 @@ fn own_name<'a>(file: &'a str, model: &str) -> &'a str {
 fn not_one(error: Error) -> Error {
     match error {
         Error::Gguf { path, place, problem } if place == "key general.architecture" => {
-            let problem = format!("it is no control vector: its general.architecture {problem}");
+            let problem = format!("it is not a control vector: its general.architecture {problem}");
             Error::invalid(path.display().to_string(), problem)
         }
         other => other,

@@ -10,7 +10,7 @@ use crate::study::FoldReport;
 /// The best head beside the majority, and beside the best with shuffled labels.
 pub(in crate::cli) fn text(chance: &Chance) -> String {
     format!(
-        "{} % by the best of {} on {} of {}; always the more frequent label: {} %; the best with \
+        "{} % right (the best of {}, on {} of {}); always the more frequent label: {} %; best with \
          shuffled labels: up to {} %",
         percent(chance.best),
         counted(chance.n_head, "head"),
@@ -27,8 +27,8 @@ pub(in crate::cli) fn warning(chance: &Chance) -> Option<String> {
         return None;
     }
     let found = format!(
-        "the best of {} is right on {} % of {}, and the best with shuffled labels reaches {} % in one \
-         case of twenty (always the more frequent label: {} %)",
+        "the best of {} is right on {} % of {}, and the best with shuffled labels reaches {} % in one case \
+         in twenty (always the more frequent label: {} %)",
         counted(chance.n_head, "head"),
         percent(chance.best),
         counted(chance.n_row, "row"),
@@ -38,14 +38,14 @@ pub(in crate::cli) fn warning(chance: &Chance) -> Option<String> {
     // On a handful of rows the best of many is right on all of them by luck alone.
     Some(if chance.shuffled >= 1.0 {
         format!(
-            "too few questions to tell whether any head reads these labels: {found}. A vector made of \
+            "too few questions to tell whether any head reads these labels: {found}. A vector made from \
              them may steer along noise: take more questions"
         )
     } else {
         format!(
-            "no head reads these labels better than luck: {found}. A vector made of them steers along \
-             noise: take more questions, another form of the prompt (--template, --chat), other data or \
-             a larger model"
+            "no head reads these labels better than luck: {found}. A vector made from them steers along \
+             noise: take more questions, another form of the prompt (--template, --chat), other data or a \
+             larger model"
         )
     })
 }
@@ -60,8 +60,8 @@ pub(in crate::cli) fn luck_warning(sidecar: &Sidecar) -> Option<String> {
     let name = printable_line(&sidecar.about.name);
     sidecar.reads_nothing().then(|| {
         format!(
-            "the probes of {name} read the labels of their fit no better than luck: what they read of other \
-             texts says nothing, and a gate opens and shuts by it"
+            "the probes of {name} read the labels of their fit no better than luck: what they read in \
+             other texts means nothing, and a gate follows it"
         )
     })
 }
@@ -78,7 +78,7 @@ fn sigma_warning(n_row: usize) -> Option<String> {
     (n_row < SIGMA_ROWS).then(|| {
         format!(
             "sigma, the unit of alpha, is measured on {} alone: from fewer than {SIGMA_ROWS} it is off by \
-             more than an eighth, and the same alpha steers otherwise on other questions; take more",
+             more than an eighth, and the same alpha steers differently on other questions; take more",
             counted(n_row, "row")
         )
     })
@@ -97,8 +97,8 @@ pub(in crate::cli) fn tell_of_repeats(data: &Dataset, output: Output) {
     let n_repeat = data.questions.len() - n_distinct;
     if n_repeat > 0 {
         output.aside(format_args!(
-            "{n_repeat} of {} repeat another one: a question stands on one side of every split with its \
-             repeats, and intervals count {n_distinct}",
+            "{n_repeat} of {} repeat another one: repeats stay on one side of every split, and intervals \
+             count {n_distinct}",
             counted(data.questions.len(), "question")
         ));
     }
@@ -109,8 +109,8 @@ pub(in crate::cli) fn fold_texts(folds: &[FoldReport]) -> Vec<String> {
     let of_fold = |(fold, number): (&FoldReport, usize)| {
         let text = text(fold.chance.as_ref()?);
         Some(match folds.len() {
-            1 => format!("what the heads read where they were fitted: {text}"),
-            _ => format!("fold {number}, what the heads read: {text}"),
+            1 => format!("best head where the vector was fitted: {text}"),
+            _ => format!("fold {number}, best head: {text}"),
         })
     };
     folds.iter().zip(1..).filter_map(of_fold).collect()

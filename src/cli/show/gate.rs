@@ -8,14 +8,14 @@ use crate::study::Row;
 pub(in crate::cli) fn gate_text(rows: &[Row], gate: f32, reach: f64) -> String {
     let gate = short(gate);
     let mut text = format!(
-        "Through the gate: of an answer, steered are only tokens behind one that the probes read as true \
-         with less than {gate}, and what comes before the first reading."
+        "Through the gate: within an answer, a token is steered only if the probes read the token before \
+         it as true with a probability below {gate}; tokens before the first reading are always steered."
     );
     text += &match reach {
-        0.0 => " No answer here has more than two tokens, the full stop counted, and of those the gate \
-                decides nothing: that MC1 is as without it is by construction."
+        0.0 => " No answer here has more than two tokens, counting the full stop, and for those the gate \
+                decides nothing: MC1 is the same as without it by construction."
             .to_owned(),
-        reach => format!(" It decides something of {} % of the answers.", percent(reach)),
+        reach => format!(" It decides part of {} % of the answers.", percent(reach)),
     };
     let of = |name: &str| {
         let row = rows.iter().find(|row| row.name == name)?;
@@ -23,9 +23,9 @@ pub(in crate::cli) fn gate_text(rows: &[Row], gate: f32, reach: f64) -> String {
     };
     if let (Some((steered, changed, outside)), Some((_, always, _))) = (of("gated"), of("iti")) {
         text += &format!(
-            " Of neutral tokens {} % were steered; {} % stood behind one unlike all that the probes were \
-             fitted to, which shuts the gate; the likeliest next token changes after {} %, always on after \
-             {} %.",
+            " Of the neutral tokens, {} % were steered; {} % followed a token unlike anything the probes \
+             were fitted on, which shuts the gate; the most likely next token changes after {} % of them, \
+             and after {} % if steering is always on.",
             percent(steered),
             percent(outside.unwrap_or(0.0)),
             percent(changed),

@@ -69,8 +69,8 @@ impl ReadingFacts {
         let unseen = match self.nested {
             true => "which had no part in choosing heads or fitting probes",
             false => {
-                "which no probe had seen, but on which the heads were chosen: the best of many read noise \
-                 above 0.50, too"
+                "which no probe had seen, but on which the heads were chosen: the best of many heads read \
+                 noise above 0.50 as well"
             }
         };
         format!(

@@ -246,7 +246,7 @@ pub fn bake(
 /// Where this model takes a bias: before a vector is looked for.
 pub(crate) fn check_base(file: &Gguf) -> Result<Place> {
     if let Some(kind) = file.opt_str("general.type")?.filter(|&kind| kind != "model") {
-        let problem = format!("the file holds no model but a `{}`", kind.escape_debug());
+        let problem = format!("the file holds a `{}`, not a model", kind.escape_debug());
         return Err(file.fault("key general.type", problem));
     }
     if BakeRecord::is_in(file) {

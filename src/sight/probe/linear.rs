@@ -38,7 +38,7 @@ impl Rows {
         let ridge = RIDGE * gram.diag().sum() / gram.nrows().max(1) as f64;
         // Features that do not vary at all.
         gram.diag_mut().mapv_inplace(|d| d + ridge.max(f64::MIN_POSITIVE.sqrt()));
-        let fail = |_| Error::invalid("features", "their products are no numbers");
+        let fail = |_| Error::invalid("features", "their products are not numbers");
         let l = gram.cholesky().map_err(fail)?;
         // What the test rows are in these coordinates: L zᵀ = X xᵀ.
         let across = x.dot(&test.mapv(f64::from).t());

@@ -108,7 +108,7 @@ impl Writer {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part);
         let mut file = file.map_err(Error::io("create", &part))?;
         if let Err(TryLockError::WouldBlock) = FileExt::try_lock(&file) {
-            let problem = "another run is writing it at this moment";
+            let problem = "another run is writing it right now";
             return Err(Error::invalid(part.display().to_string(), problem));
         }
         let n_done =

@@ -70,8 +70,10 @@ fn check_kind(file: &Gguf) -> Result<u32> {
     }
     let kind = file.opt_str("general.type")?.unwrap_or("model");
     if kind != TYPE {
-        let problem =
-            format!("is `{}`, expected `{TYPE}`: this is no sidecar, give it with -m", shown(kind));
+        let problem = format!(
+            "is `{}`, expected `{TYPE}`: this is not a sidecar, give it with -m",
+            shown(kind)
+        );
         return Err(file.fault("key general.type", problem));
     }
     let method = file.str("adapter.type")?;

@@ -305,7 +305,7 @@ fn refuses_what_is_not_a_sidecar() {
     model.set("general.architecture", "llama").set("llama.block_count", 1u32);
     assert_eq!(
         refusal(&model),
-        "key general.type: is `model`, expected `adapter`: this is no sidecar, give it with -m"
+        "key general.type: is `model`, expected `adapter`: this is not a sidecar, give it with -m"
     );
     assert_eq!(
         refusal_of_key("adapter.type", "lora"),
@@ -394,7 +394,7 @@ fn refuses_tensors_of_another_shape_or_type() {
 fn refuses_heads_and_numbers_that_cannot_be() {
     let heads = |ids: [i32; 2]| refusal_of_tensor("blk.2.head", &[2], &ids.map(i32::to_le_bytes));
     assert_eq!(heads([0, 2]), "head 2.2: does not exist in 4 layers of 2 heads");
-    assert_eq!(heads([1, 1]), "head 2.1: is there twice");
+    assert_eq!(heads([1, 1]), "head 2.1: occurs twice");
     assert_eq!(heads([-1, 1]), "tensor blk.2.head: holds -1, expected a head from 0");
     let first = |name: &str, dims: &[u64], value: f32| {
         let mut values = f32s([0.0; 2]);

@@ -190,7 +190,7 @@ fn image_size(path: &Path) -> Result<u32> {
     const KEY: &str = "clip.vision.image_size";
     let size = Gguf::open(path)?.opt_uint(KEY)?.and_then(|size| size.try_into().ok());
     size.ok_or_else(|| {
-        let problem = format!("has no {KEY}: it is no projector file; give --size instead");
+        let problem = format!("has no {KEY}: it is not a projector file; give --size instead");
         Error::invalid(path.display().to_string(), problem)
     })
 }
