@@ -3,7 +3,7 @@
 pub(in crate::cli) mod heat;
 
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Value, context};
+use minijinja::{AutoEscape, Environment, HtmlEscape, Value, context};
 use serde::Serialize;
 
 use crate::cli::show::report::title_under;
@@ -35,11 +35,25 @@ pub(in crate::cli) fn render(template: &'static str, shown: Value) -> Result<Str
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.add_filter("form", |form: String| form_line(&form));
+    environment.add_filter("coded", |text: String| Value::from_safe_string(coded(&text)));
     let mut templates = PARTS.into_iter().chain([("report", template)]);
     templates
         .try_for_each(|(name, text)| environment.add_template(name, text))
         .and_then(|()| environment.get_template("report")?.render(shown))
         .map_err(|error| Error::invalid("report.html", format!("cannot be made: {error:#}")))
+}
+
+/// A sentence in which what stands between backticks is code.
+fn coded(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(|part| HtmlEscape(part).to_string()).collect();
+    // One without its other half is only a character.
+    if parts.len() % 2 == 0 {
+        return parts.join("`");
+    }
+    let part = |(i, part): (usize, String)| {
+        if i % 2 == 1 { format!("<code>{part}</code>") } else { part }
+    };
+    parts.into_iter().enumerate().map(part).collect()
 }
 
 /// The rows of a study, as `results.html` shows them; `layers_alone`: of a vector that steers no heads.
@@ -101,4 +115,21 @@ pub(in crate::cli) struct Plot {
     pub(in crate::cli) title: String,
     pub(in crate::cli) note: String,
     pub(in crate::cli) svg: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_between_backticks_is_code_and_nothing_is_markup() {
+        assert_eq!(
+            coded("run `candor fit -m <model>` & go"),
+            "run <code>candor fit -m &lt;model&gt;</code> &amp; go"
+        );
+        assert_eq!(coded("a ` <b>"), "a ` &lt;b&gt;");
+        let page = "{% extends \"page\" %}{% block title %}x{% endblock %}{% block body %}{{ a|coded }}{% endblock %}";
+        let page = render(page, context! { a => "<i> `x`" }).unwrap();
+        assert!(page.contains("&lt;i&gt; <code>x</code>"), "{page}");
+    }
 }

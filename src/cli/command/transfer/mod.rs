@@ -163,7 +163,7 @@ impl TransferArgs {
             data.require_two_classes()?;
             if let Some(known) = sets.iter().find(|known| known.name == data.name) {
                 let problem = format!(
-                    "{} and {} have one name, by which results are told apart: rename one",
+                    "{} and {} have the same name, by which results are told apart: rename one",
                     known.path.display(),
                     path.display()
                 );

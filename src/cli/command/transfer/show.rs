@@ -115,10 +115,13 @@ fn known(document: &Document) -> Option<String> {
         .readings
         .iter()
         .filter(|reading| reading.n_known > 0)
-        .map(|r| format!("{} of {} that {} has, too", r.n_known, names[r.read], names[r.fitted]))
+        .map(|r| format!("{} of {} that are also in {}", r.n_known, names[r.read], names[r.fitted]))
         .collect();
     (!left_out.is_empty()).then(|| format!("Left out: {}.", left_out.join("; ")))
 }
+
+/// What the colours of a table span: between two labels, half are right by luck.
+const LUCK_TO_ALL: (f64, f64) = (0.5, 1.0);
 
 /// The page of a transfer.
 ///
@@ -147,14 +150,15 @@ pub(super) fn page(document: &Document) -> Result<String> {
         let grid = heat::Grid {
             title: format!("By {title}"),
             note: "Accuracy in percent with its 95 % interval; rows: fitted to, columns: read. \
-                   Below, what always giving the more frequent label would get right."
+                   Below, what always giving the more frequent label would get right. Colours go \
+                   from 50 % (dark) to 100 % (bright)."
                 .to_owned(),
             marked: "the fifth of its own set that nothing was fitted to",
             corner: "fitted to".to_owned(),
             columns: names.clone(),
             rows,
         };
-        grid.shown(percent)
+        grid.shown_within(LUCK_TO_ALL, percent)
     };
     let grids: Vec<Value> = tables(document).into_iter().map(grid).collect();
     let sets: Vec<Value> = document

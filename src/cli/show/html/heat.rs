@@ -27,12 +27,30 @@ pub(in crate::cli) struct Grid {
 }
 
 impl Grid {
-    /// As `grid.html` shows it; `text` writes a number.
+    fn values(&self) -> impl Iterator<Item = f64> {
+        let cells = self.rows.iter().flat_map(|(_, cells)| cells);
+        cells.map(|cell| cell.value).filter(|value| value.is_finite())
+    }
+
+    /// As `grid.html` shows it, the colours from the lowest number to the highest; `text` writes a
+    /// number.
     pub(in crate::cli) fn shown(self, text: fn(f64) -> String) -> Value {
-        let cells = || self.rows.iter().flat_map(|(_, cells)| cells);
-        let values = || cells().map(|cell| cell.value).filter(|value| value.is_finite());
-        let (lowest, highest) =
+        let values = || self.values();
+        let range =
             (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+        self.shown_within(range, text)
+    }
+
+    /// The same with colours over a given range, or more where numbers lie beyond it: for numbers that
+    /// mean the same in every table.
+    pub(in crate::cli) fn shown_within(
+        self,
+        (low, high): (f64, f64),
+        text: fn(f64) -> String,
+    ) -> Value {
+        let cells = || self.rows.iter().flat_map(|(_, cells)| cells);
+        let lowest = self.values().fold(low, f64::min);
+        let highest = self.values().fold(high, f64::max);
         let shown = |cell: &Cell| {
             let level = match highest > lowest {
                 true => ((cell.value - lowest) / (highest - lowest)) as f32,
