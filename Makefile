@@ -41,8 +41,7 @@ wheel: setup ## build a portable wheel of the Python package into target/dist
 doc: setup ## build the documentation, warnings refused
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --no-deps --locked --features program
 
-book: setup ## build the book into target/book (installs mdbook below target/tools if it is missing)
-	$(CARGO) build --release --locked --features program
+book: ## build the book into target/book (installs mdbook below target/tools if it is missing)
 	scripts/book.sh $(TARGET)
 
 clean: ## remove what was built, llama.cpp included

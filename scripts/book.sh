@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the book into target/book, its page of commands from the program's own descriptions.
+# Builds the book into target/book.
 #
-#     scripts/book.sh [TARGET]     TARGET is cargo's target folder, with the program in release/
+#     scripts/book.sh [TARGET]     TARGET is cargo's target folder
 #
 # Without mdbook on the path, cargo installs it below the target folder, which takes minutes once.
 set -eu
@@ -18,6 +18,5 @@ if [ -z "$mdbook" ]; then
     fi
 fi
 
-"$target/release/candor" manual --markdown >docs/src/reference/commands.md
 "$mdbook" build docs
 printf 'book: open %s\n' "$target/book/index.html"

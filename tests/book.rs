@@ -6,9 +6,6 @@ use std::path::{Component, Path, PathBuf};
 
 use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 
-/// Made by `make book`.
-const GENERATED: [&str; 1] = ["docs/src/reference/commands.md"];
-
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -120,10 +117,8 @@ fn every_link_leads_somewhere() {
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { path.clone() } else { resolved(path, file) };
-            let is_generated = GENERATED.iter().any(|made| target == Path::new(made));
-            let is_there = is_generated || root().join(&target).exists();
+            let is_there = root().join(&target).exists();
             let has_anchor = anchor.is_empty()
-                || is_generated
                 || pages.get(&target).is_none_or(|page| page.anchors.contains(anchor));
             if !is_there || !has_anchor {
                 broken.push(format!("{}: {link}", path.display()));
@@ -145,7 +140,6 @@ fn every_page_is_in_the_summary() {
     let there: BTreeSet<PathBuf> = pages()
         .into_iter()
         .filter(|page| page.starts_with("docs/src") && !page.ends_with("SUMMARY.md"))
-        .chain(GENERATED.map(PathBuf::from))
         .collect();
     assert_eq!(listed, there);
 }
@@ -155,4 +149,82 @@ fn the_readme_is_one_screen_and_a_little() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("it is there");
     assert!(readme.len() <= 12 * 1024, "{} bytes", readme.len());
     assert!(readme.lines().count() <= 200, "{} lines", readme.lines().count());
+}
+
+/// The numbers with a decimal point in a text, and whole ones of three digits or more.
+fn figures(text: &str) -> BTreeSet<String> {
+    let is_of_a_number = |c: char| c.is_ascii_digit() || c == '.' || c == ',';
+    text.split(|c| !is_of_a_number(c))
+        .map(|number| number.trim_matches(['.', ',']).to_owned())
+        .filter(|number| {
+            let n_digit = number.chars().filter(char::is_ascii_digit).count();
+            n_digit > 0 && (number.contains('.') || n_digit > 2)
+        })
+        .collect()
+}
+
+/// Of a page, what stands under a heading.
+fn under<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(heading).expect("the heading");
+    rest.split("\n## ").next().unwrap_or(rest)
+}
+
+#[test]
+fn every_figure_of_the_readme_has_its_row() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a page");
+    let (readme, results) = (read("README.md"), read("docs/src/results.md"));
+    let known = figures(&results);
+    let claimed = figures(under(&readme, "\n## Results\n"));
+    assert!(claimed.len() > 10, "{claimed:?}");
+    let missing: Vec<_> = claimed.difference(&known).collect();
+    assert!(missing.is_empty(), "docs/src/results.md has no {missing:?}");
+    assert!(results.contains("figures/session.svg"), "the times in the picture have no row");
+    let page = read("docs/src/reference/architectures.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let rows: Vec<&str> = rows
+        .take_while(|line| line.starts_with("| "))
+        .filter(|line| !line.contains("| refused |"))
+        .filter_map(|line| line.trim_start_matches("| ").split(' ').next())
+        .collect();
+    let n_form = rows.len();
+    let n_architecture = rows.into_iter().collect::<BTreeSet<_>>().len();
+    let said = format!("[{n_architecture} architectures]");
+    assert!(
+        readme.contains(&said) && readme.contains(&n_form.to_string()),
+        "{said}, {n_form} forms"
+    );
+}
+
+#[test]
+fn every_result_says_by_what_command_where_when_and_from_which_commit() {
+    let page = std::fs::read_to_string(root().join("docs/src/results.md")).expect("a page");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| figures "))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 10);
+    for row in &rows {
+        let [_, command, machine, date, commit] = row[..] else { panic!("{row:?}") };
+        if command.starts_with("not ours") {
+            continue;
+        }
+        assert!(command.contains('`') || command.contains("the commands of"), "{row:?}");
+        assert!(!machine.is_empty(), "{row:?}");
+        let is_date = date.len() == 10 && date.split('-').all(|part| part.parse::<u32>().is_ok());
+        assert!(is_date, "{row:?}");
+        let is_hash = |hash: &str| hash.len() == 7 && hash.chars().all(|c| c.is_ascii_hexdigit());
+        assert!(commit.split(", ").all(is_hash), "{row:?}");
+    }
+    // Every section is one of the rows, or a part of one.
+    let linked: BTreeSet<String> = Page::read(Path::new("docs/src/results.md"))
+        .links
+        .into_iter()
+        .filter_map(|link| link.strip_prefix('#').map(str::to_owned))
+        .collect();
+    let sections = page.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor);
+    let unlisted: Vec<_> = sections.filter(|section| !linked.contains(section)).collect();
+    assert!(unlisted.is_empty(), "the table of results lacks {unlisted:?}");
 }

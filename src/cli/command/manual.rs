@@ -160,3 +160,25 @@ fn escaped(text: &str) -> String {
     }
     out
 }
+
+/// Of the program as people install it.
+#[cfg(all(test, unix, feature = "serve", feature = "sight"))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_page_of_commands_is_what_the_program_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src/reference/commands.md");
+        let mut command = crate::cli::command_line();
+        command.build();
+        let page = markdown(&command);
+        if std::env::var_os("CANDOR_WRITE_COMMANDS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
+        let remedy = "run CANDOR_WRITE_COMMANDS=1 cargo test --release --lib manual";
+        assert!(on_disk.replace("\r\n", "\n") == page, "commands.md is out of date: {remedy}");
+    }
+}
