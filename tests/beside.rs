@@ -118,8 +118,11 @@ fn the_built_in_model_has_a_vector_for_all_that_talk() {
         let server = common::served::Served::start(&cache, &[]);
         let steering = server.get("/v1/steering").json();
         assert_eq!(server.vectors.len(), 1, "{steering}");
-        let default = steering["default"].to_string();
-        assert!(default.contains(&server.vectors[0]), "{steering}");
+        assert_eq!(
+            steering["default_vectors"][0]["source"],
+            server.vectors[0].as_str(),
+            "{steering}"
+        );
     }
 }
 
