@@ -161,6 +161,7 @@ pages! {
     the_readme: "README.md",
     the_first_vector: "docs/src/tutorials/first-vector.md",
     your_data: "docs/src/tutorials/your-data.md",
+    pictures: "docs/src/tutorials/pictures.md",
     tuning: "docs/src/tutorials/tuning.md",
     preferences: "docs/src/tutorials/preferences.md",
     measuring: "docs/src/tutorials/measuring.md",
