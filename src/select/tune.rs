@@ -1,5 +1,7 @@
 //! How many heads, and how far: chosen by trying.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::parts;
@@ -251,7 +253,7 @@ impl Tuner<'_> {
         }
         first.sort_by(|a, b| b.2.total_cmp(&a.2));
         // The strongest first.
-        rest.sort_by(|a, b| (b.1, b.0).cmp(&(a.1, a.0)));
+        rest.sort_by_key(|&(lane, place)| Reverse((place, lane)));
         let known = first.into_iter().map(|(lane, place, kl)| (lane, place, Some(kl)));
         let unknown = rest.into_iter().map(|(lane, place)| (lane, place, None));
         let mut best: Option<Tried> = None;

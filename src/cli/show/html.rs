@@ -47,7 +47,7 @@ pub(in crate::cli) fn render(template: &'static str, shown: Value) -> Result<Str
 fn coded(text: &str) -> String {
     let parts: Vec<String> = text.split('`').map(|part| HtmlEscape(part).to_string()).collect();
     // One without its other half is only a character.
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return parts.join("`");
     }
     let part = |(i, part): (usize, String)| {
