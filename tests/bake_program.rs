@@ -163,7 +163,7 @@ fn refuses_to_write_over_what_it_reads() {
         assert!(fs::read(target).unwrap() == before);
     }
     let message = refusal(&mut desk.bake(&desk.steer, &desk.path("baked.gguf")));
-    assert!(message.contains("holds no model but a `adapter`"), "{message}");
+    assert!(message.contains("holds a `adapter`, not a model"), "{message}");
     fs::remove_file(&desk.steer).unwrap();
     let message = refusal(&mut desk.bake(&desk.model, &desk.path("baked.gguf")));
     assert!(message.contains("--steer FILE"), "{message}");

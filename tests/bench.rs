@@ -214,7 +214,7 @@ fn refuses_sizes_that_cannot_be() {
 fn refuses_wrong_usage() {
     let cache = tempfile::tempdir().unwrap();
     for (args, expected) in [
-        (["--paths", "fast"].as_slice(), "`fast` is none of plain, observe"),
+        (["--paths", "fast"].as_slice(), "`fast` is not one of plain, observe"),
         (&["--csv", "--md"], "cannot be used with"),
         (&["--csv", "--json"], "cannot be used with"),
         (&["-r", "0"], "whole number from 1"),

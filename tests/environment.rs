@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What cargo itself sets for a build, and names of macros that look like variables.
-const NOT_SET_BY_PEOPLE: [&str; 3] = ["OUT_DIR", "CANDOR_GUARD_H", "CANDOR_SIGHT"];
+/// What cargo or the build script sets for a build, what every program has, and names of macros that
+/// look like variables.
+const NOT_SET_BY_PEOPLE: [&str; 5] =
+    ["OUT_DIR", "CANDOR_LLAMA_ROOT", "PATH", "CANDOR_GUARD_H", "CANDOR_SIGHT"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -54,7 +54,7 @@ fn counts_that_llama_cpp_asserts() {
 #[test]
 fn a_rope_scaling_that_does_not_exist() {
     let error = refused(&[("llama.rope.scaling.type", "wishful".into())]);
-    assert!(error.contains("`wishful` is none of none, linear"), "{error}");
+    assert!(error.contains("`wishful` is not one of none, linear"), "{error}");
 }
 
 #[test]

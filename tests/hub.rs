@@ -217,7 +217,7 @@ fn other_bytes_than_promised_are_removed() {
     let (hub, home) = (Hub::start(), Home::new());
     hub.is(Mood::Lying);
     let message = home.fails(&hub.address);
-    assert!(message.contains("came damaged and was removed"), "{message}");
+    assert!(message.contains("arrived damaged and was removed"), "{message}");
     assert!(message.contains(&sha256(&content())), "{message}");
     assert!(!home.whole().exists());
     hub.is(Mood::Sound);
@@ -232,7 +232,7 @@ fn other_bytes_than_promised_are_removed() {
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(&blob, home.whole()).unwrap();
-        assert!(home.fails(&hub.address).contains("came damaged"));
+        assert!(home.fails(&hub.address).contains("arrived damaged"));
         assert!(!blob.exists() && home.whole().symlink_metadata().is_err());
     }
 }

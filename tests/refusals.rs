@@ -285,23 +285,23 @@ fn writes_over_no_file_that_it_reads_or_writes_besides() {
     let train = ["-d", "asked.jsonl", "--method", "dpo", "--curve"];
     let fit_dpo = [&["fit", "-k", "3", "-m", model][..], &train].concat();
     let cases: [(&[&str], &[&str], &str); 11] = [
-        (&fit_dpo, &["-"], "--curve -: a file is written"),
+        (&fit_dpo, &["-"], "--curve -: cannot be stdout"),
         (
             &fit_dpo,
             &["x.gguf", "-o", "x.gguf"],
-            "the training curve (--curve) and the vector (-o) are to be one file",
+            "the training curve (--curve) and the vector (-o) would be the same file",
         ),
         (&fit, &[model], "it is the model"),
         (&fit, &["./facts.csv"], "it is the data"),
         (
             &fit,
             &["new.st", "--activations", "new.st"],
-            "the activations and the vector (-o) are to be one file",
+            "the activations and the vector (-o) would be the same file",
         ),
         (
             &fit,
             &["new.svg", "--plot", "new.svg"],
-            "the plot (--plot) and the vector (-o) are to be one file",
+            "the plot (--plot) and the vector (-o) would be the same file",
         ),
         (&fit, &["absent/new.gguf"], "no folder absent"),
         (&capture, &[model], "it is the model"),

@@ -217,7 +217,7 @@ fn where_no_head_reads_the_labels_every_one_says_so() {
         assert_eq!(stderr.contains(told), warns, "{stderr}");
         stdout
     };
-    let beside = "always the more frequent label: 50.0 %; the best with shuffled labels: up to";
+    let beside = "always the more frequent label: 50.0 %; best with shuffled labels: up to";
     let steer = ["-k", "2", "--alpha", "4"];
     assert!(said(shelf.candor("fit", "noise.csv").args(steer), true).contains(beside));
     for page in ["cv", "given", "sweep"] {

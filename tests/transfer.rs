@@ -216,5 +216,5 @@ fn the_program_says_what_reads_what() {
 
     let fish = path("fish_true_false.csv");
     let twice = refusal(candor(folder.path()).args(["transfer", "-d"]).args([&fish, &fish]));
-    assert!(twice.contains("have one name"), "{twice}");
+    assert!(twice.contains("have the same name"), "{twice}");
 }

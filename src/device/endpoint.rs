@@ -107,7 +107,7 @@ mod tests {
             assert!(complaint(resolve(text)).contains("expected host:port"), "{text}");
         }
         for text in ["127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1"] {
-            assert!(complaint(resolve(text)).contains("is no port"), "{text}");
+            assert!(complaint(resolve(text)).contains("is not a port"), "{text}");
         }
         assert!(complaint(resolve("no.such.host.invalid:1")).contains("cannot be resolved"));
     }

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn refuses_what_is_not_as_it_says() {
         let problem = |bytes: &[u8]| read_floats(bytes).unwrap_err();
-        assert!(problem(b"PK\x03\x04").contains("no numpy array"));
+        assert!(problem(b"PK\x03\x04").contains("not a numpy array"));
         assert!(problem(&described("<f4", "(2,)", &[0; 4])).contains("cut or damaged"));
         assert!(problem(&described("<f4", "(1,)", &[0; 8])).contains("cut or damaged"));
         let huge = format!("({0}, {0})", usize::MAX);

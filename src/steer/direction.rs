@@ -124,7 +124,7 @@ mod tests {
             assert_eq!(kind.to_string().parse::<DirectionKind>().unwrap(), kind);
         }
         let error = "ccs".parse::<DirectionKind>().unwrap_err().to_string();
-        assert_eq!(error, "direction: `ccs` is none of `mass-mean`, `probe`, `random`");
+        assert_eq!(error, "direction: `ccs` is not `mass-mean`, `probe` or `random`");
     }
 
     #[test]

@@ -459,7 +459,7 @@ mod tests {
         for geometry in [[3, 1 << 16, 1 << 16], [3, 100_000, 2], [usize::MAX; 3]] {
             let [n_layer, n_head, d_head] = geometry;
             let error = SteeringVector::new(n_layer, n_head, d_head, vec![good()]).unwrap_err();
-            assert!(error.to_string().ends_with("are no model"), "{error}");
+            assert!(error.to_string().ends_with("are not a model"), "{error}");
         }
     }
 }

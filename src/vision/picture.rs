@@ -236,8 +236,8 @@ mod tests {
     #[test]
     fn refuses_what_is_no_picture_and_what_is_too_large() {
         let refused = |bytes: &[u8]| Picture::decode(bytes).unwrap_err();
-        assert!(refused(b"").contains("no PNG"));
-        assert!(refused(b"BM and more").contains("no PNG"));
+        assert!(refused(b"").contains("not a PNG"));
+        assert!(refused(b"BM and more").contains("not a PNG"));
         let whole = png(&[0; 64 * 3], 64, 1, ExtendedColorType::Rgb8);
         assert!(refused(&whole).contains("64 times"));
         let whole = png(&[0; 12], 2, 2, ExtendedColorType::Rgb8);

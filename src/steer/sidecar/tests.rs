@@ -325,7 +325,7 @@ fn refuses_keys_of_another_type_or_out_of_range() {
         ("candor.alpha", f32::NAN.into(), "is NaN, expected a finite number"),
         ("candor.seed", (-1i32).into(), "is of type i32, expected a non-negative integer"),
         ("candor.k", 2u32.into(), "is 2, and the tensors hold 3 heads"),
-        ("candor.direction", "ccs".into(), "`ccs` is none of"),
+        ("candor.direction", "ccs".into(), "`ccs` is not `mass-mean`"),
         ("candor.positions", "some".into(), "`some` is not `generated` or `all`"),
         ("candor.model.fingerprint", "0".repeat(63).into(), "expected 64 hexadecimal digits"),
         ("candor.data.sha256", "G".repeat(64).into(), "expected 64 hexadecimal digits"),
