@@ -26,6 +26,7 @@ mod fingerprint;
 mod geometry;
 pub mod gguf;
 pub mod import;
+mod json;
 pub mod judge;
 pub mod ledger;
 mod limits;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::objective::{Objective, Preference, paired};
 use crate::data::split::train_validation_of;
-use crate::data::{PromptForm, Question};
+use crate::data::{PromptForm, Question, firsts};
 use crate::eval::{Evaluator, QuestionScore};
 use crate::ledger::Ledger;
 use crate::steer::{SteeredHead, SteeringVector};
@@ -142,8 +142,9 @@ pub fn train(
     }
     params.check(objective)?;
     let all: Vec<usize> = (0..pairs.len()).collect();
+    let units = firsts(&pairs);
     let (train, held) =
-        train_validation_of(&all, |i| pairs[i].hash(), params.validation_share, params.seed)?;
+        train_validation_of(&all, |i| units[i], params.validation_share, params.seed)?;
     let mut search = Search {
         evaluator,
         heads,

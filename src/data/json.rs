@@ -1,5 +1,6 @@
 //! JSON: TruthfulQA's multiple-choice task.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -7,6 +8,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 
 use super::{Flaw, Kind, Question};
 use crate::error::shown;
+use crate::json::twice;
 
 /// A question of `mc_task.json`.
 #[derive(Deserialize)]
@@ -32,7 +34,11 @@ impl<'de> Deserialize<'de> for Targets {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Targets, A::Error> {
                 let mut targets = Vec::new();
-                while let Some((answer, label)) = map.next_entry()? {
+                let mut known = HashSet::new();
+                while let Some((answer, label)) = map.next_entry::<String, u64>()? {
+                    if !known.insert(answer.clone()) {
+                        return Err(A::Error::custom(twice(&answer)));
+                    }
                     match label {
                         0 | 1 => targets.push((answer, label == 1)),
                         _ => {
@@ -74,17 +80,12 @@ fn mc_question(item: McQuestion, line: u64) -> Result<Question, String> {
     let (Some((best, _)), None) = (right.next(), right.next()) else {
         return Err("mc1_targets has not exactly one answer with 1".into());
     };
-    let mut question = Question {
-        text: item.question,
-        category: None,
-        line,
-        images: Vec::new(),
-        answers: Vec::new(),
-    };
+    let mut question = Question { text: item.question, ..Question::new(line) };
     for (answer, label) in &item.mc2_targets.0 {
         question.add(answer, *label, answer == best)?;
     }
     question.drop_repeated();
+    question.check_blanks()?;
     if !question.answers.iter().any(|answer| answer.best && answer.label) {
         let best = shown(best);
         return Err(format!("mc2_targets lacks the true answer of mc1_targets, `{best}`"));
@@ -161,6 +162,12 @@ mod tests {
         assert!(large.starts_with("m.json, line 5: not mc_task.json: invalid value: integer `2`"));
         let empty = refuse(r#"{"a": 1}"#, r#"{"a": 1, "": 0}"#);
         assert_eq!(empty, "m.json, line 3: an answer is empty");
+        let twice = refuse(r#"{"a": 1}"#, r#"{"a": 1, "b": 0, "a": 0}"#);
+        assert!(twice.starts_with("m.json, line 5: not mc_task.json: the key `a` is there twice"));
+        let blank = refuse(r#"{"a": 1}"#, r#"{"a": 1, "a ": 0}"#);
+        assert!(
+            blank.starts_with("m.json, line 3: the answers `a` and `a ` differ in blanks only")
+        );
         assert!(refuse("[]", "{}").starts_with("m.json, line 4: not mc_task.json: "));
         assert!(refuse(r#"{"a": 1}"#, r#"{"a": "#).starts_with("m.json, line 5: not mc_task.json"));
     }

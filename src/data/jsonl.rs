@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Flaw, Kind, Question, label};
 use crate::error::shown;
+use crate::json;
 
 /// Reads one object per line: prompts with an answer and a label, questions with their answers, or
 /// pairs. Blank lines are passed over.
@@ -18,15 +19,15 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         if raw.trim_ascii().is_empty() {
             continue;
         }
-        let (item, images) = parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
+        let Row { item, images, group } =
+            parse_line(raw).map_err(|problem| Flaw::line(line, problem))?;
         let this = item.kind();
         if *kind.get_or_insert(this) != this {
             return Err(Flaw::line(line, TWO_FORMS));
         }
         let mut begin = |text: &str, category: Option<&String>| {
-            let (text, category, answers) = (text.to_owned(), category.cloned(), Vec::new());
-            let images = images.clone();
-            questions.push(Question { text, category, line, images, answers });
+            let (text, category, images) = (text.to_owned(), category.cloned(), images.clone());
+            questions.push(Question { text, category, images, ..Question::new(line) });
             questions.len() - 1
         };
         let added = match &item {
@@ -34,16 +35,19 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
                 let index = *known
                     .entry((prompt.clone(), images.clone()))
                     .or_insert_with(|| begin(prompt, None));
-                questions[index].add(answer, *label, false)
+                let question = &mut questions[index];
+                question.join(group).and_then(|()| question.add(answer, *label, false))
             }
             Line::Pair { prompt, positive, negative } => {
                 let index = begin(prompt.as_deref().unwrap_or_default(), None);
                 let question = &mut questions[index];
+                question.group = group;
                 question.add(positive, true, true).and(question.add(negative, false, false))
             }
             Line::Choice { question, category, answers } => {
                 let index = begin(question, category.as_ref());
                 let question = &mut questions[index];
+                question.group = group;
                 answers.iter().enumerate().try_for_each(|(i, (answer, label))| {
                     match answers[..i].iter().any(|(known, _)| known == answer) {
                         true => Err(format!("the answer `{answer}` occurs twice")),
@@ -54,7 +58,10 @@ pub(super) fn parse_lines(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         };
         added.map_err(|problem| Flaw::line(line, problem))?;
     }
-    questions.iter_mut().for_each(Question::drop_repeated);
+    for question in &mut questions {
+        question.drop_repeated();
+        question.check_blanks().map_err(|problem| Flaw::line(question.line, problem))?;
+    }
     Ok((kind.unwrap_or(Kind::PromptAnswer), questions))
 }
 
@@ -91,12 +98,36 @@ impl Line {
     }
 }
 
-/// What a line holds, and the pictures that belong to it.
-fn parse_line(raw: &[u8]) -> Result<(Line, Vec<PathBuf>), String> {
+/// What a line holds, the pictures that belong to it, and what it shares with others.
+struct Row {
+    item: Line,
+    images: Vec<PathBuf>,
+    group: Option<String>,
+}
+
+fn parse_line(raw: &[u8]) -> Result<Row, String> {
     let raw = str::from_utf8(raw).map_err(|_| "is not UTF-8")?;
-    let object: Map<String, Value> = serde_json::from_str(raw)
-        .map_err(|error| format!("not a JSON object: {}", shown(&error.to_string())))?;
-    Ok((item(&object)?, images(&object)?))
+    let object = match json::parse(raw.as_bytes()) {
+        Ok(Value::Object(object)) => object,
+        Ok(_) => return Err("not a JSON object: there are no keys".into()),
+        Err(json::Fault::Twice(key)) => return Err(json::twice(&key)),
+        Err(json::Fault::Syntax(problem)) => {
+            return Err(format!("not a JSON object: {}", shown(&problem)));
+        }
+    };
+    Ok(Row { item: item(&object)?, images: images(&object)?, group: group(&object)? })
+}
+
+/// What the line is in one group with, under `group`: a text or a whole number.
+fn group(object: &Map<String, Value>) -> Result<Option<String>, String> {
+    match object.get("group") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(group)) if !group.is_empty() => Ok(Some(group.clone())),
+        Some(Value::Number(group)) if group.is_i64() || group.is_u64() => {
+            Ok(Some(group.to_string()))
+        }
+        Some(_) => Err("group is neither a text nor a whole number, or is empty".into()),
+    }
 }
 
 /// The pictures under `image`: a path, or a list of them.
@@ -146,6 +177,9 @@ fn pair(
     let (positive, negative) = (text(object, one)?, text(object, other)?);
     if positive == negative {
         return Err(format!("{one} and {other} are the same"));
+    }
+    if positive.split_whitespace().eq(negative.split_whitespace()) {
+        return Err(format!("{one} and {other} differ in blanks only"));
     }
     Ok(Line::Pair { prompt, positive, negative })
 }
@@ -294,7 +328,36 @@ mod tests {
             refuse(r#"{"positive": "p", "negative": "p"}"#),
             "positive and negative are the same"
         );
+        assert_eq!(
+            refuse(r#"{"positive": "p q", "negative": "p  q "}"#),
+            "positive and negative differ in blanks only"
+        );
         assert_eq!(refuse(r#"{"positive": "p", "negative": "n"}"#), TWO_FORMS);
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "label": 0}"#),
+            "the key `label` is there twice"
+        );
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "id": {"x": 1, "x": 2}}"#),
+            "the key `x` is there twice"
+        );
+        assert_eq!(
+            refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "group": [1]}"#),
+            "group is neither a text nor a whole number, or is empty"
+        );
+        // Of the question that both lines are of.
+        let two = |answer: &str, group: &str| {
+            let line = r#"{"prompt": "p", "answer": "a", "label": 1, "group": 1}"#;
+            let other =
+                format!(r#"{{"prompt": "p", "answer": "{answer}", "label": 0, "group": {group}}}"#);
+            refusal("d.jsonl", &format!("{line}\n{other}\n"))
+        };
+        assert_eq!(two("b", "2"), "d.jsonl, line 2: its group is `2`, and was `1` on line 1");
+        assert_eq!(
+            two("a ", "1"),
+            "d.jsonl, line 1: the answers `a` and `a ` differ in blanks only, and one is true, the \
+             other false"
+        );
     }
 
     #[test]

@@ -14,9 +14,11 @@
 //!
 //! Of choices, `answer` is the index of the true one, counted from 0; `true` and `false` are lists of
 //! answers, the first true one is the best. Further columns and keys are allowed and ignored, save
-//! `category` beside a question. A label is `0`, `1`, `true`, `false`, `yes` or
-//! `no`. What breaks a form is refused with the line it stands on, never guessed at or skipped.
+//! `category` beside a question, and `group`, a text or a whole number, in lines of JSON and beside
+//! statements: what has the same group is one question to splits, shuffles and intervals ([`firsts`]). A
+//! label is `0`, `1`, `true`, `false`, `yes` or `no`. A key that stands twice in an object is refused. What breaks a form is refused with the line it stands on, never guessed at or skipped.
 
+mod alike;
 mod form;
 mod json;
 mod jsonl;
@@ -29,10 +31,12 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use self::alike::firsts;
+pub(crate) use self::alike::n_overlapping;
 pub use self::form::PromptForm;
+pub use self::seen::hashes;
 pub(crate) use self::seen::{SEEN_BITS, plain};
-pub use self::seen::{firsts, hashes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::file::{DATA_MAX, folder_of, read_up_to, stem};
 use crate::vision::{place_pictures, shows_picture};
 
@@ -78,6 +82,8 @@ pub struct Question {
     pub text: String,
     /// The category, where the file has one.
     pub category: Option<String>,
+    /// What it shares with others that state the same in other words, where the file says so.
+    pub group: Option<String>,
     /// The line of the file on which the question first stands, counted from 1.
     pub line: u64,
     /// The pictures that belong to it, in the order of their places ([`PLACE`](crate::vision::PLACE))
@@ -243,6 +249,12 @@ impl Dataset {
 }
 
 impl Question {
+    /// One that is empty, of a line.
+    pub(crate) fn new(line: u64) -> Self {
+        let (text, images, answers) = (String::new(), Vec::new(), Vec::new());
+        Self { text, category: None, group: None, line, images, answers }
+    }
+
     /// The answer that MC1 asks for, an index into [`Question::answers`]: the one marked best, else
     /// the first true one, else the first.
     #[must_use]
@@ -285,6 +297,41 @@ impl Question {
             answers: answers.filter(decides).map(|(_, answer)| answer.clone()).collect(),
             ..self.clone()
         }
+    }
+
+    /// Puts it into a group; one that a further line says no more of stays where it is.
+    ///
+    /// # Errors
+    /// A problem where it is in another.
+    fn join(&mut self, group: Option<String>) -> Result<(), String> {
+        match (&self.group, group) {
+            (Some(known), Some(group)) if *known != group => {
+                let (known, group) = (shown(known), shown(&group));
+                Err(format!("its group is `{group}`, and was `{known}` on line {}", self.line))
+            }
+            (None, group) => {
+                self.group = group;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses two answers of which the one is called true and the other false, and which differ in blanks
+    /// only: one of them is a slip.
+    fn check_blanks(&self) -> Result<(), String> {
+        let words = |answer: &Answer| answer.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut known: HashMap<String, &Answer> = HashMap::new();
+        for answer in &self.answers {
+            let before = *known.entry(words(answer)).or_insert(answer);
+            if before.text != answer.text && before.label != answer.label {
+                let (a, b) = (shown(&before.text), shown(&answer.text));
+                return Err(format!(
+                    "the answers `{a}` and `{b}` differ in blanks only, and one is true, the other false"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Adds an answer.

@@ -1,7 +1,5 @@
 //! Which questions something was fitted on, in a few bytes each.
 
-use std::collections::BTreeMap;
-
 use super::{Question, sha256};
 
 /// Bits of a question's hash: few enough for every program that reads numbers as doubles, and enough
@@ -54,15 +52,6 @@ pub(crate) fn plain(text: &str) -> String {
     text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Of every question, the place of the first that asks the same ([`Question::hash`]): its own where none
-/// stands before it.
-#[must_use]
-pub fn firsts<'q>(questions: impl IntoIterator<Item = &'q Question>) -> Vec<usize> {
-    let mut known = BTreeMap::new();
-    let questions = questions.into_iter().enumerate();
-    questions.map(|(place, question)| *known.entry(question.hash()).or_insert(place)).collect()
-}
-
 /// The hashes of these questions, ascending, each once.
 #[must_use]
 pub fn hashes<'q>(questions: impl IntoIterator<Item = &'q Question>) -> Vec<u64> {
@@ -88,7 +77,8 @@ mod tests {
         let (one, other) = (one.unwrap(), read("b.jsonl", other).unwrap());
         assert_eq!(hashes(&one.questions), hashes(&other.questions));
         assert_eq!(hashes(&one.questions).len(), 2);
-        assert_eq!(firsts(one.questions.iter().chain(&other.questions)), [0, 1, 1, 0]);
+        let both = one.questions.iter().chain(&other.questions);
+        assert_eq!(super::super::firsts(both), [0, 1, 1, 0]);
         // As any program computes it: `printf 'who?' | sha256sum | cut -c1-12`.
         assert!(hashes(&one.questions).iter().all(|hash| hash >> SEEN_BITS == 0));
         assert_eq!(format!("{:012x}", one.questions[1].hash()), sha256(b"who?")[..12]);

@@ -30,7 +30,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(Kind, Vec<Question>), Flaw> {
         return Ok((Kind::QuestionAnswer, questions));
     }
     if let (Some(statement), Some(label)) = (column("statement"), column("label")) {
-        return Ok((Kind::Statement, statements(records, statement, label)?));
+        let group = column("group");
+        return Ok((Kind::Statement, statements(records, statement, label, group)?));
     }
     let titles = header.iter().collect::<Vec<_>>().join(", ");
     Err(Flaw::line(1, format!("{UNDERSTOOD}; the columns here are {}", shown(&titles))))
@@ -55,8 +56,7 @@ impl Columns {
             return Err("the question is empty".into());
         }
         let category = self.category.map(|column| cell(column).to_owned());
-        let mut question =
-            Question { text: text.into(), category, line, images: Vec::new(), answers: Vec::new() };
+        let mut question = Question { text: text.into(), category, ..Question::new(line) };
         let best = cell(self.best);
         if best.is_empty() {
             return Err("the best answer is empty".into());
@@ -79,6 +79,7 @@ fn statements(
     records: Records,
     statement_column: usize,
     label_column: usize,
+    group_column: Option<usize>,
 ) -> Result<Vec<Question>, Flaw> {
     let mut questions: Vec<Question> = Vec::new();
     let mut known = HashMap::new();
@@ -95,10 +96,12 @@ fn statements(
             Flaw::line(line, problem)
         })?;
         let index = *known.entry(text.clone()).or_insert_with(|| {
-            let (text, category, answers) = (String::new(), None, Vec::new());
-            questions.push(Question { text, category, line, images: Vec::new(), answers });
+            questions.push(Question::new(line));
             questions.len() - 1
         });
+        let group = group_column.map(cell).filter(|group| !group.is_empty());
+        let joined = questions[index].join(group.map(str::to_owned));
+        joined.map_err(|problem| Flaw::line(line, problem))?;
         questions[index].answers.push(Answer { text, label, best: false });
     }
     Ok(questions)

@@ -106,10 +106,8 @@ mod tests {
         let answer = |text: &str, label| Answer { text: text.into(), label, best: label };
         let question = Question {
             text: "What is the capital of Australia?".into(),
-            category: None,
-            line: 1,
-            images: Vec::new(),
             answers: vec![answer("Canberra", true), answer("Sydney", false)],
+            ..Question::new(1)
         };
         let judge = |text: &str| is_true(&Written { text: text.into() }, &question);
         assert!(judge(" canberra.") && judge("Canberra"));

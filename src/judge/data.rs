@@ -73,8 +73,7 @@ fn from_bytes(path: &Path, bytes: &[u8], aspect: Aspect, limit: usize) -> Result
     for i in 0..n {
         let (line, question, text, label) = &lines[i * lines.len() / n];
         let at = *known.entry(question.clone()).or_insert_with(|| {
-            let (text, category, answers) = (question.clone(), None, Vec::new());
-            questions.push(Question { text, category, line: *line, images: Vec::new(), answers });
+            questions.push(Question { text: question.clone(), ..Question::new(*line) });
             questions.len() - 1
         });
         questions[at].answers.push(Answer { text: text.clone(), label: *label, best: false });

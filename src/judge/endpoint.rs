@@ -176,10 +176,8 @@ mod tests {
         let answer = |text: &str, label| Answer { text: text.into(), label, best: false };
         let question = Question {
             text: "Capital?".into(),
-            category: None,
-            line: 1,
-            images: Vec::new(),
             answers: vec![answer("Canberra", true), answer("Sydney", false)],
+            ..Question::new(1)
         };
         let asked = Asked { question: &question, text: "It is Canberra" };
         let message = message(Aspect::Truth, &asked);

@@ -6,7 +6,8 @@
 //! heads is taken: the permutation distribution of the maximum. The probes were not fitted to those
 //! rows, so nothing has to be fitted again, and what heads have in common counts as it should. Labels
 //! are shuffled among the answers of each question, repeats of it alike; questions whose answers all have
-//! one label, such as statements, exchange it among themselves.
+//! one label, such as statements, exchange it among themselves, all that belong together and share it at
+//! once ([`firsts`](crate::data::firsts)).
 //!
 //! The test is exact where the labels of a question's answers could as well have been dealt otherwise,
 //! for all that the model sees. An order of the answers is nothing that it sees.
@@ -152,7 +153,15 @@ impl Shuffler {
                 whole.entry((unit, first)).or_default().extend(rows);
             }
         }
-        Self { within: within.into_values().collect(), whole: whole.into_values().collect() }
+        let mut within: Vec<Vec<Vec<usize>>> = within.into_values().collect();
+        for same in &mut within {
+            let places = |rows: &[usize]| rows.iter().map(|&row| labels[row]).collect::<Vec<_>>();
+            if same.iter().any(|rows| places(rows) != places(&same[0])) {
+                // The answers stand in another order: what is true of the one is true of the other.
+                same.iter_mut().for_each(|rows| rows.sort_by_key(|&row| !labels[row]));
+            }
+        }
+        Self { within, whole: whole.into_values().collect() }
     }
 
     fn shuffle(&self, labels: &mut [bool], rng: &mut ChaCha8Rng) {
@@ -236,6 +245,22 @@ mod tests {
             seen.insert(shuffled);
         }
         assert_eq!(seen.len(), 3 * 2 * 6, "every way to deal the labels comes up");
+    }
+
+    #[test]
+    fn a_question_in_other_words_is_shuffled_alike_whatever_the_order_of_its_answers() {
+        let groups = [0, 0, 1, 1, 2, 2];
+        let labels = [true, false, false, true, true, false];
+        let shuffler = Shuffler::new(&groups, &[0, 0, 0, 0, 2, 2], &labels);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut shuffled = labels;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            shuffler.shuffle(&mut shuffled, &mut rng);
+            assert_eq!((shuffled[0], shuffled[1]), (shuffled[3], shuffled[2]));
+            seen.insert(shuffled);
+        }
+        assert_eq!(seen.len(), 4);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! that choice on a share of the questions.
 
 use super::{Journal, Step, Trial, ranking_in};
-use crate::data::split;
+use crate::data::{firsts, split};
 use crate::eval::{Evaluator, N_CHUNK};
 use crate::probe::Activations;
 use crate::steer::{Development, DirectionKind, Selection, SteeringVector};
@@ -53,7 +53,7 @@ fn deal(development: &Development, trial: &Trial) -> Result<Vec<Vec<usize>>> {
                        others: take more, or give heads and strength yourself";
         return Err(Error::invalid("questions", problem));
     }
-    let units: Vec<u64> = usable.iter().map(|&i| trial.questions[i].hash()).collect();
+    let units = firsts(usable.iter().map(|&i| trial.questions[i]));
     let n_part = n_part(split::distinct(&units).len(), trial.params.n_part);
     let parts = split::folds_of(&units, n_part, Some(development.params().seed))?;
     let places = |part: Vec<usize>| part.into_iter().map(|i| usable[i]).collect();

@@ -36,7 +36,7 @@ pub use self::transfer::{
     Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
 };
 pub use self::values::{Draws, Intervals, Row};
-use crate::data::{Dataset, PromptForm, hashes, split};
+use crate::data::{Dataset, PromptForm, firsts, hashes, split};
 use crate::eval::{Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
@@ -255,7 +255,7 @@ impl<'a> Protocol<'a> {
     /// Both ways to part the questions and documents in two.
     fn halves(&self) -> Result<Vec<Half<'a>>> {
         let usable = self.questions()?;
-        let units: Vec<u64> = usable.iter().map(|&i| self.data.questions[i].hash()).collect();
+        let units = firsts(usable.iter().map(|&i| &self.data.questions[i]));
         let folds = split::folds_of(&units, 2, self.shuffle.then_some(self.seed))?;
         let questions =
             |fold: usize| folds[fold].iter().map(|&i| usable[i]).collect::<Vec<usize>>();

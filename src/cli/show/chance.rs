@@ -2,7 +2,7 @@
 
 use crate::cli::show::output::{DIM, Output};
 use crate::cli::show::table::{counted, percent, printable_line};
-use crate::data::{Dataset, hashes};
+use crate::data::{Dataset, firsts, n_overlapping};
 use crate::probe::Chance;
 use crate::steer::{SIGMA_ROWS, Sidecar};
 use crate::study::FoldReport;
@@ -91,18 +91,33 @@ pub(in crate::cli) fn warn_of_sigma(n_row: usize, output: Output) {
     }
 }
 
-/// Says where questions stand in the data more than once, and what comes of that.
+/// Says where questions stand in the data more than once, and what comes of that; warns where statements
+/// look as if they did, in other words.
 pub(in crate::cli) fn tell_of_repeats(data: &Dataset, output: Output) {
-    let n_distinct = hashes(&data.questions).len();
-    let n_repeat = data.questions.len() - n_distinct;
+    let (firsts, n) = (firsts(&data.questions), data.questions.len());
+    let n_repeat = firsts.iter().enumerate().filter(|(place, first)| place != *first).count();
     if n_repeat > 0 {
         output.aside(format_args!(
-            "{n_repeat} of {} repeat another one: repeats stay on one side of every split, and intervals \
-             count {n_distinct}",
-            counted(data.questions.len(), "question")
+            "{n_repeat} of {} repeat another one, by their words or their \"group\": repeats stay on one \
+             side of every split, and intervals count {}",
+            counted(n, "question"),
+            n - n_repeat
+        ));
+    }
+    let n_overlap = n_overlapping(&data.questions, &firsts);
+    if n_overlap as f64 > OVERLAP_SHARE * n as f64 {
+        output.warn(format_args!(
+            "{n_overlap} of {} share most of their words with another one that has the same label: if they \
+             state one fact in other words, give them the same \"group\" in the data, otherwise probes may \
+             seem to read labels that they only remember",
+            counted(n, "statement"),
         ));
     }
 }
+
+/// The share of statements that overlap with others, above which that is told: in collections of facts
+/// in a few patterns it is below a tenth.
+const OVERLAP_SHARE: f64 = 0.1;
 
 /// What the heads of each fold read, a line each.
 pub(in crate::cli) fn fold_texts(folds: &[FoldReport]) -> Vec<String> {

@@ -146,8 +146,7 @@ fn completions(
         .into_iter()
         .map(|text| {
             let prompt = form.prompt(&text);
-            let question =
-                Question { text, category: None, line: 0, images: Vec::new(), answers: Vec::new() };
+            let question = Question { text, ..Question::new(0) };
             let mut write = |strength| -> Result<String> {
                 evaluator.steer_with(strength)?;
                 Ok(evaluator.write(&question, &form, "", N_PREDICT)?.text)
