@@ -1,9 +1,10 @@
 //! What llama.cpp takes for granted of a model's metadata, and ends the process over.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::error::shown;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Value};
 use crate::{Error, Result};
 
 /// `LLAMA_MAX_LAYERS`.
@@ -52,15 +53,41 @@ pub fn check_host_limits(file: &Gguf, architecture: &str) -> Result<()> {
     if matches!(file.str("tokenizer.ggml.model")?, "none" | "no_vocab") {
         return Err(unsupported("the file has no tokenizer"));
     }
-    let mut seen = HashSet::new();
-    let tokens = file.strings("tokenizer.ggml.tokens")?;
-    match tokens.iter().find(|token| !token.is_empty() && !seen.insert(token.as_str())) {
-        None => Ok(()),
-        Some(token) => {
-            let problem = format!("token `{}` occurs twice", shown(token));
-            Err(file.fault("key tokenizer.ggml.tokens", problem))
+    check_vocabulary(file)
+}
+
+/// The texts and kinds of tokens. llama.cpp looks tokens up by their texts, as C strings: it reads each
+/// up to its first NUL, calls one that is empty `[EMPTY_i]`, and asserts that all differ. A vocabulary of
+/// words and parts of words (`bert`) has no way to spell a token of the kind `byte`, and ends the process.
+fn check_vocabulary(file: &Gguf) -> Result<()> {
+    const TOKENS: &str = "tokenizer.ggml.tokens";
+    const KINDS: &str = "tokenizer.ggml.token_type";
+    /// `LLAMA_TOKEN_TYPE_BYTE`.
+    const BYTE: i32 = 6;
+
+    let mut seen: HashSet<Cow<str>> = HashSet::new();
+    let tokens = file.strings(TOKENS)?;
+    for (i, token) in tokens.iter().enumerate() {
+        let text = token.split('\0').next().unwrap_or_default();
+        let text = match text {
+            "" => Cow::Owned(format!("[EMPTY_{i}]")),
+            text => Cow::Borrowed(text),
+        };
+        if seen.contains(&text) {
+            let is_cut = tokens.iter().any(|token| token.contains('\0'));
+            let why = if is_cut { ": llama.cpp reads tokens up to their first NUL" } else { "" };
+            let problem = format!("token `{}` occurs twice{why}", shown(&text));
+            return Err(file.fault(format!("key {TOKENS}"), problem));
         }
+        seen.insert(text);
     }
+    let kind = file.str("tokenizer.ggml.model")?;
+    let kinds = file.get(KINDS).and_then(Value::as_i32s);
+    if kind == "bert" && kinds.is_some_and(|kinds| kinds.contains(&BYTE)) {
+        let problem = "a token is a byte, and llama.cpp spells none in a vocabulary of this kind";
+        return Err(file.fault(format!("key {KINDS}"), problem));
+    }
+    Ok(())
 }
 
 /// The widths of a head.

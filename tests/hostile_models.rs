@@ -157,3 +157,80 @@ fn heads_that_are_rotated_in_part() {
     let error = refused(&[("llama.attention.value_length", Value::U32(16))]);
     assert!(error.contains("16 of heads of 32"), "{error}");
 }
+
+/// The tokens of the demo's model, as bytes of the file: where each begins, and its length.
+fn tokens_at(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let key = b"tokenizer.ggml.tokens";
+    let start = bytes.windows(key.len()).position(|it| it == key).expect("a vocabulary");
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    // The kind of the value, and of its elements: four bytes each.
+    let mut at = start + key.len() + 8;
+    let n_token = number(at);
+    at += 8;
+    let mut tokens = Vec::with_capacity(n_token);
+    for _ in 0..n_token {
+        let length = number(at);
+        tokens.push((at + 8, length));
+        at += 8 + length;
+    }
+    tokens
+}
+
+/// A byte of a token becomes another: the file is refused, or loaded and used; the process lives.
+#[test]
+fn a_damaged_byte_of_the_vocabulary() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.gguf");
+    let sound = std::fs::read("models/demo.gguf").unwrap();
+    let tokens = tokens_at(&sound);
+    assert!(tokens.len() > 1000 && tokens.iter().all(|(_, length)| *length < 100));
+    let try_with = |at: usize, byte: u8| {
+        let mut bytes = sound.clone();
+        bytes[at] = byte;
+        std::fs::write(&path, &bytes).unwrap();
+        let model = common::opened(&path, &ModelParams::default().with_n_gpu_layers(Some(0)));
+        model.map(|model| model.tokenize("What is this?\n", Special::StartAndParse).is_ok())
+    };
+    let mut n_refused = 0;
+    // Tokens all over the vocabulary, each of their bytes, and what damage makes of it: nothing, another
+    // letter, a part of a character.
+    let every = tokens.len() / 60;
+    for &(start, length) in tokens.iter().step_by(every) {
+        for at in [start, start + length / 2, start + length - 1] {
+            for byte in [0, b'a', sound[at] ^ 1, 0xff] {
+                n_refused += usize::from(try_with(at, byte).is_err());
+            }
+        }
+    }
+    assert!(n_refused > 0, "some damage is noticed");
+    // A token that ends early is the one of its first half, and one without a text has a name of its own.
+    let text = |&(start, length): &(usize, usize)| &sound[start..start + length];
+    let all: std::collections::HashSet<&[u8]> = tokens.iter().map(text).collect();
+    let cut = tokens.iter().find_map(|token| {
+        let text = text(token);
+        (1..text.len()).find(|&n| all.contains(&text[..n])).map(|n| token.0 + n)
+    });
+    let error = try_with(cut.expect("one begins with another"), 0).unwrap_err().to_string();
+    assert!(
+        error.contains("occurs twice: llama.cpp reads tokens up to their first NUL"),
+        "{error}"
+    );
+    assert!(try_with(tokens[1000].0, 0).is_ok(), "one that is empty is called `[EMPTY_1000]`");
+    let error = refused_vocabulary(|tokens| {
+        tokens[5] = "\0".to_owned();
+        tokens[6] = "[EMPTY_5]".to_owned();
+    });
+    assert!(error.contains("token `[EMPTY_5]` occurs twice"), "{error}");
+}
+
+/// The complaint about a model with another vocabulary.
+fn refused_vocabulary(change: impl Fn(&mut Vec<String>)) -> String {
+    let mut builder = Fixture::new(Arch::Llama).build();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plain.gguf");
+    builder.write(&path).unwrap();
+    let mut tokens = Gguf::open(&path).unwrap().strings("tokenizer.ggml.tokens").unwrap().to_vec();
+    change(&mut tokens);
+    builder.set("tokenizer.ggml.tokens", tokens);
+    open(&builder).err().expect("two of one name").to_string()
+}
