@@ -53,6 +53,9 @@ pub(crate) fn check_target(target: &Path, others: &[(&str, Option<&Path>)]) -> R
 /// a circle.
 pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
     let fail = |problem: &str| Err(Error::invalid(path.display().to_string(), problem));
+    if path.as_os_str() == "-" {
+        return fail("this is no text to print: name a file (./- is one of that name)");
+    }
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         return fail("it is a device or a pipe, not a file: name a file");
     }
@@ -224,6 +227,7 @@ mod tests {
         let message = check(&path("absent/b"), &path("a")).unwrap_err();
         assert!(message.contains("there is no folder") && message.contains("absent"), "{message}");
         assert!(check(folder.path(), &path("a")).unwrap_err().contains("is a folder"));
+        assert!(check(Path::new("-"), &path("a")).unwrap_err().contains("name a file"));
         let message = write_atomically(&path("absent/b"), |_| Ok(())).unwrap_err().to_string();
         assert_eq!(message, format!("cannot write into {}", path("absent").display()));
     }

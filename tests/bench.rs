@@ -62,11 +62,12 @@ fn measures_every_path_of_the_demo_model() {
             }
         };
         assert_eq!(result["n_token"], n_token);
-        let [median, low, high] =
-            ["median", "low", "high"].map(|of| result["ratio"][of].as_f64().unwrap());
-        assert!(low <= median && median <= high && low > 0.0 && high.is_finite(), "{result}");
+        let ratio = &result["ratio"];
+        let median = ratio["median"].as_f64().unwrap();
+        assert!(median > 0.0 && median.is_finite(), "{result}");
+        assert!(ratio["low"].is_null() && ratio["high"].is_null(), "two rounds have no interval");
         if result["path"] == "plain" {
-            assert_eq!([median, low, high], [1.0; 3]);
+            assert_eq!(median, 1.0);
         }
     }
     for (place, names) in [

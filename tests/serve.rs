@@ -239,10 +239,11 @@ fn changes(server: &Served, model: &Model, vectors: &Path) {
             std::thread::sleep(Duration::from_millis(100));
         }
     };
-    write(model, &vectors.join("new.gguf"), "brave", 3);
+    // A vector is called as its file, whatever it calls itself.
+    write(model, &vectors.join("brave.gguf"), "truth", 3);
     std::fs::write(vectors.join("broken.gguf"), b"GGUF").unwrap();
     wait(&["brave", "calm", "truth"]);
-    std::fs::remove_file(vectors.join("new.gguf")).unwrap();
+    std::fs::remove_file(vectors.join("brave.gguf")).unwrap();
     std::fs::remove_file(vectors.join("calm.gguf")).unwrap();
     wait(&["truth"]);
 }

@@ -56,16 +56,16 @@ fn nobody_gets_what_was_not_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let vectors = folder.path().join("vectors");
     std::fs::create_dir(&vectors).unwrap();
-    write(&vectors, "a.gguf", "truth");
-    write(&vectors, "b.gguf", "a+b*2 «ü»");
-    // Two of one name, and a file that is called as the second would be.
+    write(&vectors, "truth.gguf", "a+b*2 «ü»");
+    write(&vectors, "a+b «ü».gguf", "truth");
+    // Two of one name within, and a file that is called as another calls itself.
     write(&vectors, "c.gguf", "truth");
     write(&vectors, "d.gguf", "c");
     let vectors = vectors.to_str().unwrap();
     let arguments =
         ["-m", MODEL, "--vectors", vectors, "--steer", "none", "--parallel", "2", "--queue", "4"];
     let server = Served::start(folder.path(), &arguments);
-    assert_eq!(server.vectors, ["a+b*2 «ü»", "c", "d", "truth"]);
+    assert_eq!(server.vectors, ["a+b «ü»", "c", "d", "truth"]);
 
     names(&server);
     strengths(&server);
@@ -81,15 +81,14 @@ fn names(server: &Served) {
     let plain = content(&server.post(CHAT, &chat(&json!({}))));
     let steered = content(&server.post(CHAT, &chat(&json!({ "steering": "truth" }))));
     assert_ne!(plain, steered);
-    for steering in [
-        json!("a+b*2 «ü»"),
-        json!("c"),
-        json!("d"),
-        json!({ "vectors": [{ "source": "a+b*2 «ü»" }] }),
-    ] {
+    for steering in
+        [json!("a+b «ü»"), json!("c"), json!("d"), json!({ "vectors": [{ "source": "a+b «ü»" }] })]
+    {
         assert_eq!(content(&server.post(CHAT, &chat(&json!({ "steering": steering })))), steered);
     }
-    for steering in ["a+b*2", "", "../truth", "truth\u{0}", "truth*", "truth*1e39", "*", "+"] {
+    for steering in
+        ["a+b «ü»*2", "a+b", "", "../truth", "truth\u{0}", "truth*", "truth*1e39", "*", "+"]
+    {
         let reply = server.post(CHAT, &chat(&json!({ "steering": steering })));
         assert_eq!(reply.status, if steering.is_empty() { 200 } else { 400 }, "{steering:?}");
     }
@@ -240,6 +239,30 @@ fn bodies(server: &Served) {
         assert_eq!(reply.status, 400);
         assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
         assert!(start.elapsed() < Duration::from_secs(20));
+    }
+    // A key that is there twice, wherever it is.
+    for (twice, key) in [
+        ("\"seed\": 1, \"seed\": 2", "seed"),
+        (
+            "\"steering\": {\"vectors\": [{\"source\": \"c\", \"scale\": 1, \"scale\": 99}]}",
+            "scale",
+        ),
+    ] {
+        let body =
+            format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], {twice}}}");
+        let reply = server.raw(&post(&server.address, CHAT, body.as_bytes(), ""));
+        assert_eq!((reply.status, reply.error()), (400, format!("{key}: it is there twice")));
+    }
+    // Tokens that the model does not have.
+    for token in ["302000000", "-1", "9223372036854775808", "1.5", "\"1\""] {
+        let body = format!("{{\"tokens\": [1, {token}]}}");
+        let reply = server.raw(&post(&server.address, "/detokenize", body.as_bytes(), ""));
+        assert_eq!(reply.status, 400, "{token}: {reply:?}");
+        let error = reply.error();
+        let is_whole = token.parse::<i128>().is_ok();
+        let expected = if is_whole { token } else { "whole numbers" };
+        assert!(error.contains(expected), "{token}: {error}");
+        assert!(!is_whole || error.contains("the model has "), "{error}");
     }
     let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
     for body in [deep.as_bytes(), &[0xff; 1000], b"{\"messages\":", b"nul"] {

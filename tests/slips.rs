@@ -210,3 +210,80 @@ fn a_mix_that_adds_nothing_is_refused() {
         assert!(!room.path("b.gguf").exists());
     }
 }
+
+#[test]
+fn a_dash_is_no_file() {
+    let room = Room::new();
+    let data = data(&room);
+    let data = data.to_str().unwrap();
+    for arguments in [
+        &["mix", "a.gguf*0.5", "-o", "-"][..],
+        &["fit", "-m", MODEL, "-d", data, "-o", "-"],
+        &["capture", "-m", MODEL, "-d", data, "-o", "-"],
+        &["bake", "-m", MODEL, "--steer", "a.gguf", "-o", "-"],
+        &["export", "--format", "control-vector", "-m", MODEL, "--steer", "a.gguf", "-o", "-"],
+    ] {
+        let error = refusal(&mut room.candor(arguments));
+        assert!(
+            error.contains("-: this is no text to print: name a file"),
+            "{arguments:?}: {error}"
+        );
+        assert!(!room.path("-").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_strength_that_no_model_survives_makes_no_vector() {
+    let room = Room::new();
+    let all = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-questions.csv");
+    let all = fs::read_to_string(all).unwrap();
+    let some: Vec<&str> = all.lines().take(41).collect();
+    fs::write(room.path("some.csv"), some.join("\n")).unwrap();
+    for alpha in ["1e30", "-3e38"] {
+        let fit = ["fit", "-m", MODEL, "-d", "some.csv", "-k", "1", "-o", "b.gguf", "-t", "1"];
+        let error = refusal(room.candor(&fit).args(["--alpha", alpha]));
+        assert!(error.contains("under which no model says anything"), "{error}");
+        assert!(!room.path("b.gguf").exists());
+    }
+    let error = refusal(&mut room.candor(&["mix", "a.gguf*1e30", "-o", "b.gguf"]));
+    assert!(error.contains("under which no model says anything"), "{error}");
+}
+
+#[test]
+fn a_strength_without_a_vector_is_wrong_usage() {
+    let room = Room::new();
+    fs::copy(MODEL, room.path("other.gguf")).unwrap();
+    fs::remove_file(room.path("a.gguf")).unwrap();
+    for steer in [&[][..], &["--steer", "none"]] {
+        let run = ["run", "-m", "other.gguf", "-p", "Why?", "-n", "1", "-t", "1", "--alpha", "5"];
+        let output = room.candor(&run).args(steer).assert().code(2).get_output().clone();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.stdout.is_empty() && error.contains("--alpha: 5 is a strength"), "{error}");
+    }
+    let chat = ["chat", "-m", "other.gguf", "-t", "1", "--alpha", "5"];
+    room.candor(&chat).write_stdin("Why?\n").assert().code(2);
+    // 0 is off, whatever there is.
+    let run = ["run", "-m", "other.gguf", "-p", "Why?", "-n", "1", "-t", "1", "--alpha", "0"];
+    room.candor(&run).assert().success();
+}
+
+#[test]
+fn a_gate_without_a_vector_is_refused() {
+    let room = Room::new();
+    fs::copy(MODEL, room.path("other.gguf")).unwrap();
+    fs::remove_file(room.path("a.gguf")).unwrap();
+    let questions = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-questions.csv");
+    for (command, more) in
+        [("run", &["-p", "Why?"][..]), ("chat", &[]), ("eval", &["-d", questions, "--limit", "4"])]
+    {
+        for steer in ["none", "auto"] {
+            let mut words =
+                vec![command, "-m", "other.gguf", "-t", "1", "--gate", "0.5", "--steer", steer];
+            words.extend(more);
+            let error = refusal(room.candor(&words).write_stdin("Why?\n"));
+            let is_told =
+                error.contains("nothing steers") || error.contains("there is none beside");
+            assert!(is_told, "{words:?}: {error}");
+        }
+    }
+}

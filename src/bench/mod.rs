@@ -38,4 +38,4 @@ pub use path::{BenchPath, Phase};
 pub use probe::{N_ROW_MIN, ProbeSpeed, Synthetic, measure_probes};
 pub use report::{ContextMemory, Memory, Overhead, Progress, Sample, Skipped};
 pub use select::{SelectSpeed, measure_select};
-pub use stats::{Ratio, median};
+pub use stats::{N_ROUND_MIN, Ratio, median};

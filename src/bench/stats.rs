@@ -7,16 +7,20 @@ use serde::Serialize;
 /// How often the interval of a ratio is to hold the true median.
 const CONFIDENCE: f64 = 0.95;
 
+/// Fewest rounds whose smallest and largest ratio are an interval: it holds the true median in 94 of 100
+/// cases, and that of four rounds in 88, of two in 50.
+pub const N_ROUND_MIN: usize = 5;
+
 /// A median of paired ratios with an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Ratio {
     /// Half of the rounds are below it.
     pub median: f64,
-    /// The lower end of the interval.
-    pub low: f64,
+    /// The lower end of the interval; `None` with fewer than [`N_ROUND_MIN`] rounds.
+    pub low: Option<f64>,
     /// Its upper end.
-    pub high: f64,
+    pub high: Option<f64>,
 }
 
 impl Ratio {
@@ -25,8 +29,8 @@ impl Ratio {
     /// The interval lies between two order statistics, the k-th smallest and the k-th largest
     /// ratio, which hold the true median with the probability 1 - 2 P(B < k), B binomial over the
     /// rounds with p = 1/2, whatever the distribution. k is the largest that gives 95 %; with fewer
-    /// than six rounds none does, and the interval is all there is, from the smallest to the largest
-    /// (93.75 % with five rounds). `None` without rounds.
+    /// than six rounds none does: with five, the interval is all there is, from the smallest to the largest
+    /// (93.75 %), with fewer there is none. `None` without rounds.
     #[must_use]
     pub fn paired(samples: &[Duration], plain: &[Duration]) -> Option<Self> {
         let pairs = samples.iter().zip(plain);
@@ -38,6 +42,8 @@ impl Ratio {
         ratios.sort_by(f64::total_cmp);
         let k = rank(ratios.len());
         let (low, high) = (*ratios.get(k)?, *ratios.get(ratios.len() - 1 - k)?);
+        let ends = (ratios.len() >= N_ROUND_MIN).then_some((low, high));
+        let (low, high) = (ends.map(|(low, _)| low), ends.map(|(_, high)| high));
         Some(Self { median: middle(&ratios), low, high })
     }
 }
@@ -87,7 +93,9 @@ mod tests {
     #[test]
     fn ratios_are_paired_by_round() {
         let ratio = Ratio::paired(&seconds(&[2.0, 30.0, 4.0]), &seconds(&[1.0, 10.0, 4.0]));
-        assert_eq!(ratio, Some(Ratio { median: 2.0, low: 1.0, high: 3.0 }));
+        assert_eq!(ratio, Some(Ratio { median: 2.0, low: None, high: None }));
+        let ratio = Ratio::paired(&seconds(&[2.0, 3.0, 4.0, 1.0, 2.0]), &seconds(&[1.0; 5]));
+        assert_eq!(ratio, Some(Ratio { median: 2.0, low: Some(1.0), high: Some(4.0) }));
         assert_eq!(Ratio::paired(&[], &[]), None);
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
 use super::App;
-use super::ask::{Asked, Form, Shared};
+use super::ask::{Asked, Form, Readings, Shared};
 use super::refusal::Refusal;
 use crate::engine::{Event, Id, Likely, Reason, Token};
 use crate::probe::Reading;
@@ -94,7 +94,7 @@ impl Reply {
             Form::Completion => self.old_likely(tokens, offset),
         });
         choice["logprobs"] = log_probabilities.unwrap_or(Value::Null);
-        if self.asked.readings {
+        if self.asked.readings != Readings::Off {
             let readings = || tokens.iter().map(|token| token.reading);
             let numbers: Vec<Option<f32>> =
                 readings().map(|r| r.and_then(Reading::number)).collect();

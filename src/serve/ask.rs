@@ -35,7 +35,7 @@ pub(super) struct Asked {
     pub(super) n: usize,
     pub(super) is_stream: bool,
     pub(super) wants_usage: bool,
-    pub(super) readings: bool,
+    pub(super) readings: Readings,
     n_predict: usize,
     sampling: SamplingParams,
     seed_given: bool,
@@ -46,6 +46,16 @@ pub(super) struct Asked {
     gate: Option<f32>,
     schema: Option<Value>,
     user: Option<String>,
+}
+
+/// Whether tokens come with what probes read, and whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Readings {
+    Off,
+    /// Those of the vectors that steer, or of the server's default.
+    On,
+    /// Those of the vector that is called so.
+    By(String),
 }
 
 /// What is to be answered.
@@ -107,17 +117,23 @@ impl Asked {
         let is_stream = body.flag("stream")?;
         let wants_usage = wants_usage(body.take("stream_options"), is_stream)?;
         let steering = body.take("steering");
-        let steered = vectors.steered(steering.as_ref())?;
+        let mut steered = vectors.steered(steering.as_ref())?;
         let gate = gate(body.take("gate"))?;
-        if gate.is_some() && steered.reader.is_none() {
-            return Err(Refusal::of("gate", "the vectors that steer have no probes to decide by"));
-        }
-        let readings = body.flag("readings")?;
-        if readings && steered.reader.is_none() {
-            return Err(Refusal::of(
-                "readings",
-                "no vector of this server has probes to read with",
-            ));
+        let readings = readings(body.take("readings"))?;
+        match (&gate, &steered) {
+            (Some(_), Steered { steer: None, .. }) => {
+                let problem = "nothing steers this request: name a vector under `steering`";
+                return Err(Refusal::of("gate", problem));
+            }
+            (Some(_), Steered { reader: None, .. }) => {
+                let problem = "the vectors that steer have no probes to decide by";
+                return Err(Refusal::of("gate", problem));
+            }
+            (Some(_), _) if matches!(readings, Readings::By(_)) => {
+                let problem = "with a gate, readings are those that it goes by: say true";
+                return Err(Refusal::of("readings", problem));
+            }
+            _ => vectors.reads(&mut steered, &readings)?,
         }
         let asked = Self {
             form,
@@ -173,7 +189,8 @@ impl Asked {
         };
         let schema = self.schema.as_ref().map(|schema| app.constraint(schema)).transpose()?;
         let steer = self.steered.steer.clone().map(|steer| steer.gated(self.gate));
-        let needs_reader = self.readings || steer.as_ref().is_some_and(|s| s.gate().is_some());
+        let reads = self.readings != Readings::Off;
+        let needs_reader = reads || steer.as_ref().is_some_and(|s| s.gate().is_some());
         let client = self.user.as_ref().map_or(address, super::hash);
         let deadline = app.params.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         (0..self.n)
@@ -188,7 +205,7 @@ impl Asked {
                 request.constraint = constraint.map(|one| one as Box<dyn Constraint>);
                 request.steer.clone_from(&steer);
                 request.reader = self.steered.reader.clone().filter(|_| needs_reader);
-                request.readings = self.readings;
+                request.readings = reads;
                 request.log_probabilities = self.log_probabilities;
                 request.deadline = deadline;
                 request.client = client;
@@ -374,6 +391,21 @@ fn bias(value: Option<Value>, n_vocab: usize) -> Result<Vec<(i32, f32)>, Refusal
         Some(_) => Err(expected()),
     }
 }
+
+/// `true`, or `{"source": NAME}`.
+fn readings(value: Option<Value>) -> Result<Readings, Refusal> {
+    match value {
+        None | Some(Value::Bool(false)) => Ok(Readings::Off),
+        Some(Value::Bool(true)) => Ok(Readings::On),
+        Some(Value::Object(mut object)) if object.len() == 1 => match object.remove("source") {
+            Some(Value::String(name)) => Ok(Readings::By(name)),
+            _ => Err(Refusal::of("readings", READINGS)),
+        },
+        Some(_) => Err(Refusal::of("readings", READINGS)),
+    }
+}
+
+const READINGS: &str = "expected true, false or {\"source\": the name of a vector}";
 
 fn gate(value: Option<Value>) -> Result<Option<f32>, Refusal> {
     let expected = || Refusal::of("gate", "expected {\"below\": a number from 0 to 1}");

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
 use crate::error::shown;
+use crate::json::{self, Fault};
 
 /// Keys that say nothing of the answer.
 const HARMLESS: [&str; 8] = [
@@ -37,14 +38,17 @@ pub(super) struct Body(Map<String, Value>);
 
 impl Body {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
-        match serde_json::from_slice(bytes) {
+        match json::parse(bytes) {
             Ok(Value::Object(mut map)) => {
                 // OpenAI's clients write null for what they leave out; only steering means it.
                 map.retain(|key, value| !value.is_null() || key == "steering");
                 Ok(Self(map))
             }
             Ok(_) => Err(Refusal::body("the body is not a JSON object")),
-            Err(error) => Err(Refusal::body(format!("the body is not JSON: {error}"))),
+            Err(Fault::Twice(key)) => Err(Refusal::of(&shown(&key), "it occurs twice")),
+            Err(Fault::Syntax(problem)) => {
+                Err(Refusal::body(format!("the body is not JSON: {problem}")))
+            }
         }
     }
 

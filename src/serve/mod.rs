@@ -19,6 +19,7 @@ mod patience;
 mod refusal;
 mod rehearse;
 mod routes;
+mod steering;
 mod vectors;
 mod watch;
 mod worker;
@@ -67,7 +68,8 @@ pub struct ServeParams {
     pub steer: Vec<(PathBuf, f32)>,
     /// Whether the one beside the model does, where there is one and nothing is baked in.
     pub steer_beside: bool,
-    /// A folder whose sidecars may be asked for, watched for changes.
+    /// A folder whose sidecars may be asked for by their files' names without `.gguf`, watched for
+    /// changes.
     pub vectors: Option<PathBuf>,
     /// The longest that a request may take.
     pub timeout: Option<Duration>,
@@ -289,17 +291,15 @@ fn start(
         })
         .map_err(Error::io("start", "a thread"))?;
     let mut vectors = Vectors::default();
-    let mut default = Vec::new();
     for (path, factor) in &app.params.steer {
-        default.push((vectors.add(app.read(path)?), *factor));
+        vectors.add_default(app.read(path)?, *factor)?;
     }
     if app.params.steer_beside && app.model.baked().is_none() {
         let found = find_beside(app.model.path(), app.model.fingerprint())?;
         if let Some((path, _)) = found {
-            default.push((vectors.add(app.read(&path)?), 1.0));
+            vectors.add_default(app.read(&path)?, 1.0)?;
         }
     }
-    vectors.set_default(default);
     *app.vectors.write().unwrap_or_else(PoisonError::into_inner) = vectors;
     // What is there at first is no change.
     watch::look(&app, &|notice| match notice {

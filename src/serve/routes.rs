@@ -98,7 +98,7 @@ async fn one_model(
 }
 
 fn about(app: &App) -> Value {
-    let geometry = app.model.geometry();
+    let (geometry, vectors) = (app.model.geometry(), app.vectors());
     json!({
         "id": app.name,
         "object": "model",
@@ -111,6 +111,8 @@ fn about(app: &App) -> Value {
             "n_layer": geometry.n_layer,
             "n_head": geometry.n_head,
             "fingerprint": app.model.fingerprint(),
+            "vectors": vectors.names(),
+            "steering": vectors.default_text(),
         },
     })
 }
@@ -289,9 +291,19 @@ async fn detokenize(
     let Some(Value::Array(tokens)) = body.take("tokens") else { return Err(expected()) };
     body.finish()?;
     let mut bytes = Vec::new();
+    let n_vocab = app.model.n_vocab();
     for token in tokens {
-        let token = token.as_i64().and_then(|token| i32::try_from(token).ok());
-        bytes.extend(app.model.piece(token.ok_or_else(expected)?));
+        let is_whole = token.is_i64() || token.is_u64();
+        let found = token.as_u64().filter(|&token| token < n_vocab as u64);
+        match found.and_then(|token| i32::try_from(token).ok()) {
+            Some(token) => bytes.extend(app.model.piece(token)),
+            None if is_whole => {
+                let problem =
+                    format!("there is no token {token}: the model has {n_vocab}, from 0 on");
+                return Err(Refusal::of("tokens", problem));
+            }
+            None => return Err(expected()),
+        }
     }
     Ok(Json(json!({ "content": String::from_utf8_lossy(&bytes) })))
 }

@@ -1,20 +1,24 @@
 //! The vectors that a server knows, by name, and how a request asks for them.
+//!
+//! A vector is called as its file without `.gguf`, whatever name stands in the file: a folder has no two
+//! files of one name, so a name means one file as long as the server runs. The names of the default's
+//! files are taken by them from the start; a file of the folder that is called so, too, is left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::ask::Readings;
 use super::refusal::Refusal;
+use super::steering::{apply_of, finite, known, terms, too_many};
 use crate::engine::{Reader, Steer, SteerPart};
 use crate::error::shown;
+use crate::file::is_same;
 use crate::steer::{Positions, Sidecar};
-use crate::{Model, Result};
-
-/// The most vectors that one request adds.
-const N_VECTOR: usize = 64;
+use crate::{Error, Model, Result};
 
 /// A sidecar that may be asked for.
 #[derive(Debug, Clone)]
@@ -39,9 +43,12 @@ pub(super) struct Steered {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Vectors {
     by_name: BTreeMap<String, Vector>,
-    /// Names, each with its factor and what it meant at first: a default outlives its file.
-    default: Vec<(String, f32, Vector)>,
+    /// Names, each with its factor. They stay known, as they were last, also where their file goes.
+    default: Vec<(String, f32)>,
 }
+
+/// A file that is left out, and why.
+pub(super) type LeftOut = (PathBuf, String);
 
 impl Vector {
     /// Reads a sidecar and checks that it is this model's.
@@ -96,6 +103,7 @@ impl Vector {
             "heads": heads,
             "layers": layers,
             "fingerprint": self.fingerprint,
+            "has_probes": Reader::of([&*self.vector]).is_some(),
             "reads_nothing": self.sidecar.reads_nothing(),
             "reading": self.vector.calibration().map(|it| json!({
                 "auroc": it.quality.auroc,
@@ -103,6 +111,7 @@ impl Vector {
                 "n_question": it.quality.n_question,
             })),
             "provenance": {
+                "name": about.name,
                 "description": about.description,
                 "license": about.license,
                 "author": about.author,
@@ -154,82 +163,128 @@ fn identity(_: &std::fs::Metadata) -> (u64, i64) {
 }
 
 impl Vectors {
-    /// One vector, which no file holds.
+    /// One vector, which no file holds, by its own name.
     pub(super) fn of(sidecar: Sidecar) -> Self {
-        let mut vectors = Self::default();
-        vectors.add(Vector::of(Path::new(""), sidecar));
-        vectors
+        let name = sidecar.about.name.clone();
+        let by_name = BTreeMap::from([(name, Vector::of(Path::new(""), sidecar))]);
+        Self { by_name, default: Vec::new() }
     }
 
-    /// Makes these vectors of a folder known in place of all that came from there before. The first
-    /// file in alphabetical order has the name that the sidecar gives itself, others of that name are
-    /// called as their files.
-    pub(super) fn replace(&mut self, folder: &Path, vectors: Vec<Vector>) {
-        self.by_name.retain(|_, vector| vector.path.parent() != Some(folder));
-        vectors.into_iter().for_each(|vector| drop(self.add(vector)));
+    /// Makes these vectors of the folder known in place of all that came from there before; gives those
+    /// whose name another file has.
+    pub(super) fn replace(&mut self, vectors: Vec<Vector>) -> Vec<LeftOut> {
+        let default: BTreeSet<&String> = self.default.iter().map(|(name, _)| name).collect();
+        self.by_name.retain(|name, _| default.contains(name));
+        let add = |vector: Vector| {
+            let path = vector.path.clone();
+            self.add(vector).err().map(|error| (path, error))
+        };
+        vectors.into_iter().filter_map(add).collect()
+    }
+
+    /// Adds a vector times a factor to what steers where a request says nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where another file has its name.
+    pub(super) fn add_default(&mut self, vector: Vector, factor: f32) -> Result<()> {
+        let path = vector.path.clone();
+        let added = self.add(vector);
+        let name = added.map_err(|it| Error::invalid(path.display().to_string(), it))?;
+        self.default.push((name, factor));
+        Ok(())
     }
 
     /// Makes a vector known and gives its name.
-    pub(super) fn add(&mut self, vector: Vector) -> String {
-        let own = vector.sidecar.about.name.clone();
-        let stem = crate::file::stem(&vector.path);
-        let numbered = (2..).map(|i: usize| format!("{stem}-{i}"));
-        let mut names = [own, stem.clone()].into_iter().chain(numbered);
-        let is_free = |name: &String| {
-            let known = self.by_name.get(name);
-            !name.is_empty() && known.is_none_or(|known| known.path == vector.path)
+    fn add(&mut self, vector: Vector) -> Result<String, String> {
+        let stem = vector.path.file_stem().and_then(std::ffi::OsStr::to_str);
+        let Some(name) = stem.map(str::to_owned) else {
+            return Err("its name is not UTF-8, and a vector is called as its file".to_owned());
         };
-        let name = names.find(is_free).unwrap_or(stem);
+        let others = self.by_name.get(&name).map(|known| &known.path);
+        if let Some(other) = others.filter(|other| !is_same(other, &vector.path)) {
+            return Err(format!(
+                "the name `{}` is taken by {}: a vector is called as its file, so rename one",
+                shown(&name),
+                other.display()
+            ));
+        }
         self.by_name.insert(name.clone(), vector);
-        name
-    }
-
-    /// Steers by these, which are known, where a request says nothing.
-    pub(super) fn set_default(&mut self, default: Vec<(String, f32)>) {
-        let known = |(name, factor): (String, f32)| {
-            let vector = self.by_name.get(&name)?.clone();
-            Some((name, factor, vector))
-        };
-        self.default = default.into_iter().filter_map(known).collect();
+        Ok(name)
     }
 
     /// The default's vectors as their files are now, or were last.
     fn defaults(&self) -> impl Iterator<Item = (&Vector, f32)> {
-        self.default.iter().map(|(name, factor, first)| {
-            let now = self.by_name.get(name).filter(|now| now.path == first.path);
-            (now.unwrap_or(first), *factor)
-        })
+        self.default.iter().filter_map(|(name, factor)| Some((self.by_name.get(name)?, *factor)))
+    }
+
+    /// The names that may be asked for, in alphabetical order.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// The default in candor's own form; empty where nothing steers.
+    pub(super) fn default_text(&self) -> String {
+        let one = |(name, factor): &(String, f32)| match *factor {
+            1.0 => name.clone(),
+            factor => format!("{name}*{factor}"),
+        };
+        self.default.iter().map(one).collect::<Vec<_>>().join(" + ")
     }
 
     pub(super) fn json(&self) -> Value {
         let data: Vec<Value> =
             self.by_name.iter().map(|(name, vector)| vector.json(name)).collect();
-        let default: Vec<String> = self
-            .default
-            .iter()
-            .map(
-                |(name, factor, _)| {
-                    if *factor == 1.0 { name.clone() } else { format!("{name}*{factor}") }
-                },
-            )
-            .collect();
         // A name may hold what joins names: programs read the list.
         let parts: Vec<Value> = self
             .default
             .iter()
-            .map(|(name, factor, _)| json!({ "source": name, "factor": factor }))
+            .map(|(name, factor)| json!({ "source": name, "factor": factor }))
             .collect();
-        json!({ "object": "list", "data": data, "default": default.join(" + "),
+        json!({ "object": "list", "data": data, "default": self.default_text(),
             "default_vectors": parts })
     }
 
     fn find(&self, name: &str, param: &str) -> Result<&Vector, Refusal> {
         self.by_name.get(name).ok_or_else(|| {
-            let names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
-            let list = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let name = shown(name);
-            Refusal::of(param, format!("there is no vector `{name}`; there are: {list}"))
+            Refusal::of(param, format!("there is no vector `{name}`; there are: {}", self.list()))
         })
+    }
+
+    /// The names in one line.
+    fn list(&self) -> String {
+        let names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+
+    /// Who reads the tokens of a request: the vector that it names, or else those that steer it, or the
+    /// server's default.
+    pub(super) fn reads(&self, steered: &mut Steered, readings: &Readings) -> Result<(), Refusal> {
+        match readings {
+            Readings::Off => Ok(()),
+            Readings::By(name) => {
+                let param = "readings.source";
+                let vector = self.find(name, param)?;
+                let reader = Reader::of([&*vector.vector]).map(Arc::new);
+                let none = || Refusal::of(param, format!("`{}` has no probes", shown(name)));
+                steered.reader = Some(reader.ok_or_else(none)?);
+                steered.reads_nothing = vector.sidecar.reads_nothing();
+                Ok(())
+            }
+            Readings::On if steered.reader.is_some() => Ok(()),
+            Readings::On => {
+                let why = match (&steered.steer, self.default.is_empty()) {
+                    (Some(_), _) => "the vectors that steer have no probes",
+                    (None, false) => "the server's default vector has no probes",
+                    (None, true) => "no vector steers the request, and the server has no default",
+                };
+                let problem = format!(
+                    "{why}: say whose probes read it, as in {{\"source\": \"NAME\"}}; there are: {}",
+                    self.list()
+                );
+                Err(Refusal::of("readings", problem))
+            }
+        }
     }
 
     /// What `steering` asks for; `None`: the key is not there.
@@ -260,7 +315,6 @@ impl Vectors {
     /// Not steered; read by the default's probes.
     fn off(&self) -> Steered {
         let vectors: Vec<&Vector> = self.defaults().map(|(vector, _)| vector).collect();
-        let vectors = if vectors.is_empty() { self.by_name.values().collect() } else { vectors };
         Steered {
             steer: None,
             reads_nothing: vectors.iter().any(|vector| vector.sidecar.reads_nothing()),
@@ -348,77 +402,4 @@ fn steered(
     let reader = Reader::of(parts.iter().map(|(vector, _)| &**vector)).map(Arc::new);
     let steer = Steer::new(parts, positions).map_err(|error| Refusal::of("steering", error))?;
     Ok(Steered { steer, reader, reads_nothing })
-}
-
-/// `truth*0.5 + calm`: names, each times a factor.
-fn terms(text: &str) -> Result<Vec<(String, f32)>, Refusal> {
-    let term = |term: &str| {
-        let term = term.trim();
-        let (name, factor) = match term.rsplit_once('*') {
-            None => (term, Some(1.0)),
-            Some((name, factor)) => {
-                (name.trim(), factor.trim().parse().ok().filter(|factor: &f32| factor.is_finite()))
-            }
-        };
-        match factor {
-            Some(factor) if !name.is_empty() => Ok((name.to_owned(), factor)),
-            _ => {
-                let problem = format!("`{}` is no NAME or NAME*FACTOR", shown(term));
-                Err(Refusal::of("steering", problem))
-            }
-        }
-    };
-    too_many(text.split('+').count())?;
-    text.split('+').map(term).collect()
-}
-
-/// Each vector of a request costs time to add up.
-fn too_many(n_vector: usize) -> Result<(), Refusal> {
-    if n_vector <= N_VECTOR {
-        return Ok(());
-    }
-    Err(Refusal::of("steering", format!("{n_vector} vectors, at most {N_VECTOR} are added")))
-}
-
-/// Which tokens an `apply` steers; `None` where candor cannot.
-fn apply_of(apply: &Value) -> Option<Positions> {
-    let is_all = |object: &Map<String, Value>, key: &str| {
-        object.get(key).is_some_and(|value| value == "all" || value == &Value::Bool(true))
-    };
-    match apply {
-        Value::String(text) => text.parse().ok(),
-        Value::Object(object) if object.len() == 2 && is_all(object, "generation") => {
-            if is_all(object, "prompt") {
-                Some(Positions::All)
-            } else {
-                (object.get("prompt_positions") == Some(&json!([-1])))
-                    .then_some(Positions::Generated)
-            }
-        }
-        _ => None,
-    }
-}
-
-fn finite(value: &Value) -> Option<f32> {
-    let number = value.as_f64()? as f32;
-    number.is_finite().then_some(number)
-}
-
-/// Refuses keys that are none of these.
-fn known(object: &Map<String, Value>, param: &str, keys: &[&str]) -> Result<(), Refusal> {
-    match object.keys().find(|key| !keys.contains(&key.as_str())) {
-        None => Ok(()),
-        Some(key) => {
-            let problem =
-                format!("there is no key `{}`; there are: {}", shown(key), keys.join(", "));
-            Err(Refusal::of(param, problem))
-        }
-    }
-}
-
-impl Vectors {
-    /// The names that may be asked for, in alphabetical order.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.by_name.keys().cloned().collect()
-    }
 }

@@ -32,10 +32,14 @@ pub(super) fn look(app: &App, notify: &dyn Fn(Notice)) {
             Err(_) => {}
         }
     }
-    watched.0 = seen;
     let mut vectors = app.vectors().clone();
     let before = vectors.names();
-    vectors.replace(folder, found);
+    for (path, problem) in vectors.replace(found) {
+        if watched.0.get(&path) != seen.get(&path) {
+            notify(Notice::Refused(path, problem));
+        }
+    }
+    watched.0 = seen;
     let after = vectors.names();
     *app.vectors.write().unwrap_or_else(PoisonError::into_inner) = vectors;
     if before != after {

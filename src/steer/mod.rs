@@ -10,6 +10,7 @@ mod mix;
 mod reader;
 mod selection;
 mod sidecar;
+mod strength;
 mod vector;
 
 pub use development::{Balance, Development, FitParams, SIGMA_ROWS, SigmaFrom};

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 /// `candor serve`, killed at the end of the test.
 pub struct Served {
-    child: Child,
+    /// `None`: it runs within the test.
+    child: Option<Child>,
     /// `host:port`
     pub address: String,
     pub vectors: Vec<String>,
@@ -66,14 +67,25 @@ impl Served {
         let address = report["listen"].as_str().expect("an address").to_owned();
         let names = report["vectors"].as_array().expect("a list").iter();
         let vectors = names.map(|name| name.as_str().expect("a name").to_owned()).collect();
-        let server = Self { child, address, vectors };
+        let server = Self { child: Some(child), address, vectors };
+        server.wait_until_loaded();
+        server
+    }
+
+    /// A server that runs within the test, at this address.
+    pub fn at(address: String) -> Self {
+        let server = Self { child: None, address, vectors: Vec::new() };
+        server.wait_until_loaded();
+        server
+    }
+
+    fn wait_until_loaded(&self) {
         // It listens before the model is loaded, and says so until then.
         let start = Instant::now();
-        while server.get("/health").status != 200 {
+        while self.get("/health").status != 200 {
             assert!(start.elapsed() < Duration::from_secs(120), "the model is never loaded");
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 
     /// Sends these bytes and reads until the server closes.
@@ -100,19 +112,27 @@ impl Served {
     }
 
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.child.as_ref().expect("it was started here").id()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started here");
+        child.try_wait().expect("a child").is_none()
     }
 
     /// Waits for the end; gives whether it was a success.
     pub fn wait(&mut self) -> bool {
-        self.child.wait().expect("it was started here").success()
+        self.child.as_mut().expect("it was started here").wait().expect("a child").success()
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

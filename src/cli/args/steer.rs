@@ -9,6 +9,7 @@ use crate::cli::args::parts::{Part, check_alpha, combine};
 use crate::cli::args::values::{finite, share};
 use crate::cli::embedded;
 use crate::cli::show::chance::luck_warning;
+use crate::cli::show::document::usage;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{printable_line, short};
 use crate::export::BakeRecord;
@@ -95,7 +96,7 @@ impl SteerArgs {
         check_alpha(&self.steer, self.alpha)?;
         if let (Some("none"), Some(alpha)) = (self.special(), self.stray_alpha()) {
             let problem = format!("{alpha} is a strength, but --steer none steers nothing");
-            return Err(Error::invalid("--alpha", problem));
+            return Err(usage(Error::invalid("--alpha", problem)));
         }
         if self.special().is_none() {
             let is_word =
@@ -194,6 +195,19 @@ impl SteerArgs {
     #[cfg(unix)]
     pub(in crate::cli) fn is_forced(&self) -> bool {
         self.force
+    }
+
+    /// Refuses a strength where no vector was found that it could be of.
+    pub(in crate::cli) fn check_found(&self, found: bool, model: &Model) -> Result<()> {
+        let Some(alpha) = self.stray_alpha().filter(|_| !found) else { return Ok(()) };
+        let why = match model.baked() {
+            Some(_) => "what is baked into this model has its own strength",
+            None => "there is no vector beside the model",
+        };
+        let problem = format!(
+            "{alpha} is a strength, and {why}: name a sidecar with --steer FILE (`candor fit` makes one)"
+        );
+        Err(usage(Error::invalid("--alpha", problem)))
     }
 
     /// Whether the sidecar is whatever is found beside the model.

@@ -136,6 +136,7 @@ impl ImportArgs {
             }
         };
         let alpha = self.alpha.unwrap_or(alpha);
+        vector.check_strength(alpha)?;
         let positions = self.policy.unwrap_or(positions);
         let mut imported = sidecar(&base, vector, name, origin, (kind, alpha, positions));
         self.provenance.apply(&mut imported.about)?;

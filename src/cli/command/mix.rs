@@ -80,6 +80,7 @@ impl MixArgs {
         let name = self.name.as_deref().unwrap_or(&stem);
         let weighed: Vec<_> = sidecars.iter().zip(self.parts.iter().map(Part::factor)).collect();
         let mut mixed = Sidecar::mix(&weighed, name, self.policy, self.force)?;
+        mixed.vector.check_strength(mixed.about.alpha)?;
         self.provenance.apply(&mut mixed.about)?;
         mixed.write(&self.output)?;
         let parts = self.parts.iter().zip(&sidecars).map(|(part, sidecar)| PartFacts {

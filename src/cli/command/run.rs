@@ -95,6 +95,7 @@ impl RunArgs {
         let prompt = self.text()?;
         let (model, placed) = self.load(&prompt)?;
         let sidecar = self.steer.sidecar_or_built_in(self.policy, (&self.model, &model), output)?;
+        self.steer.check_found(sidecar.is_some(), &model)?;
         let mut session = Session::new(&model, &self.model.session(&model))?;
         self.gate.check(sidecar.as_ref().map(|(_, sidecar)| &sidecar.vector))?;
         let mut steering = Steering::Off;

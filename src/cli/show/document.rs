@@ -3,6 +3,7 @@
 //! leaves it.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -66,9 +67,22 @@ impl Failure {
     }
 }
 
-/// What a shell is told: 130 (128 + SIGINT) where the program was interrupted.
+/// Whether what ends the program are arguments that make no sense together, found after they were read.
+static IS_USAGE: AtomicBool = AtomicBool::new(false);
+
+/// An error of which the arguments are the cause: the program ends with 2 by it.
+pub(in crate::cli) fn usage(error: Error) -> Error {
+    IS_USAGE.store(true, Ordering::Relaxed);
+    error
+}
+
+/// What a shell is told: 2 for wrong usage, 130 (128 + SIGINT) where the program was interrupted.
 pub(in crate::cli) fn exit_code(error: &Error) -> u8 {
-    if matches!(error, Error::Interrupted { .. }) { 130 } else { 1 }
+    match error {
+        Error::Interrupted { .. } => 130,
+        _ if IS_USAGE.load(Ordering::Relaxed) => 2,
+        _ => 1,
+    }
 }
 
 /// An error's message with those of its causes.

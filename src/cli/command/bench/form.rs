@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::bench::{Build, Machine, ModelFacts, Ratio};
+use crate::bench::{Build, Machine, ModelFacts, N_ROUND_MIN, Ratio};
 use crate::cli::show::document::Published;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{printable_line, table};
@@ -103,15 +103,19 @@ pub(super) fn optional(number: Option<f64>) -> String {
 pub(super) fn speedup_record(speedup: Option<Ratio>) -> Record {
     vec![
         ("speedup_median", optional(speedup.map(|ratio| ratio.median))),
-        ("speedup_low", optional(speedup.map(|ratio| ratio.low))),
-        ("speedup_high", optional(speedup.map(|ratio| ratio.high))),
+        ("speedup_low", optional(speedup.and_then(|ratio| ratio.low))),
+        ("speedup_high", optional(speedup.and_then(|ratio| ratio.high))),
     ]
 }
 
 /// A ratio and its interval, for people.
 pub(super) fn ratio_text(ratio: Option<Ratio>, n_digit: usize) -> [String; 2] {
     let text = ratio.map(|Ratio { median, low, high }| {
-        [format!("{median:.n_digit$}"), format!("{low:.n_digit$} to {high:.n_digit$}")]
+        let interval = match (low, high) {
+            (Some(low), Some(high)) => format!("{low:.n_digit$} to {high:.n_digit$}"),
+            _ => format!("fewer than {N_ROUND_MIN} rounds"),
+        };
+        [format!("{median:.n_digit$}"), interval]
     });
     text.unwrap_or_default()
 }

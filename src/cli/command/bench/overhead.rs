@@ -298,8 +298,8 @@ impl Document<'_> {
                 ("median_ns", sample.median().as_nanos().to_string()),
                 ("n_token_per_second", optional(sample.n_token_per_second())),
                 ("ratio_median", optional(sample.ratio.map(|r| r.median))),
-                ("ratio_low", optional(sample.ratio.map(|r| r.low))),
-                ("ratio_high", optional(sample.ratio.map(|r| r.high))),
+                ("ratio_low", optional(sample.ratio.and_then(|r| r.low))),
+                ("ratio_high", optional(sample.ratio.and_then(|r| r.high))),
                 ("samples_ns", samples(&sample.samples_ns)),
             ]);
             cells

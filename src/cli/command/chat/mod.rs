@@ -155,6 +155,10 @@ impl<'a> Chat<'a> {
             let alpha = args.steer.alpha(&sidecar);
             chat.load(path, sidecar, alpha)?;
         }
+        args.steer.check_found(chat.steer.is_some(), model)?;
+        if chat.steer.is_none() {
+            args.gate.check(None)?;
+        }
         Ok(chat)
     }
 

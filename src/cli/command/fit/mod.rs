@@ -174,6 +174,7 @@ impl FitArgs {
             (tunes, n_head),
             output,
         )?;
+        chosen.vector.check_strength(chosen.alpha)?;
         let held_out = match chosen.choice.filter(|choice| !choice.mc1.is_nan()) {
             Some(_) => self.held_out(&model, (&data, &trial), source, place, output)?,
             None => None,
