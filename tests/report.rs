@@ -4,56 +4,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use candor::steer::{Positions, Sidecar};
+use common::browser::{browse, browser};
 use common::program::{candor, json};
-
-/// A browser on the path, or `None` and the reason.
-fn browser() -> Option<PathBuf> {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders)
-        .flat_map(|folder| names.map(|name| folder.join(name)))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        common::skipped("browser", &format!("none of {} is on the path", names.join(", ")));
-    }
-    found
-}
-
-/// What the browser writes when it is run without a window. Two minutes are enough for a page.
-fn browse(browser: &Path, page: &Path, width: usize, options: &[String]) -> String {
-    let profile = tempfile::tempdir().expect("a folder");
-    let mut child = Command::new(browser)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--hide-scrollbars",
-        ])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--window-size={width},1600"))
-        .args(options)
-        .arg(format!("file://{}", page.display()))
-        .stdout(std::fs::File::create(profile.path().join("out")).expect("a file"))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the browser starts");
-    let start = Instant::now();
-    while child.try_wait().expect("a child").is_none() {
-        if start.elapsed() > Duration::from_secs(120) {
-            child.kill().expect("a child");
-            panic!("the browser hangs");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    std::fs::read_to_string(profile.path().join("out")).expect("UTF-8")
-}
 
 /// Width, height and how many colours a picture has.
 fn look(path: &Path) -> (u32, u32, usize) {

@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub mod biases;
+#[cfg(feature = "cli")]
+pub mod browser;
 pub mod checks;
 pub mod control;
 pub mod decided;
