@@ -51,9 +51,13 @@ pub fn firsts<'q>(questions: impl IntoIterator<Item = &'q Question>) -> Vec<usiz
     (0..questions.len()).map(|place| parts.first(place)).collect()
 }
 
-/// Statements that share more than [`OVERLAP`] of their words, the rarest among them, with one of the
-/// same label that they are not known to belong with. `firsts` is what [`firsts()`] gives.
-pub(crate) fn n_overlapping(questions: &[Question], firsts: &[usize]) -> usize {
+/// Statements that share more than six tenths of their words, the rarest among them, with one of the
+/// same label that they are not known to belong with: they may state one fact in other words. Where
+/// more than a tenth of a data set does, it probably needs groups.
+///
+/// `firsts` is what [`firsts()`] gives of the same questions: `[questions.len()]`.
+#[must_use]
+pub fn n_overlapping(questions: &[Question], firsts: &[usize]) -> usize {
     let statements = Statements::of(&questions.iter().collect::<Vec<_>>());
     let label = |place: usize| {
         let mut labels = questions[place].answers.iter().map(|answer| answer.label);

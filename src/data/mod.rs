@@ -31,8 +31,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use self::alike::firsts;
-pub(crate) use self::alike::n_overlapping;
+pub use self::alike::{firsts, n_overlapping};
 pub use self::form::PromptForm;
 pub use self::seen::hashes;
 pub(crate) use self::seen::{SEEN_BITS, plain};
