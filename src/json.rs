@@ -19,7 +19,7 @@ pub(crate) enum Fault {
 
 /// What is said of a key that stands twice.
 pub(crate) fn twice(key: &str) -> String {
-    format!("the key `{}` is there twice", shown(key))
+    format!("the key `{}` occurs twice", shown(key))
 }
 
 /// Reads a value.

@@ -215,7 +215,9 @@ fn a_damaged_byte_of_the_vocabulary() {
         error.contains("occurs twice: llama.cpp reads tokens up to their first NUL"),
         "{error}"
     );
-    assert!(try_with(tokens[1000].0, 0).is_ok(), "one that is empty is called `[EMPTY_1000]`");
+    let plain = tokens.iter().skip(1000).find(|token| text(token).is_ascii());
+    let (start, _) = plain.expect("a token of ASCII");
+    assert!(try_with(*start, 0).is_ok(), "one that is empty is called `[EMPTY_1000]`, or so");
     let error = refused_vocabulary(|tokens| {
         tokens[5] = "\0".to_owned();
         tokens[6] = "[EMPTY_5]".to_owned();

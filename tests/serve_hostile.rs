@@ -251,7 +251,7 @@ fn bodies(server: &Served) {
         let body =
             format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], {twice}}}");
         let reply = server.raw(&post(&server.address, CHAT, body.as_bytes(), ""));
-        assert_eq!((reply.status, reply.error()), (400, format!("{key}: it is there twice")));
+        assert_eq!((reply.status, reply.error()), (400, format!("{key}: it occurs twice")));
     }
     // Tokens that the model does not have.
     for token in ["302000000", "-1", "9223372036854775808", "1.5", "\"1\""] {

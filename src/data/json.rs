@@ -163,7 +163,7 @@ mod tests {
         let empty = refuse(r#"{"a": 1}"#, r#"{"a": 1, "": 0}"#);
         assert_eq!(empty, "m.json, line 3: an answer is empty");
         let twice = refuse(r#"{"a": 1}"#, r#"{"a": 1, "b": 0, "a": 0}"#);
-        assert!(twice.starts_with("m.json, line 5: not mc_task.json: the key `a` is there twice"));
+        assert!(twice.starts_with("m.json, line 5: not mc_task.json: the key `a` occurs twice"));
         let blank = refuse(r#"{"a": 1}"#, r#"{"a": 1, "a ": 0}"#);
         assert!(
             blank.starts_with("m.json, line 3: the answers `a` and `a ` differ in blanks only")

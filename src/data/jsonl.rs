@@ -335,11 +335,11 @@ mod tests {
         assert_eq!(refuse(r#"{"positive": "p", "negative": "n"}"#), TWO_FORMS);
         assert_eq!(
             refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "label": 0}"#),
-            "the key `label` is there twice"
+            "the key `label` occurs twice"
         );
         assert_eq!(
             refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "id": {"x": 1, "x": 2}}"#),
-            "the key `x` is there twice"
+            "the key `x` occurs twice"
         );
         assert_eq!(
             refuse(r#"{"prompt": "p", "answer": "b", "label": 1, "group": [1]}"#),
