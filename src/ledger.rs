@@ -24,8 +24,9 @@ struct Header {
     identity: String,
 }
 
-/// Of what results mean: those of another version are not taken over. 1: KL(steered ‖ original).
-const VERSION: u32 = 2;
+/// Of what results mean: those of another version are not taken over. 1: KL(steered ‖ original); 2:
+/// random directions beside a sum that were moved less far than it, and no count of tokens.
+const VERSION: u32 = 3;
 
 impl<V: Serialize + DeserializeOwned> Ledger<V> {
     /// Results that last as long as this run.
@@ -91,6 +92,11 @@ impl<V: Serialize + DeserializeOwned> Ledger<V> {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&V> {
         self.values.get(name)
+    }
+
+    /// All results, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.values.values()
     }
 
     /// Keeps results, on disk before they count.
@@ -168,7 +174,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         Numbers::open(&path, "a \"b\"").unwrap().put(one("x")).unwrap();
-        let expected = "{\"candor_ledger\":2,\"identity\":\"a \\\"b\\\"\"}\n\
+        let expected = "{\"candor_ledger\":3,\"identity\":\"a \\\"b\\\"\"}\n\
             [\"x\",[0.30000000000000004,1]]\n[\"x, not a number\",[null,3]]\n";
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
     }
@@ -196,11 +202,11 @@ mod tests {
         let path = folder.path().join("ledger");
         Numbers::open(&path, "a").unwrap().put(one("x")).unwrap();
         assert!(Numbers::open(&path, "b").unwrap().is_empty());
-        std::fs::write(&path, "{\"candor_ledger\":2,\"identity\":\"a\"}").unwrap();
+        std::fs::write(&path, "{\"candor_ledger\":3,\"identity\":\"a\"}").unwrap();
         let mut ledger = Numbers::open(&path, "a").unwrap();
         ledger.put(one("x")).unwrap();
         assert_eq!(Numbers::open(&path, "a").unwrap().len(), 2);
-        let other_type = "{\"candor_ledger\":2,\"identity\":\"a\"}\n[\"x\",\"text\"]\n";
+        let other_type = "{\"candor_ledger\":3,\"identity\":\"a\"}\n[\"x\",\"text\"]\n";
         std::fs::write(&path, other_type).unwrap();
         assert!(Numbers::open(&path, "a").unwrap().is_empty());
     }

@@ -11,7 +11,7 @@ use candor::steer::{
     About, DirectionKind, Evidence, LayerVector, Method, Positions, Selection, Sidecar,
     SteeringVector, default_path,
 };
-use candor::{Geometry, fingerprint};
+use candor::{Geometry, content, fingerprint};
 use common::fixture::{Arch, Fixture};
 use common::program::{candor, refusal};
 use common::steering::vector;
@@ -61,7 +61,10 @@ impl Shelf {
                 selection: Selection::Effect,
                 head_accuracy: vec![0.5; n_site],
                 head_cost: effect.iter().map(|x| x / 64.0).collect(),
-                evidence: Evidence::default(),
+                evidence: Evidence {
+                    content: Some(content(&model, None).expect("a file")),
+                    ..Evidence::default()
+                },
                 head_effect: effect,
             },
         };
@@ -93,14 +96,18 @@ impl Shelf {
         json!({
             "candor": "0.1.0",
             "command": "candor eval --report r",
-            "model": { "name": "tiny llama", "fingerprint": self.sidecar.about.model_fingerprint },
-            "data": { "name": "other facts", "sha256": "cd".repeat(32) },
+            "model": {
+                "name": "tiny llama", "fingerprint": self.sidecar.about.model_fingerprint,
+                "content": self.sidecar.about.evidence.content,
+            },
+            "data": { "name": "facts", "sha256": "ab".repeat(32) },
             "settings": {
                 "vector": "2-fold", "vector_fingerprint": vector_fingerprint,
-                "policy": "generated", "selection": "causal", "n_random": 3, "n_document": 40,
+                "policy": "generated", "selection": "effect", "direction": "mass-mean",
+                "prompt": "Q: {question} A: {answer}", "preamble": "", "kl_budget": null, "n_random": 3, "n_document": 40,
                 "judge": "word for word", "seed": 1,
             },
-            "folds": [{ "k": 2, "alpha": 7.5 }],
+            "folds": [{ "k": 2, "alpha": 7.5, "mc1": null }],
             "rows": [row("base", 0.5), row("iti", 0.75), row("random", 0.5)],
             "n_question": 12,
         })
@@ -177,7 +184,7 @@ fn says_of_cross_validation_that_another_vector_was_scored() {
     let report = shelf.write_report(&shelf.report(None));
     let text = shelf.text(&["--report", of(&report)]);
     assert!(text.contains("Not this very vector was scored"), "{text}");
-    assert!(text.contains("heads chosen by causal"), "{text}");
+    assert!(text.contains("heads chosen by effect"), "{text}");
 }
 
 #[test]
@@ -197,10 +204,108 @@ fn refuses_reports_of_something_else() {
     report["model"]["fingerprint"] = json!("00");
     let other = message(&report);
     assert!(other.contains("is of another model than the sidecar"), "{other}");
+    // Vectors that were fitted otherwise, each difference by its name.
+    for (at, value, expected) in [
+        (
+            "/data/sha256",
+            json!("cd".repeat(32)),
+            "data facts (cdcdcdcd) instead of facts (abababab)",
+        ),
+        ("/settings/direction", json!("probe"), "directions probe instead of mass-mean"),
+        ("/settings/selection", json!("causal"), "heads chosen by causal instead of effect"),
+        ("/settings/policy", json!("all"), "tokens steered: all instead of generated"),
+        (
+            "/settings/prompt",
+            json!("{question}{answer}"),
+            "prompt {question}{answer} instead of Q: ",
+        ),
+        ("/settings/preamble", json!("Examples."), "text before questions (SHA-256) "),
+        ("/folds/0/k", json!(3), "steering 3 heads at alpha 7.5 instead of 2 heads at alpha 7.5"),
+        (
+            "/folds/0/alpha",
+            json!(9.0),
+            "steering 2 heads at alpha 9 instead of 2 heads at alpha 7.5",
+        ),
+    ] {
+        let mut report = shelf.report(None);
+        *report.pointer_mut(at).expect("it is there") = value;
+        let error = message(&report);
+        assert!(error.contains(expected), "{at}: {error}");
+        assert!(error.contains("`candor eval --cv 2 -k 2 --alpha 7.5`"), "{error}");
+    }
+    // A twin: the same fingerprint, other weights.
+    for (vector, remedy) in [
+        (None, "measure vectors that are fitted on that one"),
+        (Some(shelf.sidecar.fingerprint()), "name the file that was measured with -m"),
+    ] {
+        let mut report = shelf.report(vector.clone());
+        report["model"]["content"] = json!("00".repeat(32));
+        let error = message(&report);
+        assert!(error.contains("other bytes (content 0000000000000000)"), "{error}");
+        assert!(error.contains(remedy), "{error}");
+        report["model"]["content"] = json!(null);
+        assert!(message(&report).contains("does not say which file of the model"), "{error}");
+    }
     let none = message(&json!({ "rows": [] }));
     assert!(none.contains("is no report.json of `candor eval --report DIR`"), "{none}");
     let missing = refusal(shelf.card().args(["--report", "nowhere.json"]));
     assert!(missing.contains("cannot read nowhere.json"), "{missing}");
+}
+
+#[test]
+fn says_how_a_vector_was_scored_that_is_not_as_it_is() {
+    let shelf = Shelf::new();
+    let mut report = shelf.report(Some(shelf.sidecar.fingerprint()));
+    let text = |report: &serde_json::Value| {
+        let path = shelf.write_report(report);
+        shelf.text(&["--report", of(&path)])
+    };
+    assert!(text(&report).contains("This vector was scored as it is"));
+    report["folds"][0]["alpha"] = json!(9.0);
+    let other = text(&report);
+    assert!(!other.contains("as it is,"), "{other}");
+    assert!(
+        other.contains("was scored otherwise than it is stored (α = 7.5), on the data"),
+        "{other}"
+    );
+    assert!(other.contains("2 heads at α = 9"), "{other}");
+    report["settings"]["policy"] = json!("all");
+    report["settings"]["preamble"] = json!("Say it.");
+    report["model"]["baked"] = json!("joy at alpha 3");
+    let other = text(&report);
+    assert!(other.contains("stored (α = 7.5; tokens steered: generated), on the data"), "{other}");
+    assert!(other.contains("A text of 7 characters stood before every question"), "{other}");
+    assert!(
+        other.contains("In all rows the model has something baked in: joy at alpha 3"),
+        "{other}"
+    );
+    assert!(
+        other.contains("| as baked | 50.0") && other.contains("| as baked, steered |"),
+        "{other}"
+    );
+    assert!(!other.contains("no steering"), "{other}");
+}
+
+#[test]
+fn a_choice_by_trying_is_compared_by_its_budget() {
+    let mut shelf = Shelf::new();
+    shelf.sidecar.about.evidence.kl_budget = Some(0.25);
+    shelf.sidecar.write(&shelf.path).expect("writable");
+    let mut report = shelf.report(None);
+    report["folds"] =
+        json!([{ "k": 1, "alpha": 3.0, "mc1": 0.5 }, { "k": 4, "alpha": 8.0, "mc1": 0.5 }]);
+    report["settings"]["kl_budget"] = json!(0.25);
+    let path = shelf.write_report(&report);
+    let text = shelf.text(&["--report", of(&path)]);
+    assert!(text.contains("1 head at α = 3 and 4 heads at α = 8"), "{text}");
+    report["settings"]["kl_budget"] = json!(0.5);
+    let path = shelf.write_report(&report);
+    let error = refusal(shelf.card().arg("--report").arg(path));
+    assert!(error.contains("budget of KL 0.5 instead of 0.25"), "{error}");
+    // Given what all questions chose, the folds are no fair trial of it, which is said.
+    let path = shelf.write_report(&shelf.report(None));
+    let text = shelf.text(&["--report", of(&path)]);
+    assert!(text.contains("K and α were chosen on all of these questions"), "{text}");
 }
 
 #[test]

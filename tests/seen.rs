@@ -11,6 +11,8 @@ use common::program::{candor, json};
 use common::twins::{demo, questions};
 use serde_json::Value;
 
+const NONE_OF_10: &str = "10 questions, none of which was used in fitting (compared by text)";
+
 /// A folder with the model, and a vector fitted on 24 of the demo's questions.
 struct Shelf {
     folder: tempfile::TempDir,
@@ -74,11 +76,14 @@ fn what_was_seen_in_fitting_stands_beside_the_number() {
         shelf.some(name, (0..24).rev(), relabelled);
         let report = json(&mut shelf.eval(name));
         assert_eq!(report["seen"]["n_seen"], 24, "{name}");
-        assert!(report["seen_text"].as_str().unwrap().contains("all 24 questions"), "{name}");
+        assert!(
+            report["seen_text"].as_str().unwrap().contains("24 questions, all of which"),
+            "{name}"
+        );
     }
     // In the terminal, on the page, in the card.
-    let told =
-        "Seen in fitting: all 24 questions. What stands here is how well the vector fits them";
+    let told = "24 questions, all of which were used in fitting: these results say how well the \
+                vector fits them";
     let mut command = shelf.eval("renamed.csv");
     let output = command.arg("--report").arg(shelf.path("out")).assert().success();
     let terminal = String::from_utf8(output.get_output().stdout.clone()).unwrap();
@@ -89,12 +94,12 @@ fn what_was_seen_in_fitting_stands_beside_the_number() {
     let card = card.arg("--report").arg(shelf.path("out/report.json")).assert().success();
     let card = String::from_utf8(card.get_output().stdout.clone()).unwrap();
     assert!(card.contains(told), "{card}");
-    assert!(card.contains("name: \"renamed (24 of 24 questions seen in fitting)\""), "{card}");
+    assert!(card.contains("name: \"renamed (24 of 24 questions used in fitting)\""), "{card}");
 
     shelf.some("others.csv", 30..40, false);
     let report = json(&mut shelf.eval("others.csv"));
     assert_eq!(report["seen"]["n_seen"], 0);
-    assert_eq!(report["seen_text"], "Seen in fitting: none of 10 questions by their text");
+    assert_eq!(report["seen_text"], NONE_OF_10);
 
     shelf.some("mixed.csv", 18..30, false);
     let report = json(&mut shelf.eval("mixed.csv"));
@@ -169,7 +174,11 @@ fn what_nobody_knows_is_not_called_unseen() {
     let (own, _) = seen("asked.csv.gguf", "own.csv");
     assert_eq!(own["n_seen"], 24, "an answer behind its question is the statement");
     let (own, told) = seen("other.csv.gguf", "own.csv");
-    assert!(own.is_null() && told.starts_with("Seen in fitting: not known"), "{told}");
+    assert!(
+        own.is_null()
+            && told.starts_with("Whether these questions were used in fitting is not known"),
+        "{told}"
+    );
     assert!(told.contains("48 texts"), "{told}");
 
     // A baked model carries the record of its sidecar.
@@ -182,10 +191,68 @@ fn what_nobody_knows_is_not_called_unseen() {
     assert_eq!(baked["n_seen"], 24, "{told}");
     shelf.some("others.csv", 30..40, false);
     let (_, told) = seen("none", "others.csv");
-    assert_eq!(told, "Seen in fitting: none of 10 questions by their text");
+    assert_eq!(told, NONE_OF_10);
     // Another vector beside it, of which nobody knows: then nobody knows.
     let (both, told) = seen("other.csv.gguf", "others.csv");
-    assert!(both.is_null() && told.starts_with("Seen in fitting: not known"), "{told}");
+    assert!(
+        both.is_null()
+            && told.starts_with("Whether these questions were used in fitting is not known"),
+        "{told}"
+    );
+}
+
+/// Whole prompts are known again where they can be, and not called unseen where they cannot; of several
+/// vectors each says what is known of it.
+#[test]
+fn a_whole_prompt_and_its_question_are_one() {
+    let shelf = Shelf::new();
+    let prompts = |name: &str, lines: std::ops::Range<usize>, form: &dyn Fn(&str) -> String| {
+        let text = fs::read_to_string(questions()).unwrap();
+        let mut rows = String::new();
+        for line in text.lines().skip(1 + lines.start).take(lines.len()) {
+            let fields: Vec<&str> = line.split(',').collect();
+            let is_false = fields[5].split("; ").next().unwrap();
+            for (answer, label) in [(fields[4], 1), (is_false, 0)] {
+                let (prompt, answer) = (form(fields[2]), format!(" {answer}"));
+                let row = serde_json::json!({ "prompt": prompt, "answer": answer, "label": label });
+                rows += &format!("{row}\n");
+            }
+        }
+        fs::write(shelf.path(name), rows).unwrap();
+    };
+    prompts("prompts.jsonl", 0..24, &|question| format!("Q: {question} A:"));
+    prompts("others.jsonl", 0..24, &|question| format!("Please say: {question}"));
+    for name in ["prompts", "others"] {
+        let mut fit = shelf.candor("fit", &format!("{name}.jsonl"));
+        fit.args(["-k", "2", "--alpha", "4", "-o"]).arg(shelf.path(&format!("{name}.gguf")));
+        fit.assert().success();
+    }
+    shelf.some("other.csv", 30..40, false);
+    let own = shelf.path("steer-own-model.gguf");
+    let seen = |steer: &[&Path], data: &str| {
+        let mut eval = shelf.eval(data);
+        steer.iter().for_each(|path| {
+            eval.arg("--steer").arg(path);
+        });
+        let report = json(&mut eval);
+        (report["seen"].clone(), report["seen_text"].as_str().unwrap().to_owned())
+    };
+    let not_known = "Whether these questions were used in fitting is not known";
+    let fitted = shelf.path("prompts.gguf");
+    // Fitted on prompts, asked as questions in the same form; and the other way round.
+    assert_eq!(seen(&[&fitted], "own.csv").0["n_seen"], 24);
+    assert_eq!(seen(&[&own], "prompts.jsonl").0["n_seen"], 24);
+    let (none, told) = seen(&[&fitted], "other.csv");
+    assert!(none.is_null() && told.starts_with(not_known), "{told}");
+    let (none, told) = seen(&[&own], "others.jsonl");
+    assert!(none.is_null() && told.starts_with(not_known), "{told}");
+    // Of two vectors that act together.
+    let others = shelf.path("others.gguf");
+    let (both, told) = seen(&[&own, &others], "own.csv");
+    assert_eq!((&both["n_seen"], &both["n_unknown"]), (&24.into(), &0.into()), "{told}");
+    let (_, told) = seen(&[&own, &others], "other.csv");
+    assert!(told.starts_with(not_known), "{told}");
+    assert!(told.ends_with(". By vector: own: none used; others: not known"), "{told}");
 }
 
 /// The demo's questions, each with another answer for the true one, drawn by a fixed rule.

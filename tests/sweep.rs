@@ -10,7 +10,7 @@ use candor::eval::{Evaluator, McScore};
 use candor::ledger::Ledger;
 use candor::select::{Grid, Journal, SelectParams};
 use candor::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom};
-use candor::study::{Axes, Protocol, Record, Sweep, sweep};
+use candor::study::{Axes, Protocol, Record, Sweep, n_token, sweep};
 use candor::{Error, Model, ModelParams, Result};
 use common::fixture::{Arch, Fixture};
 use common::leaning::{DOCUMENTS, Leaning, data, exact_evaluator, source};
@@ -224,7 +224,8 @@ fn a_stopped_sweep_goes_on_to_the_same_numbers() {
         );
         (result, n_step.get())
     };
-    let (whole, n_step) = run(&mut Ledger::in_memory(), usize::MAX);
+    let mut uninterrupted = Ledger::in_memory();
+    let (whole, n_step) = run(&mut uninterrupted, usize::MAX);
     let whole = everything(&whole.unwrap());
     assert_eq!(n_step, protocol.n_step_of_sweep(&axes()));
     let mut n_known = 0;
@@ -241,6 +242,41 @@ fn a_stopped_sweep_goes_on_to_the_same_numbers() {
     let (resumed, n_step_resumed) = run(&mut ledger, usize::MAX);
     assert_same(&everything(&resumed.unwrap()), &whole);
     assert_eq!(n_step_resumed, n_step);
+    assert!(n_token(&uninterrupted).read > 1000);
+    assert_eq!(n_token(&ledger).read, n_token(&uninterrupted).read);
+
+    // A number that is none is measured again.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let at = text.find("{\"Scores\":[").expect("scores are kept") + "{\"Scores\":[".len();
+    let end = at + text[at..].find(',').unwrap();
+    std::fs::write(&path, format!("{}null{}", &text[..at], &text[end..])).unwrap();
+    let mut ledger = Ledger::open(&path, "same").unwrap();
+    assert!(ledger.len() < text.lines().count() / 2, "what follows does not count");
+    let (resumed, _) = run(&mut ledger, usize::MAX);
+    assert_same(&everything(&resumed.unwrap()), &whole);
+}
+
+#[test]
+fn a_cell_that_gains_nothing_is_not_worth_shipping() {
+    let room = Room::new();
+    let data = data(|_, text| text.to_owned());
+    let source = room.source(&data, 0..0);
+    let protocol = protocol(&data, DOCUMENTS, Selection::Accuracy);
+    let run = |alphas: Vec<f32>, source: &Leaning| {
+        let axes = Axes::default().with_alphas(Some(alphas)).with_is_budget_strict(true);
+        let ledger = &mut Ledger::in_memory();
+        sweep(&mut room.evaluator(), source, &protocol, &axes, ledger, journal, || Ok(())).unwrap()
+    };
+    // So weak that no choice between answers changes; without a cell that does not steer, one of these is
+    // recommended, and still nothing gains.
+    let swept = run(vec![1e-5], &source);
+    let [chosen, base] = swept.development();
+    assert_eq!((chosen, swept.gains()), (base, false));
+    for alphas in [vec![0.0, 0.5, 20.0], vec![0.5]] {
+        let swept = run(alphas, &source);
+        let [chosen, base] = swept.development();
+        assert_eq!(swept.gains(), chosen.unwrap() > base.unwrap());
+    }
 }
 
 #[test]

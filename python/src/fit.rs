@@ -262,7 +262,7 @@ pub(crate) fn evaluate(
         };
         let seen = match (&vector, two_folds) {
             (_, true) => Some(report.seen_in_folds()),
-            (Some(sidecar), false) => report.seen(&FittedOn::of(&sidecar.about)),
+            (Some(sidecar), false) => report.seen(&FittedOn::of(&sidecar.about)).known(),
             (None, false) => None,
         };
         let document = serde_json::json!({
@@ -322,6 +322,7 @@ pub(crate) fn sweep(
             "cells": swept.cells,
             "recommended": swept.recommended,
             "overall": swept.overall,
+            "gains": swept.gains(),
             "rows": swept.report.rows(),
             "folds": swept.report.folds,
             "n_question": swept.report.n_question(),

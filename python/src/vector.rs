@@ -62,8 +62,12 @@ impl Vector {
             sidecar.about.direction = DirectionKind::Given;
             sidecar.about.evidence = Evidence {
                 seen: seen(ours.about.evidence.seen.as_ref(), theirs.about.evidence.seen.as_ref()),
-                chance: None,
+                ..Evidence::default()
             };
+            // What was fitted on texts of several forms, and by whom, is then not known.
+            if ours.about.prompt != theirs.about.prompt {
+                sidecar.about.prompt.clear();
+            }
         }
         Ok(sum)
     }

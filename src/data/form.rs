@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Kind;
+use super::{Kind, plain};
 use crate::error::{Error, Result, shown};
 
 /// A template that turns a question and an answer into one text, such as
@@ -88,6 +88,29 @@ impl PromptForm {
     #[must_use]
     pub fn is_chat(&self) -> bool {
         self.chat.is_some()
+    }
+
+    /// Whether it has a place for a question.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.opening.is_some()
+    }
+
+    /// Whether prompts are taken as they are: nothing but blanks stands around the question, so that what
+    /// the data call a question may be a whole prompt, such as `Q: Who? A:`.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        let is_blank = |text: &String| text.trim().is_empty();
+        self.opening.as_ref().is_some_and(is_blank) && is_blank(&self.middle)
+    }
+
+    /// The question in a prompt of this form, in lower case and with single spaces; `None` where the
+    /// prompt is of another one.
+    pub(crate) fn question_in(&self, prompt: &str) -> Option<String> {
+        let prompt = plain(prompt);
+        let question = prompt.strip_prefix(&plain(self.opening.as_ref()?))?;
+        let question = question.strip_suffix(&plain(&self.middle))?.trim();
+        (!question.is_empty()).then(|| question.to_owned())
     }
 
     /// The form for data of one kind: `Q: {question} A: {answer}` for questions, the form of the

@@ -1,6 +1,6 @@
 //! Which questions something was fitted on, in a few bytes each.
 
-use super::{Question, sha256};
+use super::{PromptForm, Question, sha256};
 
 /// Bits of a question's hash: few enough for every program that reads numbers as doubles, and enough
 /// that of two sets of a thousand questions one pair in 280 million is taken for equal.
@@ -38,6 +38,22 @@ impl Question {
         is_in(self.hash())
             || is_in(self.hash_of_answers())
             || self.answers.iter().any(|answer| makes_one(&answer.text))
+    }
+
+    /// As [`Question::is_among`], and also where either side is whole prompts (`Q: Who? A:`) and the
+    /// other is asked in just that form: `form` is how this question is asked, `other` how those were.
+    pub(crate) fn is_among_prompts(
+        &self,
+        form: &PromptForm,
+        hashes: &[u64],
+        other: Option<&PromptForm>,
+    ) -> bool {
+        let is_in = |text: &str| hashes.binary_search(&hash(&plain(text))).is_ok();
+        self.is_among(hashes)
+            || form.asks() && is_in(&form.prompt(&self.text))
+            || other
+                .and_then(|other| other.question_in(&self.text))
+                .is_some_and(|text| is_in(&text))
     }
 }
 
@@ -82,6 +98,26 @@ mod tests {
         // As any program computes it: `printf 'who?' | sha256sum | cut -c1-12`.
         assert!(hashes(&one.questions).iter().all(|hash| hash >> SEEN_BITS == 0));
         assert_eq!(format!("{:012x}", one.questions[1].hash()), sha256(b"who?")[..12]);
+    }
+
+    #[test]
+    fn a_question_is_known_again_in_a_whole_prompt() {
+        let question = r#"{"question": "Who is it?", "true": ["I."], "false": ["You."]}"#;
+        let prompt = "{\"prompt\": \"Q: Who  is it? A:\", \"answer\": \" I.\", \"label\": 1}\n\
+                      {\"prompt\": \"Q: Who  is it? A:\", \"answer\": \" You.\", \"label\": 0}\n";
+        let [question, prompt] =
+            [question, prompt].map(|text| read("q.jsonl", text).unwrap().questions[0].clone());
+        let [asked, bare] = ["Q: {question} A: {answer}", "{question}{answer}"]
+            .map(|f| PromptForm::parse(f).unwrap());
+        assert!(bare.is_bare() && !asked.is_bare());
+        let (of_question, of_prompt) = ([question.hash()], [prompt.hash()]);
+        assert!(!question.is_among(&of_prompt) && !prompt.is_among(&of_question));
+        assert!(question.is_among_prompts(&asked, &of_prompt, Some(&bare)));
+        assert!(prompt.is_among_prompts(&bare, &of_question, Some(&asked)));
+        // In another form nobody can tell.
+        let other = PromptForm::parse("Question: {question} Answer: {answer}").unwrap();
+        assert!(!question.is_among_prompts(&other, &of_prompt, Some(&bare)));
+        assert!(!prompt.is_among_prompts(&bare, &of_question, Some(&other)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What steering does to neutral prose: CE and KL per token (ITI, section 7).
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{Evaluator, log_sum_exp};
 use crate::capture::plan::{Limits, Text, plan};
@@ -13,24 +13,19 @@ use crate::{Error, Model, Result, Special};
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct Divergence {
     /// Cross-entropy of the next token under steering.
-    #[serde(deserialize_with = "number")]
     pub ce: f64,
     /// KL(original ‖ steered) of the next token's distribution: of the model as it is from the
     /// steered one, as in the ITI paper's code.
-    #[serde(deserialize_with = "number")]
     pub kl: f64,
     /// KL(steered ‖ original), the other way round.
-    #[serde(deserialize_with = "number")]
     pub kl_reverse: f64,
     /// The share of tokens before which another one is the likeliest under steering, 0 to 1.
-    #[serde(deserialize_with = "number")]
     pub changed: f64,
     /// The share of tokens that were steered: 1 under a vector, 0 without, between through a gate.
-    #[serde(deserialize_with = "number")]
     pub steered: f64,
     /// The share of tokens behind ones that lay outside of what the probes were fitted to, which shuts a
     /// gate; 0 without a gate.
-    #[serde(deserialize_with = "number", default)]
+    #[serde(default)]
     pub outside: f64,
     /// Tokens that these are means over.
     pub n_token: usize,
@@ -54,11 +49,6 @@ impl Divergence {
             n_token,
         }
     }
-}
-
-/// JSON has no NaN, in which a model that is steered too far ends: it is written as null.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Most tokens that are read at once: a longer document is read in several windows.
@@ -410,8 +400,8 @@ mod tests {
         let mean = Divergence::mean(&[of(1.0, 0.5, 3), of(0.0, 0.0, 0), of(2.0, 0.1, 1)]);
         assert_eq!(mean, of(1.25, 0.4, 4));
         let gone = serde_json::to_string(&of(f64::NAN, f64::INFINITY, 2)).unwrap();
-        let back: Divergence = serde_json::from_str(&gone).unwrap();
-        assert!(back.ce.is_nan() && back.kl.is_nan() && back.n_token == 2);
+        // What is no number is no result, and is measured again.
+        assert!(serde_json::from_str::<Divergence>(&gone).is_err());
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub use self::effect::{Cost, Effects, Trials};
 pub use self::greedy::{Cut, Written, is_true};
 pub use self::mc::{McScore, QuestionScore};
 pub use self::neutral::neutral_prose;
+pub(crate) use self::read::Spent;
 pub use self::read::TokenCount;
 
 /// The bank row that evaluations steer with.
@@ -103,6 +104,7 @@ pub struct Evaluator {
     /// What sequence [`HOLDER`] holds.
     held: Vec<i32>,
     n_token: TokenCount,
+    account: read::Account,
     n_row: usize,
     policy: Policy,
     cut: Cut,
@@ -168,6 +170,7 @@ impl Evaluator {
             row: 0,
             held: Vec::new(),
             n_token: TokenCount::default(),
+            account: read::Account::default(),
             n_row,
             policy: Policy::default(),
             cut: Cut::default(),

@@ -5,21 +5,57 @@
 //! is computed once into a sequence of its own, and every text's sequence starts as its copy, which
 //! in a unified cache costs nothing.
 
-use serde::Serialize;
+use std::ops::{Add, Sub};
+
+use serde::{Deserialize, Serialize};
 
 use super::{Evaluator, HOLDER, log_sum_exp};
 use crate::capture::plan::{Text, plan};
+use crate::data::sha256;
 use crate::session::{Batch, Session};
 use crate::{Error, Result};
 
 /// Tokens that were read, and what that took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 pub struct TokenCount {
     /// Lengths of all texts, summed: what reading each from its start would compute.
     pub read: u64,
     /// Tokens computed.
     pub computed: u64,
+}
+
+impl Add for TokenCount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { read: self.read + other.read, computed: self.computed + other.computed }
+    }
+}
+
+impl Sub for TokenCount {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { read: self.read - other.read, computed: self.computed - other.computed }
+    }
+}
+
+/// Tokens that some work took.
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    /// Without what follows.
+    pub(crate) count: TokenCount,
+    /// What texts begin with, by a hash, as often as it was computed, and the tokens that took: a run that
+    /// goes on where another one stopped computes it again.
+    pub(crate) prefixes: Vec<(String, u64)>,
+}
+
+/// The account from which [`Spent`] is taken.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    taken: TokenCount,
+    prefixes: Vec<(String, u64)>,
 }
 
 /// A text that was just read.
@@ -72,6 +108,7 @@ impl Evaluator {
             self.held.clear();
         }
         let n_batch = self.session.n_batch().max(1);
+        let n_new = prefix.len() - self.held.len();
         for tokens in prefix[self.held.len()..].chunks(n_batch) {
             let mut batch = Batch::new();
             for (position, &token) in (self.held.len()..).zip(tokens) {
@@ -82,7 +119,20 @@ impl Evaluator {
             self.n_token.computed += tokens.len() as u64;
             self.held.extend(tokens);
         }
+        if n_new > 0 {
+            let bytes: Vec<u8> = prefix.iter().flat_map(|token| token.to_le_bytes()).collect();
+            self.account.prefixes.push((sha256(&bytes), n_new as u64));
+        }
         Ok(())
+    }
+
+    /// What was read and computed since this was asked last.
+    pub(crate) fn take_tokens(&mut self) -> Spent {
+        let prefixes = std::mem::take(&mut self.account.prefixes);
+        let before = std::mem::replace(&mut self.account.taken, self.n_token);
+        let mut count = self.n_token - before;
+        count.computed -= prefixes.iter().map(|(_, n)| n).sum::<u64>();
+        Spent { count, prefixes }
     }
 
     /// Tokens read and computed so far.

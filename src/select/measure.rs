@@ -227,7 +227,10 @@ impl Work<'_> {
         let unknown: Vec<usize> = which
             .iter()
             .copied()
-            .filter(|&i| self.journal.get(&self.name(item, self.sites[i])).is_none())
+            .filter(|&i| {
+                let known = self.journal.get(&self.name(item, self.sites[i]));
+                known.is_none_or(|(value, _)| value.is_none())
+            })
             .collect();
         // Kept every few dozen heads: a large model takes minutes for one question.
         for part in unknown.chunks(64) {

@@ -322,8 +322,8 @@ impl Tuner<'_> {
     /// KL per token on the documents.
     fn kl(&mut self, lane: &Lane, place: usize) -> Result<f64> {
         let name = of_documents(&self.name(lane, place));
-        if let Some((kl, _)) = self.journal.get(&name) {
-            return Ok(kl.unwrap_or(f64::NAN));
+        if let Some((Some(kl), _)) = self.journal.get(&name) {
+            return Ok(*kl);
         }
         self.evaluator.steer_with(Some((&lane.vector, self.grid.alphas[place])))?;
         let found = self.evaluator.divergence(self.trial.documents)?;
@@ -348,7 +348,10 @@ impl Tuner<'_> {
         for (part, vector) in parts.iter().zip(vectors) {
             self.evaluator.steer_with(vector.as_ref().map(|vector| (vector, alpha)))?;
             for chunk in part.held.chunks(N_CHUNK) {
-                let is_missing = |i: &usize| self.journal.get(&name_of_question(*i)).is_none();
+                let is_missing = |i: &usize| {
+                    let known = self.journal.get(&name_of_question(*i));
+                    known.is_none_or(|(mc1, _)| mc1.is_none())
+                };
                 let missing: Vec<usize> = chunk.iter().copied().filter(is_missing).collect();
                 if !missing.is_empty() {
                     // Only MC1 is asked for.

@@ -1,6 +1,8 @@
 //! Sums of sidecars.
 
-use super::{About, DirectionKind, Method, Positions, Selection, Sidecar, SteeringVector};
+use super::{
+    About, DirectionKind, FitRecord, Method, Positions, Selection, Sidecar, SteeringVector,
+};
 use crate::data::sha256;
 use crate::{Error, Result};
 
@@ -105,8 +107,19 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     if !is_same(&|about| about.prompt == first.prompt) {
         shared.prompt = String::new();
     }
-    if !is_same(&|about| about.split == first.split) {
-        shared.split = "that of the parts".to_owned();
+    // Equal words on other data say other things.
+    if !is_same(&|about| about.split == first.split && about.data_sha256 == first.data_sha256)
+        && !parts.iter().all(|(part, _)| part.about.is_imported())
+    {
+        let of = |(part, _): &(&Sidecar, f32)| {
+            let About { name, split, .. } = &part.about;
+            match part.about.is_mixed() || name.is_empty() {
+                true => split.clone(),
+                false => format!("{name}: {split}"),
+            }
+        };
+        shared.split =
+            format!("each part by itself: {}", parts.iter().map(of).collect::<Vec<_>>().join("; "));
     }
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let is_same_map =
@@ -132,6 +145,27 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
     if !is_same(&|about| about.evidence.chance == first.evidence.chance) {
         shared.evidence.chance = None;
     }
+    if !is_same(&|about| about.evidence.content == first.evidence.content) {
+        shared.evidence.content = None;
+    }
+    if !is_same(&|about| about.evidence.baked == first.evidence.baked) {
+        let known = parts.iter().filter_map(|(part, _)| {
+            part.about.evidence.baked.as_ref().map(|baked| format!("{}: {baked}", part.about.name))
+        });
+        shared.evidence.baked = Some(known.collect::<Vec<_>>().join("; "));
+    }
+    if !is_same(&|about| about.evidence.preamble == first.evidence.preamble) {
+        shared.evidence.preamble = None;
+    }
+    if !is_same(&|about| about.evidence.kl_budget == first.evidence.kl_budget) {
+        shared.evidence.kl_budget = None;
+    }
+    // Where one record says all of it, one is enough.
+    let records: Vec<FitRecord> =
+        parts.iter().flat_map(|(part, _)| part.about.fit_records()).collect();
+    let is_alike = records.iter().all(|record| record.prompt == records[0].prompt)
+        && (shared.evidence.seen.is_some() || records.iter().all(|record| record.seen.is_none()));
+    shared.evidence.parts = if is_alike { Vec::new() } else { records };
     shared
 }
 

@@ -7,6 +7,7 @@ mod fit;
 mod layers;
 mod method;
 mod mix;
+mod push;
 mod reader;
 mod selection;
 mod sidecar;
@@ -22,9 +23,12 @@ pub use fit::{SigmaRows, fit_vector, random_vector};
 pub use layers::LayerVector;
 pub(crate) use layers::add;
 pub use method::Method;
+pub use push::Push;
 pub use reader::Reader;
 pub use selection::Selection;
 #[cfg(all(test, feature = "endpoint"))]
 pub(crate) use sidecar::tests::tiny as tiny_sidecar;
-pub use sidecar::{About, Evidence, Positions, Sidecar, default_path, find_beside, list_beside};
+pub use sidecar::{
+    About, Evidence, FitRecord, Positions, Sidecar, default_path, find_beside, list_beside,
+};
 pub use vector::{SteeredHead, SteeringVector};

@@ -84,7 +84,14 @@ pub fn describe(
         },
         head_effect: Vec::new(),
         head_cost: Vec::new(),
-        evidence: Evidence { seen: Some(hashes(&data.questions)), chance: Some(chance) },
+        evidence: Evidence {
+            seen: Some(hashes(&data.questions)),
+            chance: Some(chance),
+            // Whoever captured has hashed the file; one that cannot be read any more is not known.
+            content: model.content().ok().map(str::to_owned),
+            baked: model.baked().filter(|baked| baked.acts()).map(ToString::to_string),
+            ..Evidence::default()
+        },
     }
 }
 

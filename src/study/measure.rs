@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{Condition, Protocol};
-use crate::eval::{Cut, Divergence, Evaluator, N_CHUNK};
+use crate::eval::{Cut, Divergence, Evaluator, N_CHUNK, Spent, TokenCount};
 use crate::judge::Judgement;
 use crate::ledger::Ledger;
 use crate::select::Choice;
@@ -28,19 +28,51 @@ pub enum Record {
     /// The largest strength within a budget of KL.
     Strength(f32),
     /// Σ log p of each answer of one question under one condition, in nats.
-    Scores(#[serde(deserialize_with = "numbers")] Vec<f64>),
+    Scores(Vec<f64>),
     /// What the model writes by itself.
     Written(String),
     /// What a judge says of a written answer.
     Judged(Judgement),
     /// Each document of neutral text under one condition.
     Neutral(Vec<Divergence>),
+    /// What a part of the work read and computed.
+    Tokens(TokenCount),
 }
 
-/// JSON has no NaN, in which a model that is steered too far ends: it is written as null.
-fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<f64>, D::Error> {
-    let numbers = Vec::<Option<f64>>::deserialize(deserializer)?;
-    Ok(numbers.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect())
+/// Keeps results, and what they took: `what` names the work, which may be done in several goes.
+pub(super) fn keep(
+    ledger: &mut Ledger<Record>,
+    evaluator: &mut Evaluator,
+    what: &str,
+    mut records: Vec<(String, Record)>,
+) -> Result<()> {
+    let Spent { count, prefixes } = evaluator.take_tokens();
+    let name = format!("tokens, {what}");
+    let known = match ledger.get(&name) {
+        Some(Record::Tokens(known)) => *known,
+        _ => TokenCount::default(),
+    };
+    records.push((name, Record::Tokens(known + count)));
+    // What texts begin with counts once, however often a run was stopped.
+    for (hash, n) in prefixes {
+        let name = format!("tokens, before texts {hash}");
+        let is_known = |(known, _): &(String, Record)| *known == name;
+        if ledger.get(&name).is_none() && !records.iter().any(is_known) {
+            records.push((name, Record::Tokens(TokenCount { read: 0, computed: n })));
+        }
+    }
+    ledger.put(records)
+}
+
+/// Tokens read and computed for all that a ledger holds, over all runs that were stopped; what texts begin
+/// with counts once.
+#[must_use]
+pub fn n_token(ledger: &Ledger<Record>) -> TokenCount {
+    let count = |record: &Record| match record {
+        Record::Tokens(count) => *count,
+        _ => TokenCount::default(),
+    };
+    ledger.values().map(count).fold(TokenCount::default(), |a, b| a + b)
 }
 
 /// One question under one condition.
@@ -267,11 +299,17 @@ impl Fold<'_> {
                         (self.name(turn, i), Record::Scores(score.log_probabilities))
                     }));
                 }
-                self.ledger.put(records)?;
+                self.keep(turn, &format!("questions from {}", chunk[0]), records)?;
             }
             turns.iter().try_for_each(|_| on_step())?;
         }
         Ok(())
+    }
+
+    /// Keeps what a group of turns gave, the first of which is `turn`.
+    fn keep(&mut self, turn: &Turn, what: &str, records: Vec<(String, Record)>) -> Result<()> {
+        let what = format!("{}, {}, {what}", self.name, turn.label);
+        keep(self.ledger, self.evaluator, &what, records)
     }
 
     /// Lets the model answer all questions under each turn, side by side, as far as that is not known.
@@ -304,8 +342,9 @@ impl Fold<'_> {
                     (self.name_of_writing(turn, i), Record::Written(written.text))
                 }));
             }
-            if !records.is_empty() {
-                self.ledger.put(records)?;
+            if let Some(turn) = turns.first().filter(|_| !records.is_empty()) {
+                let what = self.name_of_writing(turn, chunk[0]);
+                keep(self.ledger, self.evaluator, &what, records)?;
             }
             turns.iter().try_for_each(|_| on_step())?;
         }
@@ -333,7 +372,7 @@ impl Fold<'_> {
             let records = open.iter().zip(found);
             let records: Vec<_> =
                 records.map(|((_, name), of)| ((*name).clone(), Record::Neutral(of))).collect();
-            self.ledger.put(records)?;
+            self.keep(turn, "neutral", records)?;
         }
         let known = |name: &String| match self.ledger.get(name) {
             Some(Record::Neutral(documents)) => documents.clone(),

@@ -9,6 +9,7 @@
 //! [`of_vector`] scores a vector that is there already, [`unsteered`] the model as it is.
 
 mod about;
+mod controls;
 mod develop;
 mod held_out;
 mod interval;
@@ -23,14 +24,15 @@ mod values;
 use serde::{Deserialize, Serialize};
 
 pub use self::about::{Chosen, DEFAULT_ALPHA, default_k, describe};
+use self::controls::{random_layers, random_like, random_vectors};
 pub use self::develop::{Developed, develop};
 pub use self::held_out::{HeldOut, held_out};
 pub use self::interval::{Estimate, Range, Sample};
 pub use self::judged::Judging;
-use self::measure::Fold;
-pub use self::measure::Record;
+use self::measure::{Fold, keep};
+pub use self::measure::{Record, n_token};
 pub use self::report::{Category, Example, FoldReport, HeadsFrom, QuestionReport, Report, Scored};
-pub use self::seen::{FittedOn, Seen};
+pub use self::seen::{FittedOn, Seen, SeenPart};
 pub use self::sweep::{Axes, Cell, CellFold, Scores, Sweep, sweep};
 pub use self::transfer::{
     Fitted, HeadAccuracy, Labelled, Reading, Transfer, TransferParams, transfer,
@@ -41,9 +43,7 @@ use crate::eval::{Evaluator, N_CHUNK};
 use crate::ledger::Ledger;
 use crate::probe::Activations;
 use crate::select::{Choice, Grid, Journal, SelectParams};
-use crate::steer::{
-    Development, DirectionKind, FitParams, LayerVector, Selection, SigmaFrom, SteeringVector,
-};
+use crate::steer::{Development, DirectionKind, FitParams, Selection, SigmaFrom, SteeringVector};
 use crate::{Error, Result};
 
 /// What to do.
@@ -368,9 +368,18 @@ fn develop_once(
     let (questions, documents) = (&half.development, &half.development_documents);
     let mut journal = journal(&name)?;
     let developed =
-        develop(evaluator, source, protocol, questions, documents, &mut journal, on_step)?;
+        develop(evaluator, source, protocol, questions, documents, &mut journal, on_step);
+    let developed = match developed {
+        Ok(developed) => developed,
+        Err(error) => {
+            // What was tried is in the journal, and counts.
+            keep(ledger, evaluator, &name, Vec::new())?;
+            return Err(error);
+        }
+    };
     let heads = developed.vector.heads().iter().map(|head| head.site).collect();
-    ledger.put([(name, Record::Choice { choice: developed.choice, heads })])?;
+    let record = Record::Choice { choice: developed.choice, heads };
+    keep(ledger, evaluator, &name.clone(), vec![(name, record)])?;
     journal.remove()?;
     Ok(developed)
 }
@@ -392,7 +401,7 @@ pub fn of_vector<'a>(
     let development = Development::fit(source, &usable, &protocol.fit(), || ())?;
     let k = vector.heads().len();
     let random = match vector.layers() {
-        None => random_vectors(&development, source, k, (protocol, 0))?,
+        None => random_like(&development, source, vector, protocol)?,
         Some(layers) => random_layers(&development, source, (vector, layers), protocol)?,
     };
     let steered = Some((vector, alpha));
@@ -431,44 +440,4 @@ fn whole<'a>(
 ) -> Fold<'a> {
     let name = "vector".to_owned();
     Fold { evaluator, protocol, name, questions, documents: &protocol.neutral, ledger }
-}
-
-/// The control of a vector with directions of layers: random ones of the same lengths, and random
-/// heads where it has heads.
-fn random_layers(
-    development: &Development,
-    source: &impl Activations,
-    (vector, layers): (&SteeringVector, &LayerVector),
-    protocol: &Protocol,
-) -> Result<Vec<SteeringVector>> {
-    let heads = match vector.heads().len() {
-        0 => None,
-        k => Some(random_vectors(development, source, k, (protocol, 0))?),
-    };
-    (0..protocol.n_random)
-        .map(|draw| {
-            let layers = layers.random_like(draw_seed(protocol, 0, draw));
-            match heads.as_ref().and_then(|heads| heads.get(draw)) {
-                Some(heads) => heads.clone().with_layers(layers),
-                None => SteeringVector::of_layers(vector.n_head(), vector.d_head(), layers),
-            }
-        })
-        .collect()
-}
-
-fn random_vectors(
-    development: &Development,
-    source: &impl Activations,
-    k: usize,
-    (protocol, fold): (&Protocol, usize),
-) -> Result<Vec<SteeringVector>> {
-    (0..protocol.n_random)
-        .map(|draw| development.random(source, k, draw_seed(protocol, fold, draw)))
-        .collect()
-}
-
-/// The seed of a draw: no two folds have one in common.
-fn draw_seed(protocol: &Protocol, fold: usize, draw: usize) -> u64 {
-    let place = 1 + draw as u64 + ((fold as u64) << 32);
-    protocol.seed.wrapping_add(place)
 }

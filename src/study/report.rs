@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::measure::{Answered, Outcome};
 use super::values::{Values, by_unit, mean, mean_of_draws, push, score, share, truth};
 use super::{Condition, Estimate, Protocol, Row, Sample};
-use crate::data::{Question, firsts};
+use crate::data::{PromptForm, Question, firsts};
 use crate::eval::McScore;
 use crate::judge::Judgement;
 use crate::probe::{Activations, Chance};
@@ -22,6 +22,8 @@ pub struct Report<'a> {
     /// Of each the first that asks the same: intervals take the two for one question.
     units: Vec<usize>,
     n_example: usize,
+    /// How they were asked.
+    pub(super) form: PromptForm,
     pub(super) outcomes: BTreeMap<Condition, Outcome>,
     /// One for each fold, in order.
     pub folds: Vec<FoldReport>,
@@ -171,6 +173,7 @@ impl<'a> Report<'a> {
             questions: &protocol.data.questions,
             units: firsts(&protocol.data.questions),
             n_example: protocol.n_example,
+            form: protocol.form.clone(),
             outcomes: BTreeMap::new(),
             folds: Vec::new(),
         }

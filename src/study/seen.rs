@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Condition, Report, Row};
+use crate::data::{PromptForm, Question};
 use crate::export::BakeRecord;
-use crate::steer::About;
+use crate::steer::{About, FitRecord};
 
 /// Questions that a vector saw in fitting, among those that were scored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -14,85 +15,160 @@ use crate::steer::About;
 pub struct Seen {
     /// Questions that were seen.
     pub n_seen: usize,
+    /// Questions of which nobody knows: they are not among what was fitted on by their text, but there is
+    /// no record of all of that, or it is no questions of the same form.
+    pub n_unknown: usize,
     /// Questions that were scored.
     pub n_question: usize,
-    /// Where some were seen and some were not: the rows of the former.
+    /// Where some were seen: the rows of those.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rows_seen: Vec<Row>,
-    /// And of the latter.
+    /// And of all others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rows_unseen: Vec<Row>,
+    /// Of each vector that acts, what is known; empty where each was fitted here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<SeenPart>,
 }
 
-/// What a vector, or several that act together, were fitted on, as far as that is on record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FittedOn {
-    /// Hashes of the questions, statements or pairs
-    /// ([`Question::hash`](crate::data::Question::hash)), ascending; `None` where one vector has no
-    /// record.
-    pub hashes: Option<Vec<u64>>,
-    /// Whether all of these ask something; not so of statements, pairs, and what nobody knows of.
-    pub asks: bool,
+/// The same of one of the vectors that act together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+pub struct SeenPart {
+    /// Its name.
+    pub name: String,
+    /// Questions that it saw in fitting.
+    pub n_seen: usize,
+    /// Questions of which nobody knows.
+    pub n_unknown: usize,
+    /// Texts that it was fitted on; null where there is no record of them.
+    pub n_text: Option<usize>,
 }
+
+/// What the vectors that act were fitted on, each by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FittedOn(pub Vec<FitRecord>);
 
 impl FittedOn {
-    fn new(hashes: Option<&Vec<u64>>, prompt: &str) -> Self {
-        Self { hashes: hashes.cloned(), asks: prompt.contains("{question}") }
-    }
-
-    /// What the vector of a sidecar was fitted on.
+    /// What the vector of a sidecar was fitted on, or the parts of a sum.
     #[must_use]
     pub fn of(about: &About) -> Self {
-        Self::new(about.evidence.seen.as_ref(), &about.prompt)
+        Self(about.fit_records())
     }
 
     /// What the vector that is baked into a model was fitted on.
     #[must_use]
     pub fn of_baked(record: &BakeRecord) -> Self {
-        Self::new(record.seen.as_ref(), &record.prompt)
+        Self(vec![FitRecord {
+            name: record.name.clone(),
+            prompt: record.prompt.clone(),
+            seen: record.seen.clone(),
+        }])
     }
 
     /// What either was fitted on.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        let hashes = self.hashes.zip(other.hashes).map(|(mut hashes, others)| {
-            hashes.extend(others);
-            hashes.sort_unstable();
-            hashes.dedup();
-            hashes
-        });
-        Self { hashes, asks: self.asks && other.asks }
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
+/// What is known of a question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Seen,
+    Unseen,
+    Nothing,
+}
+
+/// What a record says of questions that are asked in a form.
+struct Witness<'r> {
+    record: &'r FitRecord,
+    form: Option<PromptForm>,
+    /// Whether both ask questions, and neither takes whole prompts for them where the other does not: else
+    /// what is not found by its text may be there in another one.
+    compares: bool,
+}
+
+impl<'r> Witness<'r> {
+    fn new(record: &'r FitRecord, scored: &PromptForm) -> Self {
+        let form = PromptForm::parse(&record.prompt).ok();
+        let compares = form
+            .as_ref()
+            .is_some_and(|form| form.asks() && scored.asks() && form.is_bare() == scored.is_bare());
+        Self { record, form, compares }
+    }
+
+    fn says(&self, question: &Question, scored: &PromptForm) -> Known {
+        match &self.record.seen {
+            None => Known::Nothing,
+            Some(hashes) if question.is_among_prompts(scored, hashes, self.form.as_ref()) => {
+                Known::Seen
+            }
+            Some(_) if self.compares => Known::Unseen,
+            Some(_) => Known::Nothing,
+        }
     }
 }
 
 impl Seen {
-    /// Whether some were seen and some were not.
+    /// Whether anything is known of any question.
     #[must_use]
-    pub fn is_mixed(&self) -> bool {
-        (1..self.n_question).contains(&self.n_seen)
+    pub fn is_known(&self) -> bool {
+        self.n_unknown < self.n_question
+    }
+
+    /// Itself, where anything is known.
+    #[must_use]
+    pub fn known(self) -> Option<Self> {
+        self.is_known().then_some(self)
     }
 }
 
 impl Report<'_> {
-    /// How many questions were seen in fitting; where some were and some were not, what each of the two
-    /// gave. `None` where that is not known: where no record was kept, and where none of the questions is
-    /// among texts that ask nothing, or of which nobody knows whether they ask, since a question in other
-    /// words is not known again.
+    /// How many questions were seen in fitting, as far as that is known: a question is seen where any of
+    /// the vectors saw it, and unseen where none did. Where some were seen, what these gave, and what the
+    /// others did.
     #[must_use]
-    pub fn seen(&self, fitted: &FittedOn) -> Option<Seen> {
-        let hashes = fitted.hashes.as_deref()?;
+    pub fn seen(&self, fitted: &FittedOn) -> Seen {
         let base = self.outcomes.get(&Condition::Base);
-        let ids = base.iter().flat_map(|outcome| outcome.answered.keys().copied());
-        let is_seen = |&id: &usize| self.questions[id].is_among(hashes);
-        let (seen, unseen): (BTreeSet<usize>, BTreeSet<usize>) = ids.partition(is_seen);
-        let is_mixed = !seen.is_empty() && !unseen.is_empty();
-        let rows = |ids: &BTreeSet<usize>| if is_mixed { self.rows_of(ids) } else { Vec::new() };
-        (fitted.asks || !seen.is_empty()).then(|| Seen {
+        let ids: Vec<usize> =
+            base.iter().flat_map(|outcome| outcome.answered.keys().copied()).collect();
+        let says: Vec<Vec<Known>> = fitted
+            .0
+            .iter()
+            .map(|record| {
+                let witness = Witness::new(record, &self.form);
+                ids.iter().map(|&id| witness.says(&self.questions[id], &self.form)).collect()
+            })
+            .collect();
+        let of = |i: usize, known: Known| says.iter().any(|says| says[i] == known);
+        let (seen, others): (Vec<usize>, Vec<usize>) =
+            (0..ids.len()).partition(|&i| of(i, Known::Seen));
+        let count = |says: &[Known], known| says.iter().filter(|&&says| says == known).count();
+        let rows = |places: &[usize]| match seen.is_empty() || others.is_empty() {
+            true => Vec::new(),
+            false => self.rows_of(&places.iter().map(|&i| ids[i]).collect()),
+        };
+        Seen {
             n_seen: seen.len(),
-            n_question: seen.len() + unseen.len(),
+            n_unknown: others.iter().filter(|&&i| of(i, Known::Nothing)).count(),
+            n_question: ids.len(),
             rows_seen: rows(&seen),
-            rows_unseen: rows(&unseen),
-        })
+            rows_unseen: rows(&others),
+            parts: fitted
+                .0
+                .iter()
+                .zip(&says)
+                .map(|(record, says)| SeenPart {
+                    name: record.name.clone(),
+                    n_seen: count(says, Known::Seen),
+                    n_unknown: count(says, Known::Nothing),
+                    n_text: record.seen.as_ref().map(Vec::len),
+                })
+                .collect(),
+        }
     }
 
     /// The same of vectors that were each fitted on one half and scored on the other: a question that
@@ -101,9 +177,11 @@ impl Report<'_> {
     pub fn seen_in_folds(&self) -> Seen {
         Seen {
             n_seen: self.folds.iter().map(|fold| fold.n_seen).sum(),
+            n_unknown: 0,
             n_question: self.n_question(),
             rows_seen: Vec::new(),
             rows_unseen: Vec::new(),
+            parts: Vec::new(),
         }
     }
 

@@ -254,7 +254,7 @@ def evaluate(
     vector: Vector | None = None,
     *,
     alpha: float | None = None,
-    policy: Policy = "generated",
+    policy: Policy | None = None,
     neutral: Sequence[str] | None = None,
     instruction: str = INSTRUCTION,
     preamble: str = "",
@@ -277,7 +277,8 @@ def evaluate(
         The vector, and its strength (by default its own).
     policy
         Tokens of scored answers that are steered: from the last of the prompt on (``"generated"``),
-        all, the answer's own, or from its second one on (``"original"``).
+        all, the answer's own, or from its second one on (``"original"``). By default those of the
+        vector (:attr:`Vector.positions`).
     neutral
         Documents that ask nothing, at least two, on which CE and KL are measured.
     instruction
@@ -301,6 +302,9 @@ def evaluate(
         ``folds``; ``n_question``; ``n_token``. As in ``candor eval --json``.
     """
     strength = (vector.alpha if vector is not None else 0.0) if alpha is None else alpha
+    if policy is None:
+        steers_all = vector is not None and vector.positions == "all"
+        policy = "all" if steers_all else "generated"
     study = _study(policy, neutral, instruction, preamble, n_random, n_predict)
     return _evaluate(
         model,
@@ -397,7 +401,8 @@ def sweep(
     dict
         ``cells``: each with ``direction``, ``k``, ``alpha``, ``folds`` and ``held_out`` (a row as of
         :func:`evaluate`); ``recommended``: of each fold, and ``overall``, indices into them;
-        ``rows``: the recommended ones beside their baselines.
+        ``gains``: whether the overall one gains over no steering where it is recommended; ``rows``: the
+        recommended ones beside their baselines.
     """
     if alphas is None and kl_budget is None:
         raise ValueError("alphas: give strengths to try, or a kl_budget to find them by")

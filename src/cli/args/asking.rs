@@ -41,9 +41,10 @@ pub(in crate::cli) struct MeasureArgs {
     /// Which tokens are steered while answers are scored: from the last prompt token on
     /// (`generated`), all (`all`), the answer's own (`answer`), or from the answer's second token
     /// on, as in the paper's code (`original`). While the model writes, `all` steers every token
-    /// and the others steer as `generated` does; a fitted vector keeps the choice.
-    #[arg(long, value_name = "WHICH", default_value = "generated", value_parser = policy())]
-    pub(in crate::cli) policy: Policy,
+    /// and the others steer as `generated` does; a fitted vector keeps the choice [default: what a
+    /// sidecar that is scored stores, otherwise generated].
+    #[arg(long, value_name = "WHICH", value_parser = policy())]
+    policy: Option<Policy>,
 
     /// Rows over which sigma is measured when a vector is fitted: those of the development half, or
     /// of all questions as in the paper's code (which looks at the test questions).
@@ -52,6 +53,16 @@ pub(in crate::cli) struct MeasureArgs {
 }
 
 impl MeasureArgs {
+    /// What the user gave.
+    pub(in crate::cli) fn given_policy(&self) -> Option<Policy> {
+        self.policy
+    }
+
+    /// Of vectors that are fitted.
+    pub(in crate::cli) fn policy(&self) -> Policy {
+        self.policy.unwrap_or_default()
+    }
+
     pub(in crate::cli) fn sigma_name(&self) -> &str {
         &self.sigma
     }
@@ -65,7 +76,7 @@ impl MeasureArgs {
 
     /// The tokens that a vector steers by default where it is fitted so.
     pub(in crate::cli) fn positions(&self) -> Positions {
-        match self.policy {
+        match self.policy() {
             Policy::All => Positions::All,
             _ => Positions::Generated,
         }
@@ -74,8 +85,8 @@ impl MeasureArgs {
     /// As they are typed, where they are not what is usual.
     pub(in crate::cli) fn words(&self) -> Words {
         let mut words = Words::default();
-        let is_usual = self.policy == Policy::default();
-        words.add("--policy", (!is_usual).then(|| self.policy.name()));
+        let is_usual = self.policy() == Policy::default();
+        words.add("--policy", (!is_usual).then(|| self.policy().name()));
         words.add("--sigma", Some(&self.sigma).filter(|_| self.sigma() != SigmaFrom::default()));
         words
     }
@@ -170,7 +181,7 @@ impl AskArgs {
     pub(in crate::cli) fn identity(
         &self,
         (model, args): (&Model, &ModelArgs),
-        protocol: &Protocol,
+        (protocol, policy): (&Protocol, Policy),
         more: &impl Debug,
     ) -> Result<String> {
         let text = format!(
@@ -187,7 +198,7 @@ impl AskArgs {
             protocol.seed,
             protocol.select,
             protocol.grid,
-            (protocol.shuffle, self.limit, self.measure.policy.name(), self.measure.sigma_name()),
+            (protocol.shuffle, self.limit, policy.name(), self.measure.sigma_name()),
         );
         Ok(sha256(text.as_bytes()))
     }

@@ -120,7 +120,10 @@ impl SteerArgs {
                 }
                 let found = find_beside(model.path, &model.fingerprint)?;
                 match &found {
-                    Some((path, sidecar)) => warn_of_name(path, sidecar, &model, output),
+                    Some((path, sidecar)) => {
+                        warn_of_name(path, sidecar, &model, output);
+                        warn_of_other_bake(path, sidecar, &model, output);
+                    }
                     None => warn_of_others(&model, output)?,
                 }
                 return Ok(found);
@@ -229,6 +232,7 @@ impl SteerArgs {
             Err(error) => return Err(error),
             Ok(()) => warn_of_name(path, &sidecar, model, output),
         }
+        warn_of_other_bake(path, &sidecar, model, output);
         if let Some(record) = model.baked {
             output.warn(format_args!(
                 "{} is baked into this model at alpha {}: with {} it is steered by both",
@@ -279,6 +283,33 @@ fn warn_of_name(path: &Path, sidecar: &Sidecar, model: &Subject, output: Output)
             path.display(),
             printable_line(made_for),
             printable_line(name),
+        ));
+    }
+}
+
+/// Warns where what is fitted to a model, or captured from it, has in it what is baked into that model.
+pub(in crate::cli) fn warn_of_baked(model: &Model, output: Output) {
+    if let Some(record) = model.baked().filter(|record| record.acts()) {
+        output.warn(format_args!(
+            "{} is baked into this model at alpha {}: what is captured from it, and fitted to that, is \
+             for the model as baked",
+            printable_line(&record.name),
+            short(record.alpha),
+        ));
+    }
+}
+
+/// Warns where a sidecar was fitted with something else baked into the model than there is.
+fn warn_of_other_bake(path: &Path, sidecar: &Sidecar, model: &Subject, output: Output) {
+    let now = model.baked.filter(|record| record.acts()).map(ToString::to_string);
+    if let Some(then) =
+        sidecar.about.evidence.baked.as_ref().filter(|&then| now.as_ref() != Some(then))
+    {
+        output.warn(format_args!(
+            "{} was fitted on a model with something baked into it ({}), which this one has not: what it \
+             does here is another thing",
+            path.display(),
+            printable_line(then),
         ));
     }
 }

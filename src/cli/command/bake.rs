@@ -90,7 +90,8 @@ impl BakeArgs {
             name: sidecar.about.name.clone(),
             source: source(&sidecar_path),
             vector_fingerprint: sidecar.fingerprint(),
-            seen: sidecar.about.evidence.seen.clone(),
+            // What adds nothing has seen nothing.
+            seen: sidecar.about.evidence.seen.clone().filter(|_| alpha != 0.0),
             prompt: sidecar.about.prompt.clone(),
             approximate: self.approximate,
         };

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::capture::{CaptureParams, Captured, capture};
 use crate::cli::args::data::DataArgs;
 use crate::cli::args::model::ModelArgs;
+use crate::cli::args::steer::warn_of_baked;
 use crate::cli::show::output::Output;
 use crate::cli::show::target::{check_store, remember_replaced};
 use crate::cli::{embedded, interrupt, sets};
@@ -57,6 +58,7 @@ impl CaptureArgs {
             &[("the model", Some(&model)), ("the data", self.data.data.as_deref())],
         )?;
         let model = self.model.load_for(from_mut(&mut data), output)?;
+        warn_of_baked(&model, output);
         let params = self.data.capture_params(&self.model, &data, &model)?;
         let captured = run_capture(&model, &data, &params, &self.output, KEPT, output)?;
         if let Some(held) = held.filter(|_| captured.n_batch_resumed < captured.n_batch) {

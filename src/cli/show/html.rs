@@ -6,7 +6,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, HtmlEscape, Value, context};
 use serde::Serialize;
 
-use crate::cli::show::report::title_under;
+use crate::cli::show::report::Under;
 use crate::cli::show::table::{form_line, nats, percent};
 use crate::study::{Estimate, Row};
 use crate::{Error, Result};
@@ -56,14 +56,23 @@ fn coded(text: &str) -> String {
     parts.into_iter().enumerate().map(part).collect()
 }
 
-/// The rows of a study, as `results.html` shows them; `layers_alone`: of a vector that steers no heads.
-pub(in crate::cli) fn result_rows(rows: &[Row], layers_alone: bool) -> Vec<Value> {
+/// The rows of a study, as `results.html` shows them.
+pub(in crate::cli) fn result_rows(rows: &[Row], under: Under) -> Vec<Value> {
     let is_judged = is_judged(rows);
     let row = |row: &Row| {
         let cells = Serde(cells(row, is_judged));
-        context! { name => title_under(row.name, layers_alone), steered => row.name == "iti", cells => cells }
+        context! { name => under.title(row.name), steered => row.name == "iti", cells => cells }
     };
     rows.iter().map(row).collect()
+}
+
+/// What intervals of random draws hold.
+pub(in crate::cli) fn draws_note(n_random: usize) -> &'static str {
+    match n_random {
+        0 => "",
+        1 => "; of the random draw, of which there is one, it does not say how draws differ",
+        _ => "; of random draws it includes how they differ",
+    }
 }
 
 /// Whether a judge says what informs.

@@ -71,6 +71,8 @@ pub(in crate::cli) struct ModelFacts {
     fingerprint: String,
     /// Hash of the bytes of its file.
     content: String,
+    /// What was baked into it, which acts in every row; null where nothing was.
+    pub(in crate::cli) baked: Option<String>,
     pub(in crate::cli) n_head: usize,
 }
 
@@ -87,9 +89,15 @@ impl Made {
                 architecture: model.architecture().to_owned(),
                 fingerprint: model.fingerprint().to_owned(),
                 content: model.content()?.to_owned(),
+                baked: model.baked().filter(|baked| baked.acts()).map(ToString::to_string),
                 n_head: model.geometry().n_head,
             },
         })
+    }
+
+    /// What the names of conditions depend on, of vectors with heads.
+    pub(in crate::cli) fn under(&self) -> Under {
+        Under { layers_alone: false, baked: self.model.baked.is_some() }
     }
 
     /// The model's name, to be printed.
@@ -124,11 +132,27 @@ pub(in crate::cli) fn shell_command(words: &[String]) -> String {
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
-/// What people call a condition under a vector, which may steer layers alone.
-pub(in crate::cli) fn title_under(name: &str, layers_alone: bool) -> &'static str {
-    match name {
-        "random" if layers_alone => "random directions in the same layers",
-        _ => title(name),
+/// What a study measured, as far as the names of its conditions depend on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::cli) struct Under {
+    /// A vector that steers layers and no heads.
+    pub(in crate::cli) layers_alone: bool,
+    /// A model that something is baked into: nothing there is without steering.
+    pub(in crate::cli) baked: bool,
+}
+
+impl Under {
+    /// What people call a condition.
+    pub(in crate::cli) fn title(self, name: &str) -> String {
+        let title = match name {
+            "random" if self.layers_alone => "random directions in the same layers",
+            _ => title(name),
+        };
+        match (self.baked, name) {
+            (false, _) => title.to_owned(),
+            (true, "base") => "as baked".to_owned(),
+            (true, _) => format!("as baked, {title}"),
+        }
     }
 }
 
@@ -144,8 +168,8 @@ pub(in crate::cli) fn title(name: &str) -> &'static str {
     }
 }
 
-/// The rows of a study as a table; `layers_alone`: of a vector that steers no heads.
-pub(in crate::cli) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
+/// The rows of a study as a table.
+pub(in crate::cli) fn rows_text(rows: &[Row], under: Under) -> String {
     let interval = |e: Option<Estimate>| {
         e.map_or_else(|| "–".to_owned(), |e| format!("{} to {}", percent(e.low), percent(e.high)))
     };
@@ -155,7 +179,7 @@ pub(in crate::cli) fn rows_text(rows: &[Row], layers_alone: bool) -> String {
         .iter()
         .map(|row| {
             [
-                title_under(row.name, layers_alone).to_owned(),
+                under.title(row.name),
                 percent(row.mc.mc1),
                 interval(row.interval.mc1),
                 percent(row.mc.mc2),
@@ -191,6 +215,16 @@ pub(in crate::cli) fn intervals_text(rows: &[Row]) -> String {
         text += &draws_text(row);
     }
     text
+}
+
+/// How far the draws of a row lie apart, or that this is not known of one in each fold.
+pub(in crate::cli) fn random_text(rows: &[Row]) -> String {
+    let Some(row) = rows.iter().find(|row| row.name == "random") else { return String::new() };
+    match row.draws {
+        Some(_) => draws_text(row).replacen("  its", "random:", 1),
+        None => "random: a single draw, so how far draws lie apart is not known, and is in no interval\n"
+            .to_owned(),
+    }
 }
 
 /// How far the draws of a row lie apart; nothing where there are not several.

@@ -1,5 +1,7 @@
 //! What the metadata of a baked model say of the bake.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::Place;
@@ -49,7 +51,21 @@ fn place_name<S: serde::Serializer>(place: &Place, serializer: S) -> Result<S::O
     serializer.serialize_str(place.name())
 }
 
+/// What is baked, how strongly, and where it came from.
+impl fmt::Display for BakeRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vector = self.vector.get(..16).unwrap_or(&self.vector);
+        write!(f, "{} at alpha {}, sidecar {vector}", self.name, self.alpha)
+    }
+}
+
 impl BakeRecord {
+    /// Whether it adds anything.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.alpha != 0.0 && self.n_head > 0
+    }
+
     /// Whether a model's file has a record.
     pub(super) fn is_in(file: &Gguf) -> bool {
         file.get(VERSION_KEY).is_some()

@@ -14,7 +14,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-pub use evidence::Evidence;
+pub use evidence::{Evidence, FitRecord};
 pub use place::{default_path, find_beside, list_beside};
 
 use super::vector::reading_key;
@@ -241,7 +241,7 @@ impl Sidecar {
             }
         }
         if let Err((key, problem)) = about.evidence.check() {
-            return fault(key, problem);
+            return fault(&key, problem);
         }
         // A vector is sound when it is made, but a product can overflow.
         for head in self.vector.heads() {

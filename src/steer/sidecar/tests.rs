@@ -48,6 +48,20 @@ fn about() -> About {
     }
 }
 
+/// How it was fitted: all there can be.
+fn full_evidence() -> Evidence {
+    let part =
+        |name: &str, seen| FitRecord { name: name.to_owned(), prompt: "{answer}".to_owned(), seen };
+    Evidence {
+        content: Some("cd".repeat(32)),
+        baked: Some("truth at alpha 3".to_owned()),
+        preamble: Some("ef".repeat(32)),
+        kl_budget: Some(f64::INFINITY),
+        parts: vec![part("a", Some(vec![1, 2])), part("b", None)],
+        ..Evidence::default()
+    }
+}
+
 /// Three heads in two of four layers, every number exact in F32.
 pub(crate) fn tiny() -> Sidecar {
     let exact = |layer, id, direction: [f32; 2]| SteeredHead {
@@ -446,7 +460,7 @@ fn keeps_what_it_was_fitted_on_and_what_that_is_worth() {
     };
     let mut sidecar = tiny();
     sidecar.about.evidence =
-        Evidence { seen: Some(vec![0, 7, (1 << 48) - 1]), chance: Some(chance) };
+        Evidence { seen: Some(vec![0, 7, (1 << 48) - 1]), chance: Some(chance), ..full_evidence() };
     sidecar.write(&path).unwrap();
     assert_eq!(Sidecar::read(&path).unwrap(), sidecar);
     // What an older writer leaves out is not known, and the format is the same.
@@ -463,7 +477,21 @@ fn keeps_what_it_was_fitted_on_and_what_that_is_worth() {
         assert!(error.contains("candor.data.seen") && error.contains(expected), "{error}");
     }
     sidecar.about.evidence =
-        Evidence { seen: None, chance: Some(Chance { p: f64::NAN, ..chance }) };
+        Evidence { chance: Some(Chance { p: f64::NAN, ..chance }), ..Evidence::default() };
     let error = sidecar.write(&path).unwrap_err().to_string();
     assert!(error.contains("candor.chance.p"), "{error}");
+    let bad = |evidence: Evidence, key: &str| {
+        let about = About { evidence, ..about() };
+        let error = Sidecar { about, ..tiny() }.write(&path).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    };
+    bad(Evidence { content: Some("ab".to_owned()), ..full_evidence() }, "candor.model.content");
+    bad(Evidence { preamble: Some("X".repeat(64)), ..full_evidence() }, "candor.preamble.sha256");
+    for budget in [f64::NAN, -1.0, 0.0] {
+        bad(Evidence { kl_budget: Some(budget), ..full_evidence() }, "candor.tuned.kl_budget");
+    }
+    let part = FitRecord { seen: Some(vec![2, 1]), ..FitRecord::default() };
+    bad(Evidence { parts: vec![part], ..full_evidence() }, "candor.part.0.seen");
+    let key = refusal_of_key("candor.part.count", 1u64 << 40);
+    assert!(key.contains("candor.part.count: is 1099511627776, expected at most 256"), "{key}");
 }

@@ -1,7 +1,7 @@
 //! Every cell in one fold: measured on the half that it comes from, and on the other.
 
 use super::super::develop::in_steps;
-use super::super::measure::{Fold, Outcome, Record, Turn};
+use super::super::measure::{Fold, Outcome, Record, Turn, keep};
 use super::super::{Condition, Half, Protocol, Report, SELECT_STEPS};
 use super::{Axes, Scores};
 use crate::eval::{Divergence, Evaluator, N_CHUNK};
@@ -124,10 +124,14 @@ impl Sweeper<'_, '_, '_> {
                 let on_trial = in_steps(0, &mut n_step, on_step);
                 let mut journal = (self.journal)(&name)?;
                 let ranked =
-                    rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial)?;
+                    rank(self.evaluator, development, source, &trial, by, &mut journal, on_trial);
+                if ranked.is_err() {
+                    keep(self.ledger, self.evaluator, &name, Vec::new())?;
+                }
+                let ranked = ranked?;
                 let sites: Vec<Site> =
                     ranked.development.scores.iter().map(|score| score.site).collect();
-                self.ledger.put([(name, Record::Ranking(sites.clone()))])?;
+                self.keep(name, Record::Ranking(sites.clone()))?;
                 journal.remove()?;
                 sites
             }
@@ -143,7 +147,7 @@ impl Sweeper<'_, '_, '_> {
                     let on_trial = |_| Ok(());
                     let sites =
                         parts.ranking_of(self.evaluator, source, &trial, by, kept, on_trial)?;
-                    self.ledger.put([(name, Record::Ranking(sites.clone()))])?;
+                    self.keep(name, Record::Ranking(sites.clone()))?;
                     journal.remove()?;
                     sites
                 }
@@ -154,6 +158,11 @@ impl Sweeper<'_, '_, '_> {
             n_step = due;
         }
         Ok((development.ranked(&sites)?, ordered))
+    }
+
+    /// Keeps a result, and what it took.
+    fn keep(&mut self, name: String, record: Record) -> Result<()> {
+        keep(self.ledger, self.evaluator, &name.clone(), vec![(name, record)])
     }
 
     /// The largest strength within the budget, on the development documents.
@@ -167,7 +176,7 @@ impl Sweeper<'_, '_, '_> {
         let budget = self.protocol.grid.kl_budget;
         let found = self.evaluator.strength_within(vector, documents, budget, |_, _| Ok(()));
         let (alpha, _) = found?;
-        self.ledger.put([(name, Record::Strength(alpha))])?;
+        self.keep(name, Record::Strength(alpha))?;
         Ok(alpha)
     }
 

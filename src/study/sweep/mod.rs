@@ -59,9 +59,33 @@ pub struct Sweep<'a> {
     /// What both development halves together, and so all questions, recommend for a vector that is
     /// fitted on all of them: an index into `cells`.
     pub overall: usize,
+    /// MC1 without steering on the development half of each fold.
+    pub base: Vec<f64>,
     /// The recommended cell of each fold, on the questions that did not recommend it, beside the
     /// baselines.
     pub report: Report<'a>,
+}
+
+impl Sweep<'_> {
+    /// MC1 of the overall recommendation on both development halves, and without steering; means over the
+    /// folds. `None` where it was not measured, as of a cell that costs too much KL.
+    #[must_use]
+    pub fn development(&self) -> [Option<f64>; 2] {
+        let mean = |values: Option<Vec<f64>>| {
+            values.map(|values| values.iter().sum::<f64>() / values.len().max(1) as f64)
+        };
+        let folds = self.cells.get(self.overall).map_or(&[][..], |cell| &cell.folds);
+        let chosen = folds.iter().map(|fold| fold.development.mc1).collect();
+        [mean(chosen), mean(Some(self.base.clone()))]
+    }
+
+    /// Whether the overall recommendation is worth making: it gains over no steering on the questions that
+    /// recommend it.
+    #[must_use]
+    pub fn gains(&self) -> bool {
+        let [chosen, base] = self.development();
+        chosen.zip(base).is_some_and(|(chosen, base)| chosen > base)
+    }
 }
 
 /// One K at one α.
@@ -245,7 +269,8 @@ pub fn sweep<'a>(
     // Where no cell suits both halves, the first one's choice is as good as any.
     let both: Vec<usize> = (0..folds.len()).collect();
     let overall = choose(&both).unwrap_or(recommended[0]);
-    Ok(Sweep { cells, recommended, overall, report })
+    let base = folds.iter().map(|fold| fold.base_development.mc1.unwrap_or(f64::NAN)).collect();
+    Ok(Sweep { cells, recommended, overall, base, report })
 }
 
 /// The cells of both folds as one.

@@ -1,5 +1,6 @@
 //! `candor card`: a vector's model card, for the repository that it is published in.
 
+mod belongs;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -9,19 +10,20 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
+use self::belongs::Subject;
 use self::report::Results;
 use crate::cli::args::provenance::ProvenanceArgs;
-use crate::cli::embedded;
 use crate::cli::show::output::Output;
 use crate::cli::show::reading::ReadingFacts;
 use crate::cli::show::table::{bytes, count, printable_line, short};
 use crate::cli::show::target::check_target;
 use crate::cli::show::{chance, heads};
+use crate::cli::{embedded, folders};
 use crate::data::PromptForm;
 use crate::file::write_atomically;
 use crate::gguf::Gguf;
 use crate::steer::{Method, Sidecar, find_beside, length};
-use crate::{Error, Result, fingerprint};
+use crate::{Error, Result, content, fingerprint};
 
 const TEMPLATE: &str = include_str!("card.md.jinja");
 
@@ -105,7 +107,16 @@ impl CardArgs {
                 ],
             )?;
         }
-        let report = self.report.as_deref().map(|path| report::read(path, &sidecar)).transpose()?;
+        let report = match &self.report {
+            None => None,
+            Some(report) => {
+                let content = content(&model, folders::cache_folder("hashes").ok().as_deref())?;
+                let typed = |path: &Path| as_word(&path.display().to_string());
+                let paths = [typed(&path), typed(&model)];
+                let subject = Subject { sidecar: &sidecar, paths, content: &content };
+                Some(report::read(report, &subject)?)
+            }
+        };
         let has_results = report.is_some();
         // What is said here of its origin does not make it another vector.
         let fingerprint = sidecar.fingerprint();
@@ -163,6 +174,8 @@ struct Card {
     data: Data,
     prompt: String,
     split: String,
+    /// What was baked into the model that it was fitted on.
+    baked: Option<String>,
     /// What the best head's accuracy is worth.
     reading: Option<String>,
     /// That it is worth nothing, where it is not.
@@ -292,6 +305,7 @@ impl Card {
             data: Data { name: about.data_name.clone(), sha256: about.data_sha256.clone() },
             prompt: about.prompt.clone(),
             split: about.split.clone(),
+            baked: about.evidence.baked.clone(),
             reading: about.evidence.chance.as_ref().map(chance::text),
             reads_nothing: about.evidence.chance.as_ref().and_then(chance::warning),
             candor_version: about.candor_version.clone(),

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::show::report::title;
+use super::belongs::{Subject, check};
+use crate::cli::show::heads::amount;
+use crate::cli::show::report::Under;
 use crate::cli::show::table::{counted, percent, short};
 use crate::error::{shown, shown_up_to};
 use crate::file::{DATA_MAX, read_up_to};
@@ -13,16 +15,16 @@ use crate::{Error, Result};
 
 /// The file's part that is read. What else is there, such as a newer candor's, does no harm.
 #[derive(Debug, Deserialize)]
-struct Document {
+pub(super) struct Document {
     candor: String,
     #[serde(default)]
     command: Option<String>,
-    model: Model,
-    data: Data,
-    settings: Settings,
+    pub(super) model: Model,
+    pub(super) data: Data,
+    pub(super) settings: Settings,
     rows: Vec<Row>,
     #[serde(default)]
-    folds: Vec<Fold>,
+    pub(super) folds: Vec<Fold>,
     n_question: usize,
     /// How many questions the vector saw in fitting; an older report does not say.
     #[serde(default)]
@@ -40,28 +42,46 @@ struct Seen {
 }
 
 #[derive(Debug, Deserialize)]
-struct Fold {
-    k: usize,
-    alpha: f32,
+pub(super) struct Fold {
+    pub(super) k: usize,
+    pub(super) alpha: f32,
+    /// What K and α looked like while they were chosen; none where they were given.
+    #[serde(default)]
+    pub(super) mc1: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Model {
-    fingerprint: String,
+pub(super) struct Model {
+    pub(super) fingerprint: String,
+    /// Hash of its file's bytes.
+    #[serde(default)]
+    pub(super) content: Option<String>,
+    /// What is baked into it.
+    #[serde(default)]
+    pub(super) baked: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Data {
-    name: String,
-    sha256: String,
+pub(super) struct Data {
+    pub(super) name: String,
+    pub(super) sha256: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Settings {
-    vector: String,
-    vector_fingerprint: Option<String>,
-    policy: String,
-    selection: Option<String>,
+pub(super) struct Settings {
+    pub(super) vector: String,
+    pub(super) vector_fingerprint: Option<String>,
+    #[serde(default)]
+    pub(super) prompt: Option<String>,
+    #[serde(default)]
+    pub(super) preamble: Option<String>,
+    pub(super) policy: String,
+    #[serde(default)]
+    pub(super) direction: Option<String>,
+    pub(super) selection: Option<String>,
+    /// None where there was no bound.
+    #[serde(default)]
+    pub(super) kl_budget: Option<f64>,
     n_random: usize,
     n_document: usize,
     judge: serde_json::Value,
@@ -163,8 +183,8 @@ struct Line {
     kl: String,
 }
 
-/// Reads a report and makes sure that it is of this sidecar, or of vectors fitted anew for its model.
-pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
+/// Reads a report and makes sure that it is of this sidecar, or of vectors that were fitted as it was.
+pub(super) fn read(path: &Path, subject: &Subject) -> Result<Results> {
     let invalid = |problem: String| Error::invalid(path.display().to_string(), problem);
     let bytes = read_up_to(DATA_MAX, path)?;
     let document: Document = serde_json::from_slice(&bytes).map_err(|error| {
@@ -173,17 +193,18 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
             "is no report.json of `candor eval --report DIR`, and a card shows no other: {problem}"
         ))
     })?;
-    if document.model.fingerprint != sidecar.about.model_fingerprint {
-        let problem = "is of another model than the sidecar: measure this one with `candor eval`";
-        return Err(invalid(problem.to_owned()));
+    let notes = check(&document, subject).map_err(invalid)?;
+    let mut what = what(&document, subject.sidecar);
+    for note in notes {
+        what = format!("{what}. {note}");
     }
-    let what = what(&document, sidecar).map_err(invalid)?;
+    let under = Under { layers_alone: false, baked: document.model.baked.is_some() };
     let settings = document.settings;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let line = |row: &Row| Line {
         title: match row.name.as_str() {
-            "random" => format!("{}, {} ×", title("random"), settings.n_random),
-            name => title(name).to_owned(),
+            "random" => format!("{}, {} ×", under.title("random"), settings.n_random),
+            name => under.title(name),
         },
         mc1: match &row.interval.mc1 {
             Some(Interval { low, high }) => {
@@ -203,7 +224,7 @@ pub(super) fn read(path: &Path, sidecar: &Sidecar) -> Result<Results> {
         metrics: metrics(&document.rows),
         data_in_table: match &document.seen {
             Some(Seen { n_seen: n @ 1.. }) => format!(
-                "{} ({n} of {} seen in fitting)",
+                "{} ({n} of {} used in fitting)",
                 document.data.name,
                 counted(document.n_question, "question")
             ),
@@ -249,46 +270,50 @@ fn file_name(path: &str) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Which vector was scored, in words; an error where it is another one.
-fn what(document: &Document, sidecar: &Sidecar) -> Result<String, String> {
-    let Document { settings, .. } = document;
-    let what = match &settings.vector_fingerprint {
-        Some(fingerprint) if *fingerprint == sidecar.fingerprint() => {
-            if sidecar.about.is_imported() {
-                "This vector, which was made by another program, was scored as it is"
-            } else if document.seen_text.is_some() {
-                "This vector was scored as it is"
-            } else if document.data.sha256 == sidecar.about.data_sha256 {
-                "This vector was scored as it is, on the data set that it was fitted on: questions \
-                 that it has not seen may give less"
-            } else {
-                "This vector was scored as it is, on another data set than it was fitted on"
-            }
-        }
-        Some(_) => {
-            let vector = shown(&settings.vector);
-            return Err(format!("is of another vector ({vector}): measure this one"));
-        }
-        None if settings.vector == "none" => {
-            return Err("is of the model as it is, without a vector: measure this one".to_owned());
-        }
-        None => {
-            "Not this very vector was scored, but two that were fitted in the same way, each on one \
-             half of the questions and scored on the other"
-        }
+/// Which vector was scored, in words.
+fn what(document: &Document, sidecar: &Sidecar) -> String {
+    let Document { settings, folds, .. } = document;
+    let about = &sidecar.about;
+    let strengths = |own: bool| {
+        let strength = |fold: &Fold| {
+            let amount = match own {
+                true => amount(&sidecar.vector),
+                false => counted(fold.k, "head"),
+            };
+            format!("{amount} at α = {}", short(fold.alpha))
+        };
+        folds.iter().map(strength).collect::<Vec<_>>().join(" and ")
     };
-    let strengths: Vec<String> = document
-        .folds
-        .iter()
-        .map(|fold| format!("{} at α = {}", counted(fold.k, "head"), short(fold.alpha)))
-        .collect();
-    let strength = match (strengths.is_empty(), &settings.vector_fingerprint) {
-        (true, _) => String::new(),
-        (false, Some(_)) => format!(": {}", strengths.join(", ")),
-        (false, None) => {
-            let by = settings.selection.as_deref().unwrap_or("accuracy");
-            format!(": {}, heads chosen by {by}", strengths.join(" and "))
-        }
+    if settings.vector_fingerprint.is_none() {
+        let by = settings.selection.as_deref().unwrap_or("accuracy");
+        return format!(
+            "Not this very vector was scored, but two that were fitted in the same way, each on one half \
+             of the questions and scored on the other: {}, heads chosen by {by}",
+            strengths(false)
+        );
+    }
+    let mut other = Vec::new();
+    if folds.iter().any(|fold| short(fold.alpha) != short(about.alpha)) {
+        other.push(format!("α = {}", short(about.alpha)));
+    }
+    if settings.policy != about.positions.to_string() {
+        other.push(format!("tokens steered: {}", about.positions));
+    }
+    let how = match other.is_empty() {
+        true => "as it is".to_owned(),
+        false => format!("otherwise than it is stored ({})", other.join("; ")),
     };
-    Ok(format!("{what}{strength}"))
+    let on = if about.is_imported() {
+        ", which was made by another program,"
+    } else if document.seen_text.is_some() {
+        ""
+    } else if document.data.sha256 == about.data_sha256 {
+        ", on the data set that it was fitted on: questions that it has not seen may give less"
+    } else {
+        ", on another data set than it was fitted on"
+    };
+    match about.is_imported() {
+        true => format!("This vector{on} was scored {how}: {}", strengths(true)),
+        false => format!("This vector was scored {how}{on}: {}", strengths(true)),
+    }
 }

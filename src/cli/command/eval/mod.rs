@@ -18,14 +18,14 @@ use crate::cli::args::data::DataArgs;
 use crate::cli::args::judge::{JudgeArgs, JudgeReport};
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::select::{NEEDS_QUESTIONS, Neutral, SelectArgs};
-use crate::cli::args::steer::{GateArgs, SteerArgs};
+use crate::cli::args::steer::{GateArgs, SteerArgs, warn_of_baked};
 use crate::cli::args::values::{direction, positive};
 use crate::cli::interrupt;
 use crate::cli::show::chance;
 use crate::cli::show::gate::gate_text;
 use crate::cli::show::heads::amount_of;
 use crate::cli::show::output::Output;
-use crate::cli::show::report::{DataFacts, Made, ReportArgs};
+use crate::cli::show::report::{DataFacts, Made, ReportArgs, Under};
 use crate::cli::show::seen::seen_text;
 use crate::data::{Dataset, PromptForm, Question};
 use crate::eval::{Evaluator, TokenCount};
@@ -33,7 +33,7 @@ use crate::ledger::Ledger;
 use crate::select::Journal;
 use crate::steer::{DirectionKind, Sidecar};
 use crate::study::{
-    Category, FoldReport, HeadsFrom, Protocol, QuestionReport, Record, Report, Row, Seen,
+    Category, FoldReport, HeadsFrom, Protocol, QuestionReport, Record, Report, Row, Seen, n_token,
     of_vector, two_fold, unsteered,
 };
 use crate::{Error, Model, Result};
@@ -106,7 +106,8 @@ pub(in crate::cli) struct Document<'a> {
     pub(in crate::cli) data: DataFacts<'a>,
     pub(in crate::cli) settings: Settings<'a>,
     pub(in crate::cli) rows: Vec<Row>,
-    /// How many of the questions the vector saw in fitting; null where nobody knows, or without one.
+    /// How many of the questions the vectors that act saw in fitting; null where nobody knows of any, or
+    /// without a vector.
     seen: Option<Seen>,
     /// The same in words; null without a vector.
     pub(in crate::cli) seen_text: Option<String>,
@@ -134,6 +135,7 @@ pub(in crate::cli) struct Settings<'a> {
     chat: bool,
     preamble: &'a str,
     instruction: &'a str,
+    /// Which tokens are steered: as `--policy` says, else as the sidecar stores it.
     pub(in crate::cli) policy: &'static str,
     /// How the directions were found: as the sidecar says, where one is scored.
     pub(in crate::cli) direction: Option<&'static str>,
@@ -148,7 +150,7 @@ pub(in crate::cli) struct Settings<'a> {
     /// final full stop counted; null without a gate.
     gate_reach: Option<f64>,
     shuffle: bool,
-    n_random: usize,
+    pub(in crate::cli) n_random: usize,
     n_predict: usize,
     /// The neutral prose.
     neutral: &'a str,
@@ -158,6 +160,13 @@ pub(in crate::cli) struct Settings<'a> {
     /// Who says whether a written answer is true.
     pub(in crate::cli) judge: String,
     pub(in crate::cli) seed: u64,
+}
+
+impl Document<'_> {
+    /// What the names of conditions depend on.
+    pub(in crate::cli) fn under(&self) -> Under {
+        Under { layers_alone: self.settings.layers_alone(), ..self.made.under() }
+    }
 }
 
 impl Settings<'_> {
@@ -182,6 +191,9 @@ impl EvalArgs {
         let judge = self.judge.find(self.n_predict, output)?;
         let model = self.model.load_for(from_mut(&mut data), output)?;
         chance::tell_of_repeats(&data, output);
+        if self.cv.is_some() {
+            warn_of_baked(&model, output);
+        }
         let form = self.data.form(&data, &model)?;
         let vector = self.vector(&model, output)?;
         let protocol = self.protocol((&data, form.clone(), preamble), &neutral, &model)?;
@@ -191,9 +203,10 @@ impl EvalArgs {
         }
         self.ask.check_preamble((&model, &self.model), &protocol)?;
         let which = vector.fingerprint().unwrap_or_else(|| vector.name());
+        let policy = vector.policy(self.ask.measure.given_policy());
         let identity = self.ask.identity(
             (&model, &self.model),
-            &protocol,
+            (&protocol, policy),
             &(which, self.steer.given_alpha(), self.gate.gate),
         )?;
         let place = ledger_place("eval", self.report.folder(), &identity)?;
@@ -202,7 +215,7 @@ impl EvalArgs {
         let activations = vector.needs_activations().then(open).transpose()?;
         let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_full_stop(!data.is_of_pictures());
-        evaluator.set_policy(self.ask.measure.policy);
+        evaluator.set_policy(policy);
         evaluator.set_cut(judge.cut());
         let scored: Vec<&Question> =
             data.questions.iter().filter(|question| question.is_two_sided()).collect();
@@ -217,15 +230,13 @@ impl EvalArgs {
         if let Vector::Sidecar(_, sidecar, _) = &vector {
             show_own_heads(&mut report, sidecar);
         }
-        let n_token = evaluator.n_token();
+        let n_token = n_token(&ledger);
         // A judge of its own size needs the memory.
         drop(evaluator);
         let on = (&self.model, self.data.seed);
         let judge = self.judge.judge(judge, &mut report, &mut ledger, on, output)?;
-        let fitted = vector.fitted_on(&model);
-        let seen = vector.seen(&report, fitted.as_ref());
-        let acts = fitted.is_some() || matches!(vector, Vector::TwoFold);
-        let seen_text = acts.then(|| seen_text(seen.as_ref(), fitted.as_ref()));
+        let seen = vector.seen(&report, vector.fitted_on(&model).as_ref());
+        let seen_text = seen.as_ref().map(seen_text);
         let document = Document {
             made: Made::on(&model)?,
             data: DataFacts::of(&data),
@@ -237,7 +248,7 @@ impl EvalArgs {
             },
             gate_text: self.gate.gate.map(|gate| gate_text(&report.rows(), gate, gate_reach)),
             rows: report.rows(),
-            seen,
+            seen: seen.and_then(Seen::known),
             seen_text,
             folds: &report.folds,
             categories: report.categories(),
@@ -305,7 +316,7 @@ impl EvalArgs {
             chat: form.is_chat(),
             preamble: &protocol.preamble,
             instruction: &protocol.instruction,
-            policy: self.ask.measure.policy.name(),
+            policy: vector.policy(self.ask.measure.given_policy()).name(),
             direction: vector.direction(protocol).map(DirectionKind::name),
             selection: vector.selection(protocol),
             sigma: self.ask.measure.sigma_name(),
@@ -385,7 +396,9 @@ impl EvalArgs {
         if self.steer.is_none() {
             return Ok(Vector::None);
         }
-        let found = self.steer.sidecar(model, output)?;
+        // Where that is said, it settles what parts of a sum do that steer different tokens.
+        let positions = self.ask.measure.given_policy().map(|_| self.ask.measure.positions());
+        let found = self.steer.sidecar_at(positions, model, output)?;
         let (path, sidecar) = found.ok_or_else(|| {
             let problem = "there is none beside the model: --cv 2 fits one and scores it, --steer \
                            FILE scores an existing one, --steer none scores the model as it is";

@@ -7,9 +7,8 @@ use super::Document;
 use crate::Result;
 use crate::cli::show::chance;
 use crate::cli::show::heat::Maps;
-use crate::cli::show::html::{Plot, is_judged, render, result_rows, share_cell};
+use crate::cli::show::html::{Plot, draws_note, is_judged, render, result_rows, share_cell};
 use crate::cli::show::plot::{self, Bar, Pair};
-use crate::cli::show::report::title_under;
 use crate::cli::show::table::{printable_line, short};
 use crate::judge::Reading;
 use crate::study::{Estimate, FoldReport, HeadsFrom, Row, Scored};
@@ -25,8 +24,7 @@ const N_QUESTION: usize = 200;
 /// [`Error::Invalid`](crate::Error::Invalid) where a plot cannot be drawn or the page not be made.
 pub(super) fn page(document: &Document) -> Result<String> {
     let plots = plots(document)?;
-    let layers_alone = document.settings.layers_alone();
-    let rows = result_rows(&document.rows, layers_alone);
+    let rows = result_rows(&document.rows, document.under());
     let is_judged = is_judged(&document.rows);
     let folds: Vec<_> = document
         .folds
@@ -74,6 +72,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             data => Serde(&document.data),
             settings => Serde(&document.settings),
             seen => &document.seen_text,
+            draws_note => draws_note(document.settings.n_random),
             gate => &document.gate_text,
             chance => chance::fold_texts(document.folds),
             warnings => chance::fold_warnings(document.folds),
@@ -121,7 +120,7 @@ fn plots(document: &Document) -> Result<Vec<Plot>> {
 
 fn mc1_plot(document: &Document) -> Result<Plot> {
     let bar = |row: &Row| Bar {
-        name: title_under(row.name, document.settings.layers_alone()).to_owned(),
+        name: document.under().title(row.name),
         value: 100.0 * row.mc.mc1,
         interval: row.interval.mc1.map(|e| (100.0 * e.low, 100.0 * e.high)),
         steered: row.name == "iti",
@@ -209,9 +208,11 @@ fn categories_plot(document: &Document) -> Result<Plot> {
     Ok(Plot {
         id: "categories",
         title: "MC1 by category".to_owned(),
-        note: "Without steering (hollow) and steered (filled), in percent, with 95 % \
-               intervals; the number of questions in brackets, the largest categories first."
-            .to_owned(),
+        note: format!(
+            "{} (hollow) and steered (filled), in percent, with 95 % intervals; the number of questions \
+             in brackets, the largest categories first.",
+            if document.under().baked { "As baked" } else { "Without steering" }
+        ),
         svg: plot::categories_svg(&shown)?,
     })
 }

@@ -3,7 +3,7 @@
 use super::Document;
 use crate::cli::show::chance;
 use crate::cli::show::output::{BOLD, DIM, Output};
-use crate::cli::show::report::{draws_text, rows_text};
+use crate::cli::show::report::{random_text, rows_text};
 use crate::cli::show::table::{counted, percent, printable_line, short};
 
 pub(super) fn print(document: &Document, output: Output) {
@@ -13,20 +13,19 @@ pub(super) fn print(document: &Document, output: Output) {
         made.model_name(),
         printable_line(data.name),
         counted(document.n_question, "question"),
-        match document.folds.len() {
-            0 => "scored without a vector".to_owned(),
-            1 => format!("scored with {}", printable_line(&settings.vector)),
-            _ => format!("fitted and scored in {}", printable_line(&settings.vector)),
+        match (document.folds.len(), &made.model.baked) {
+            (0, Some(baked)) => format!("scored as baked: {}", printable_line(baked)),
+            (0, None) => "scored without a vector".to_owned(),
+            (1, _) => format!("scored with {}", printable_line(&settings.vector)),
+            (_, _) => format!("fitted and scored in {}", printable_line(&settings.vector)),
         },
     ));
-    output.text(&rows_text(&document.rows, settings.layers_alone()));
+    output.text(&rows_text(&document.rows, document.under()));
     if let Some(seen) = &document.seen_text {
         output.line(seen);
     }
     output.line("");
-    for row in document.rows.iter().filter(|row| row.name == "random") {
-        output.text(&draws_text(row).replacen("  its", "random:", 1));
-    }
+    output.text(&random_text(&document.rows));
     for row in document.rows.iter().filter(|row| row.name == "iti") {
         let both = row.change.true_info;
         for (what, change) in [("MC1", row.change.mc1), ("true and informative", both)] {
@@ -58,7 +57,15 @@ pub(super) fn print(document: &Document, output: Output) {
         let alpha = short(fold.choice.alpha);
         let (base, iti) = (percent(base), percent(iti));
         output.line(match settings.size {
-            Some(_) => format!("{DIM}{amount}, alpha {alpha}: MC1 {base} → {iti}{DIM:#}"),
+            Some(_) => {
+                let tokens = match settings.policy {
+                    "all" => ", every token steered",
+                    "answer" => ", the answer's tokens steered",
+                    "original" => ", steered from the answer's second token on",
+                    _ => "",
+                };
+                format!("{DIM}{amount}, alpha {alpha}{tokens}: MC1 {base} → {iti}{DIM:#}")
+            }
             None => format!(
                 "{DIM}fold {number}: {amount}, alpha {alpha}{how}; here MC1 {base} → {iti}{DIM:#}"
             ),

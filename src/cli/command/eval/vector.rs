@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::cli::args::steer::GateArgs;
 use crate::cli::show::heads::chosen_by;
-use crate::steer::{DirectionKind, Sidecar};
+use crate::eval::Policy;
+use crate::steer::{DirectionKind, Positions, Sidecar};
 use crate::study::{FittedOn, Protocol, Report, Seen};
 use crate::{Model, Result};
 
@@ -32,10 +33,10 @@ impl Vector {
     /// fitted here.
     pub(super) fn fitted_on(&self, model: &Model) -> Option<FittedOn> {
         let own = match self {
-            Self::Sidecar(_, sidecar, _) => Some(FittedOn::of(&sidecar.about)),
-            Self::TwoFold | Self::None => None,
+            Self::Sidecar(_, sidecar, alpha) if *alpha != 0.0 => Some(FittedOn::of(&sidecar.about)),
+            _ => None,
         };
-        let baked = model.baked().map(FittedOn::of_baked);
+        let baked = model.baked().filter(|baked| baked.acts()).map(FittedOn::of_baked);
         match (own, baked) {
             (Some(own), Some(baked)) => Some(own.and(baked)),
             (own, baked) => own.or(baked),
@@ -87,11 +88,21 @@ impl Vector {
         }
     }
 
-    /// How many of the questions were seen in fitting, where that is known; `fitted`: what
-    /// [`Vector::fitted_on`] gives.
+    /// The tokens that are steered: those of `given`, else those that the sidecar stores.
+    pub(super) fn policy(&self, given: Option<Policy>) -> Policy {
+        given.unwrap_or_else(|| match self {
+            Self::Sidecar(_, sidecar, _) if sidecar.about.positions == Positions::All => {
+                Policy::All
+            }
+            _ => Policy::default(),
+        })
+    }
+
+    /// How many of the questions were seen in fitting; `None` where nothing acts that was fitted.
+    /// `fitted`: what [`Vector::fitted_on`] gives.
     pub(super) fn seen(&self, report: &Report, fitted: Option<&FittedOn>) -> Option<Seen> {
         match (self, fitted) {
-            (_, Some(fitted)) => report.seen(fitted),
+            (_, Some(fitted)) => Some(report.seen(fitted)),
             (Self::TwoFold, None) => Some(report.seen_in_folds()),
             (_, None) => None,
         }

@@ -64,7 +64,7 @@ impl FitArgs {
         }
         let mut evaluator = self.model.evaluator(model)?;
         evaluator.set_full_stop(!trial.questions.iter().any(|q| q.is_of_pictures()));
-        evaluator.set_policy(self.measure.policy);
+        evaluator.set_policy(self.measure.policy());
         neutral.tell(&evaluator, output)?;
         let mut journal = SelectArgs::journal(&place, &identity, trial)?;
         let kept = format!(
@@ -170,7 +170,7 @@ impl FitArgs {
         let mut ledger = Ledger::open(&place, &identity)?;
         let mut evaluator = self.model.evaluator(model)?;
         evaluator.set_full_stop(!data.is_of_pictures());
-        evaluator.set_policy(self.measure.policy);
+        evaluator.set_policy(self.measure.policy());
         let bar = output.progress("held out", protocol.n_step_of_held_out());
         let journal = journals(&place, &identity);
         let found = held_out(&mut evaluator, source, &protocol, &mut ledger, journal, || {

@@ -18,6 +18,7 @@ use crate::cli::args::data::DataArgs;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::provenance::ProvenanceArgs;
 use crate::cli::args::select::{NEEDS_QUESTIONS, SelectArgs, check_k};
+use crate::cli::args::steer::warn_of_baked;
 use crate::cli::args::values::{direction, finite, positive};
 use crate::cli::command::capture::KEPT;
 use crate::cli::interrupt;
@@ -27,12 +28,12 @@ use crate::cli::show::plot::{self, Format};
 use crate::cli::show::report::display_name;
 use crate::cli::show::table::counted;
 use crate::cli::show::target::check_target;
-use crate::data::{Dataset, PromptForm};
+use crate::data::{Dataset, PromptForm, sha256};
 use crate::file;
 use crate::probe::Chance;
 use crate::select::{HeadEffect, Trial};
 use crate::steer::{
-    About, Balance, Development, DirectionKind, FitParams, Method, Sidecar, default_path,
+    About, Balance, Development, DirectionKind, Evidence, FitParams, Method, Sidecar, default_path,
     find_beside,
 };
 use crate::study::{self, describe};
@@ -122,6 +123,7 @@ impl FitArgs {
         let documents = neutral.texts();
         let model = self.model.load_for(from_mut(&mut data), output)?;
         self.preamble.check((&model, &self.model), &preamble)?;
+        warn_of_baked(&model, output);
         let n_head = self.n_head(&model)?;
         let form = self.data.form(&data, &model)?;
         let activations =
@@ -158,7 +160,7 @@ impl FitArgs {
             "{} {} {form:?} {preamble:?} {params:?} {}",
             self.model.identity(&model)?,
             data.sha256,
-            self.measure.policy.name(),
+            self.measure.policy().name(),
         );
         let place = (path.with_extension("trials.jsonl"), identity);
         let chance = development.chance(source)?;
@@ -179,7 +181,7 @@ impl FitArgs {
             Some(_) => self.held_out(&model, (&data, &trial), source, place, output)?,
             None => None,
         };
-        let about = self.about(&model, &data, &form, &development, (&chosen, chance))?;
+        let about = self.about(&model, &data, &form, &development, (&chosen, chance), &preamble)?;
         let bar = output.progress("calibrating", Development::N_CALIBRATION * n_head);
         let calibrated = development.calibrated(source, chosen.vector.clone(), || bar.inc(1));
         bar.finish_and_clear();
@@ -322,7 +324,13 @@ impl FitArgs {
         form: &PromptForm,
         development: &Development,
         (chosen, chance): (&Chosen, Chance),
+        preamble: &str,
     ) -> Result<About> {
+        // What was tried is known where something was chosen from it.
+        let kl_budget = match chosen.choice.filter(|choice| !choice.mc1.is_nan()) {
+            Some(_) => Some(self.select.grid(model, self.heads, self.alpha)?.kl_budget),
+            None => None,
+        };
         let per_head = |value: fn(&HeadEffect) -> f64| {
             let mut values = vec![f32::NAN; n_site(model)];
             for head in &chosen.effects {
@@ -340,11 +348,17 @@ impl FitArgs {
             positions: self.measure.positions(),
             selection: self.select.by(),
         };
+        let described = describe(model, data, form, (development, chance), &described);
         let mut about = About {
+            evidence: Evidence {
+                preamble: (!preamble.is_empty()).then(|| sha256(preamble.as_bytes())),
+                kl_budget,
+                ..described.evidence
+            },
             head_effect: per_head(|head| head.effect),
             // Rounding can leave a KL of nothing below zero.
             head_cost: per_head(|head| head.cost.max(0.0)),
-            ..describe(model, data, form, (development, chance), &described)
+            ..described
         };
         self.provenance.apply(&mut about)?;
         Ok(about)

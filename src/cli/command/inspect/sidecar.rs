@@ -84,6 +84,10 @@ struct BaseModel {
     name: String,
     architecture: String,
     fingerprint: String,
+    /// Hash of the bytes of the file that it was fitted on; null where the sidecar does not say.
+    content: Option<String>,
+    /// What was baked into that file; null where nothing was, or the sidecar does not say.
+    baked: Option<String>,
 }
 
 /// The data set that a sidecar was fitted on.
@@ -108,7 +112,13 @@ impl SidecarFacts {
             description: about.description,
             license: about.license,
             author: about.author,
-            model: BaseModel { name: model_name, architecture, fingerprint: model_fingerprint },
+            model: BaseModel {
+                name: model_name,
+                architecture,
+                fingerprint: model_fingerprint,
+                content: about.evidence.content,
+                baked: about.evidence.baked,
+            },
             n_layer: vector.n_layer(),
             n_head: vector.n_head(),
             d_head: vector.d_head(),
@@ -172,7 +182,7 @@ impl SidecarFacts {
         rows.extend(optional.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))));
         let model = &self.model;
         rows.extend([
-            ("fingerprint", self.fingerprint.clone()),
+            ("sidecar fingerprint", self.fingerprint.clone()),
             ("model", format!("{} ({})", model.name, model.architecture)),
             ("model fingerprint", model.fingerprint.clone()),
             (
@@ -195,6 +205,13 @@ impl SidecarFacts {
         ]);
         let read = self.chance.map(|chance| ("best head", chance::text(&chance)));
         rows.extend(read);
+        let fitted_on = [("model baked with", &model.baked), ("model content", &model.content)];
+        let place = rows.iter().position(|(name, _)| *name == "geometry").unwrap_or(rows.len());
+        for (name, text) in fitted_on {
+            if let Some(text) = text {
+                rows.insert(place, (name, text.clone()));
+            }
+        }
         rows.extend(self.n_seen.map(|n| ("fitted on", counted(n, "question"))));
         rows.retain(|(name, value)| *name != "prompt" || !value.is_empty());
         let place = rows.iter().position(|(name, _)| *name == "alpha").unwrap_or(rows.len());

@@ -1,5 +1,6 @@
 //! `candor sweep`: how many heads, and how far, as a grid.
 
+mod document;
 mod page;
 mod text;
 
@@ -8,14 +9,16 @@ use std::slice::from_mut;
 use std::time::Instant;
 
 use clap::Args;
-use serde::Serialize;
 
+pub(in crate::cli) use self::document::Document;
+use self::document::{Overall, Recommended, Settings};
 use crate::capture::Store;
 use crate::cli::args::activations::StoreArgs;
 use crate::cli::args::asking::{AskArgs, journals, ledger_place, open_ledger};
 use crate::cli::args::data::DataArgs;
 use crate::cli::args::model::ModelArgs;
-use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs, not_reached};
+use crate::cli::args::select::{DEFAULT_BUDGET, NEEDS_QUESTIONS, Neutral, SelectArgs};
+use crate::cli::args::steer::warn_of_baked;
 use crate::cli::args::values::{direction, finite, positive};
 use crate::cli::args::words::Words;
 use crate::cli::interrupt;
@@ -25,11 +28,10 @@ use crate::cli::show::report::{DataFacts, Made, ReportArgs, shell_command};
 use crate::cli::show::seen::seen_text;
 use crate::cli::show::table::counted;
 use crate::data::{Dataset, PromptForm};
-use crate::eval::TokenCount;
 use crate::judge::JudgeFacts;
 use crate::select::Grid;
 use crate::steer::{Development, DirectionKind, FitParams, Selection};
-use crate::study::{Axes, Cell, FoldReport, Protocol, Row, Scores, Seen, Sweep, sweep};
+use crate::study::{Axes, Cell, Protocol, Sweep, n_token, sweep};
 use crate::{Error, Result};
 
 /// Try numbers of heads and strengths, and recommend a pair
@@ -88,122 +90,6 @@ pub(in crate::cli) struct SweepArgs {
     report: ReportArgs,
 }
 
-/// What `--json` gives, and `report.json` holds.
-#[derive(schemars::JsonSchema, Serialize)]
-pub(in crate::cli) struct Document<'a> {
-    #[serde(flatten)]
-    made: Made,
-    data: DataFacts<'a>,
-    settings: Settings<'a>,
-    cells: &'a [Cell],
-    recommended: Vec<Recommended>,
-    overall: Overall,
-    rows: Vec<Row>,
-    /// How many of the questions stand in both halves, and were seen in fitting.
-    seen: Seen,
-    /// The same in words.
-    seen_text: String,
-    folds: &'a [FoldReport],
-    n_question: usize,
-    n_token: TokenCount,
-    seconds: f64,
-}
-
-#[derive(schemars::JsonSchema, Serialize)]
-struct Settings<'a> {
-    ks: &'a [usize],
-    /// `null`: each K has the largest within the budget.
-    alphas: Option<&'a [f32]>,
-    directions: Vec<&'static str>,
-    selection: &'static str,
-    kl_budget: f64,
-    rule: &'static str,
-    prompt: &'a str,
-    preamble: &'a str,
-    instruction: &'a str,
-    policy: &'static str,
-    shuffle: bool,
-    n_random: usize,
-    n_predict: usize,
-    /// The neutral prose.
-    neutral: &'a str,
-    n_document: usize,
-    /// Its tokens, all of which are read.
-    n_neutral_token: usize,
-    judge: String,
-    seed: u64,
-}
-
-/// What the development half of one fold recommends.
-#[derive(schemars::JsonSchema, Serialize)]
-struct Recommended {
-    fold: usize,
-    direction: &'static str,
-    k: usize,
-    alpha: f32,
-    development: Scores,
-    held_out: Scores,
-}
-
-/// What all questions recommend for a vector that is fitted on all of them.
-#[derive(schemars::JsonSchema, Serialize)]
-struct Overall {
-    direction: &'static str,
-    k: usize,
-    /// `null` where each fold found its own.
-    alpha: Option<f32>,
-    /// The command that fits it, quoted for a shell; `null` where nothing beats no steering.
-    command: Option<String>,
-    /// Fingerprint of the vector that the command makes, as `fit` gives it; `null` where nothing beats
-    /// no steering, where only some questions were read, and where heads are tried one by one, which
-    /// is the command's work.
-    vector: Option<String>,
-}
-
-impl Document<'_> {
-    /// Whether a fold recommends the cell.
-    fn is_recommended(&self, cell: &Cell) -> bool {
-        let is_of = |recommended: &Recommended| {
-            let of_fold = cell.folds.get(recommended.fold - 1);
-            recommended.direction == cell.direction
-                && of_fold
-                    .is_some_and(|f| (f.n_head, f.alpha) == (recommended.k, recommended.alpha))
-        };
-        self.recommended.iter().any(is_of)
-    }
-}
-
-impl Document<'_> {
-    /// What there is to say of what is recommended.
-    fn notes(&self) -> Vec<String> {
-        [self.not_reached(), self.over_budget()].into_iter().flatten().collect()
-    }
-
-    /// What there is to say where no cell keeps to the budget, which nobody asked for.
-    fn over_budget(&self) -> Option<String> {
-        let budget = self.settings.kl_budget;
-        let is_over = |cell: &&Recommended| cell.development.kl > budget;
-        self.recommended.iter().find(is_over)?;
-        Some(format!(
-            "no cell of the grid stays within the default budget of {budget} nats of KL per \
-             token, so the one with the lowest KL is recommended where that happens: --kl-budget \
-             sets another budget"
-        ))
-    }
-
-    /// What there is to say of strengths that a budget of KL did not bound.
-    fn not_reached(&self) -> Option<String> {
-        let mut found = self.cells.iter().filter(|cell| cell.alpha.is_none());
-        let largest =
-            found.find_map(|cell| cell.folds.iter().find(|fold| not_reached(fold.alpha)))?;
-        let (alpha, budget) = (largest.alpha, self.settings.kl_budget);
-        Some(format!(
-            "alpha {alpha} is the largest that is tried: where it stands, the budget of {budget} nats is \
-             not reached"
-        ))
-    }
-}
-
 /// In words.
 const RULE: &str = "of the cells whose KL per token on the development documents is within the \
                     budget, the highest MC1 on the development questions; at equal MC1 the lowest KL";
@@ -220,6 +106,7 @@ impl SweepArgs {
         let neutral = self.select.neutral_halves(&self.model)?;
         let model = self.model.load_for(from_mut(&mut data), output)?;
         chance::tell_of_repeats(&data, output);
+        warn_of_baked(&model, output);
         let form = self.data.form(&data, &model)?;
         let ks = self.ks(model.attention_layers().count() * model.geometry().n_head)?;
         let axes = Axes {
@@ -229,7 +116,11 @@ impl SweepArgs {
         };
         let protocol = self.protocol((&data, form.clone(), preamble), &neutral, ks, &axes);
         self.ask.check_preamble((&model, &self.model), &protocol)?;
-        let identity = self.ask.identity((&model, &self.model), &protocol, &("sweep", &axes))?;
+        let identity = self.ask.identity(
+            (&model, &self.model),
+            (&protocol, self.ask.measure.policy()),
+            &("sweep", &axes),
+        )?;
         let place = ledger_place("sweep", self.report.folder(), &identity)?;
         let mut ledger = open_ledger(&place, &identity, output)?;
         let journal = journals(&place, &identity);
@@ -237,7 +128,7 @@ impl SweepArgs {
             self.activations.open((&self.data, &data), (&self.model, &model), output)?;
         let mut evaluator = self.model.evaluator(&model)?;
         evaluator.set_full_stop(!data.is_of_pictures());
-        evaluator.set_policy(self.ask.measure.policy);
+        evaluator.set_policy(self.ask.measure.policy());
         let n_neutral_token = neutral.tell(&evaluator, output)?;
         interrupt::install();
         let bar = output.progress("sweeping", protocol.n_step_of_sweep(&axes));
@@ -261,11 +152,11 @@ impl SweepArgs {
             recommended: recommended(&swept),
             overall,
             rows: swept.report.rows(),
-            seen_text: seen_text(Some(&seen), None),
+            seen_text: seen_text(&seen),
             seen,
             folds: &swept.report.folds,
             n_question: swept.report.n_question(),
-            n_token: evaluator.n_token(),
+            n_token: n_token(&ledger),
             seconds: start.elapsed().as_secs_f64(),
         };
         chance::warn_of_folds(document.folds, output);
@@ -331,7 +222,7 @@ impl SweepArgs {
             prompt: form.as_str(),
             preamble: &protocol.preamble,
             instruction: &protocol.instruction,
-            policy: self.ask.measure.policy.name(),
+            policy: self.ask.measure.policy().name(),
             shuffle: self.shuffle,
             n_random: self.ask.draws,
             n_predict: self.n_predict,
@@ -396,12 +287,22 @@ impl SweepArgs {
         output: Output,
     ) -> Result<Overall> {
         let Cell { direction, k, alpha, .. } = swept.cells[swept.overall];
-        if alpha == Some(0.0) {
-            return Ok(Overall { direction, k, alpha, command: None, vector: None });
+        let [development_mc1, development_base] = swept.development();
+        let overall = Overall {
+            direction,
+            k,
+            alpha,
+            development_mc1,
+            development_base: development_base.unwrap_or(f64::NAN),
+            command: None,
+            vector: None,
+        };
+        if !swept.gains() {
+            return Ok(overall);
         }
         let command = Some(shell_command(self.fit_words(direction, k, alpha, budget).as_slice()));
         if self.ask.limit > 0 || self.select.by() != Selection::Accuracy {
-            return Ok(Overall { direction, k, alpha, command, vector: None });
+            return Ok(Overall { command, ..overall });
         }
         let (sigma, seed) = (self.ask.measure.sigma(), self.data.seed);
         let params = FitParams { sigma, seed, ..FitParams::default() };
@@ -410,7 +311,7 @@ impl SweepArgs {
         let development = Development::fit(source, &questions, &params, || bar.inc(1))?;
         bar.finish_and_clear();
         let vector = development.vector(source, k, direction.parse()?)?.fingerprint();
-        Ok(Overall { direction, k, alpha, command, vector: Some(vector) })
+        Ok(Overall { command, vector: Some(vector), ..overall })
     }
 
     /// The words of the command that fits such a vector to all questions: everything that changes it.

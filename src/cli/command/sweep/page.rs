@@ -3,14 +3,14 @@
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 
+use super::document::Document;
 use super::text::strengths;
-use super::{Cell, Document, Row};
 use crate::Result;
 use crate::cli::show::chance;
-use crate::cli::show::html::{Plot, heat, render, result_rows};
+use crate::cli::show::html::{Plot, draws_note, heat, render, result_rows};
 use crate::cli::show::plot;
 use crate::cli::show::table::{counted, nats, percent, short};
-use crate::study::Estimate;
+use crate::study::{Cell, Estimate, Row};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -73,6 +73,8 @@ pub(super) fn page(document: &Document) -> Result<String> {
             candor => document.made.candor,
             notes => document.notes(),
             seen => &document.seen_text,
+            draws_note => draws_note(settings.n_random),
+            nothing => document.nothing(),
             chance => chance::fold_texts(document.folds),
             warnings => chance::fold_warnings(document.folds),
             model => Serde(&document.made.model),
@@ -81,7 +83,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             overall => Serde(&document.overall),
             n_question => document.n_question,
             seconds => format!("{:.0}", document.seconds),
-            rows => result_rows(&document.rows, false),
+            rows => result_rows(&document.rows, document.made.under()),
             plots => Serde(curves(document)?),
             grids, recommended,
         },

@@ -1,10 +1,11 @@
 //! A sweep in a terminal.
 
-use super::{Cell, Document, Recommended, Row};
+use super::document::{Document, Recommended};
 use crate::cli::show::chance;
 use crate::cli::show::output::{BOLD, DIM, Output};
-use crate::cli::show::report::{draws_text, rows_text};
+use crate::cli::show::report::{random_text, rows_text};
 use crate::cli::show::table::{columns, counted, nats, percent, printable_line, short};
+use crate::study::{Cell, Row};
 
 /// What a recommended cell is marked with.
 const MARK: char = '*';
@@ -53,17 +54,15 @@ pub(super) fn print(document: &Document, output: Output) {
         ));
     }
     output.line("\nthe recommended cells on the half that did not recommend them");
-    output.text(&rows_text(&document.rows, false));
+    output.text(&rows_text(&document.rows, made.under()));
     output.line(&document.seen_text);
-    for row in document.rows.iter().filter(|row| row.name == "random") {
-        output.text(&draws_text(row).replacen("  its", "random:", 1));
-    }
+    output.text(&random_text(&document.rows));
     chance::print_folds(document.folds, output);
     output.line(match &document.overall.command {
         Some(command) => {
             format!("\nto ship, fitted on all questions: {}", printable_line(command))
         }
-        None => "\nnothing to ship: within the budget no cell beats no steering".to_owned(),
+        None => format!("\n{}", document.nothing()),
     });
     output.line(format_args!(
         "{DIM}tokens: {} read, {} computed; {:.0} s{DIM:#}",
