@@ -329,13 +329,13 @@ fn wrong_usage_says_what_would_be_right() {
         (&["fit", "-k", "-3"], "expected a whole number from 1"),
         (&["run", "-p", "a", "-t", "100000"], "from 1 to 512"),
         (&["run"], "--prompt <TEXT>|--file <FILE>"),
+        (&["run", "-p", "a", "--steer", "none", "--alpha", "3"], "--alpha: 3 is a strength"),
     ] {
         let assert = candor(folder.path()).args(args).assert().code(2);
         assert.stderr(predicates::str::contains(expected));
     }
     for (args, expected) in [
         (&["bench", "probe", "--rows", "5"][..], "--rows: 5, and at least 25"),
-        (&["run", "-p", "a", "--steer", "none", "--alpha", "3"], "--alpha: 3 is a strength"),
         (&["bake", "--steer", "none", "-o", "b.gguf"], "--steer none: leaves nothing to do"),
     ] {
         let message = refusal(candor(folder.path()).args(args));
