@@ -6,6 +6,8 @@
 #   scripts/check-memory.sh valgrind   valgrind's memcheck: the same tests, uninitialised reads too
 #   scripts/check-memory.sh plugin     AddressSanitizer and LeakSanitizer: the library of `candor attach`,
 #                                      in a program in C, beside the llama.cpp that cargo has built
+#   scripts/check-memory.sh threads    ThreadSanitizer: sessions on several threads, the engine, the server
+#                                      (needs the toolchain's component rust-src)
 #   scripts/check-memory.sh miri       Miri: the parts in Rust alone (needs a nightly toolchain)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,6 +47,25 @@ valgrind() {
     runner=CARGO_TARGET_$(triple | tr 'a-z-' 'A-Z_')_RUNNER
     export "$runner=valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes"
     cargo test --release --locked --no-fail-fast --target-dir target/valgrind "${TAP[@]}" "$@" -- --test-threads=1 "${SKIP[@]}"
+}
+
+threads() {
+    need clang "install clang, whose sanitizer matches Rust's"
+    [[ -d $(rustc --print sysroot)/lib/rustlib/src/rust/library ]] || {
+        echo "check-memory: the standard library's source is missing: rustup component add rust-src" >&2
+        exit 1
+    }
+    export CC=clang CXX=clang++
+    # The standard library is built along, since what it does between threads has to be seen.
+    export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Ctarget-cpu=x86-64-v3"
+    export CFLAGS="-fsanitize=thread -fno-omit-frame-pointer" CXXFLAGS="-fsanitize=thread -fno-omit-frame-pointer"
+    # GNU's OpenMP is not watched, and its barriers look like none: llama.cpp computes on the thread
+    # that asks.
+    export OMP_THREAD_LIMIT=1
+    export TSAN_OPTIONS="halt_on_error=0:exitcode=66:history_size=4"
+    local build=(--release --locked -Zbuild-std --target "$(triple)" --target-dir target/thread)
+    cargo run "${build[@]}" --example embed -- models/demo.gguf "Q: What is the capital of Australia? A:"
+    cargo test "${build[@]}" --no-fail-fast --test cancel --test engine --test serve --test serve_clients "$@"
 }
 
 # Runs the program of tests/plugin.rs with all of our C instrumented: every policy, slots, a plan that
@@ -122,9 +143,9 @@ miri() {
 }
 
 case "${1:-}" in
-address | valgrind | plugin | miri) "$@" ;;
+address | valgrind | plugin | threads | miri) "$@" ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
