@@ -172,7 +172,6 @@ fn shared(first: &About, parts: &[(&Sidecar, f32)]) -> About {
 impl About {
     /// Whether it is a sum or a product of vectors, by its description: then its σ is times a factor,
     /// and what its parts do not say alike is unknown.
-    #[cfg(feature = "cli")]
     pub(crate) fn is_mixed(&self) -> bool {
         self.description.as_ref().is_some_and(|text| text.contains(PART))
     }

@@ -133,7 +133,6 @@ impl About {
     }
 
     /// Whether another program made it, so that nothing is known of how its heads were chosen.
-    #[cfg(feature = "cli")]
     pub(crate) fn is_imported(&self) -> bool {
         self.split == IMPORTED
     }
