@@ -119,7 +119,7 @@ fn a_person_chats_steers_and_reads_by_keyboard() {
     assert!(width <= 420, "{width}");
     let picture = tab.picture();
     assert!(picture.len() > 10_000, "{} bytes", picture.len());
-    if let Some(folder) = std::env::var_os("CANDOR_PICTURES") {
+    if let Some(folder) = std::env::var_os("CANDOR_TEST_PLOTS") {
         std::fs::write(Path::new(&folder).join("page-420.png"), picture).unwrap();
         tab.call("Emulation.clearDeviceMetricsOverride", &serde_json::json!({}));
         std::fs::write(Path::new(&folder).join("page-1200.png"), tab.picture()).unwrap();

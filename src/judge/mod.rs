@@ -158,7 +158,7 @@ impl JudgeFacts {
             address: None,
             truth: None,
             info: None,
-            about: "word for word: one of the true answers and nothing else".to_owned(),
+            about: "an exact match with one of the true answers".to_owned(),
         }
     }
 }

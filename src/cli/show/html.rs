@@ -71,7 +71,7 @@ pub(in crate::cli) fn draws_note(n_random: usize) -> &'static str {
     match n_random {
         0 => "",
         1 => "; of the random draw, of which there is one, it does not say how draws differ",
-        _ => "; of random draws it includes how they differ",
+        _ => "; for random draws it includes the spread between draws",
     }
 }
 

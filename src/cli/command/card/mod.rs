@@ -382,6 +382,21 @@ fn render(card: &Card) -> Result<String> {
 
 /// Text from a stranger's file as one line of Markdown that means nothing but itself, in tables, too.
 fn as_text(text: &str) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    // Words between backticks stay code, where each backtick has its fellow.
+    if parts.len().is_multiple_of(2)
+        || parts.iter().skip(1).step_by(2).any(|code| code.trim().is_empty())
+    {
+        return escaped(text);
+    }
+    let part = |(i, part): (usize, &&str)| match i % 2 {
+        0 => escaped(part),
+        _ => format!("`{}`", as_code(part)),
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+fn escaped(text: &str) -> String {
     let mut safe = String::new();
     for c in text.chars() {
         if "\\`*_{}[]<>#|~&!".contains(c) {
@@ -419,6 +434,10 @@ mod tests {
     #[test]
     fn a_strangers_words_stay_words() {
         assert_eq!(as_text("a|b\n<img> *c*"), "a\\|b \\<img\\> \\*c\\*");
+        assert_eq!(as_text("say `--cv 2|*` *so*"), "say `--cv 2\\|*` \\*so\\*");
+        for unpaired in ["a ` b", "`a` `", "``a", "` ` <b>"] {
+            assert!(as_text(unpaired).contains("\\`"), "{unpaired}");
+        }
         assert_eq!(as_code("Q: {question}\n`x`"), "Q: {question} 'x'");
         assert_eq!(as_word("model.gguf"), "model.gguf");
         assert_eq!(as_word("it's; rm\n-r"), r"'it'\''s; rm -r'");

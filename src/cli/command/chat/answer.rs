@@ -24,7 +24,10 @@ impl Chat<'_> {
 fn reading_text(answer: &Completion) -> Option<String> {
     let reading = answer.reading?;
     let Some(number) = reading.number() else {
-        return Some("probe reading outside: unlike the answers it was fitted to".to_owned());
+        return Some(
+            "probe reading outside: this answer is unlike those that the probes were fitted to"
+                .to_owned(),
+        );
     };
     let n = (number * 10.0).round() as usize;
     let note = if matches!(reading, Reading::Uncalibrated(_)) { " (uncalibrated)" } else { "" };

@@ -345,7 +345,7 @@ fn print_steered(report: &Report, output: Output) {
                 format!("Steering gives a little of it back: {points:+.1} points.")
             }
             _ => format!(
-                "Steering a few heads at the last token gives nothing back that could not be luck: \
+                "Steering a few heads at the last token gives back no more than luck would: \
                  {points:+.1} points, 95 % interval {:+.1} to {:+.1}.",
                 100.0 * change.low,
                 100.0 * change.high

@@ -164,7 +164,7 @@ fn fold_plots(document: &Document, fold: &FoldReport, name: &str) -> Result<Vec<
 /// Where the accuracies of heads were measured, in words.
 fn heads_from(document: &Document, fold: &FoldReport) -> String {
     match fold.head_accuracy_from {
-        HeadsFrom::Sidecar => "as the sidecar has it from where it was fitted".to_owned(),
+        HeadsFrom::Sidecar => "as stored in the sidecar when it was fitted".to_owned(),
         HeadsFrom::Fitted { n_row } => {
             let which = match document.settings.size {
                 Some(_) => "the questions that are scored, since the sidecar has none of its own",

@@ -17,7 +17,7 @@ pub(super) fn print(document: &Document, output: Output) {
             (0, Some(baked)) => format!("scored as baked: {}", printable_line(baked)),
             (0, None) => "scored without a vector".to_owned(),
             (1, _) => format!("scored with {}", printable_line(&settings.vector)),
-            (_, _) => format!("fitted and scored in {}", printable_line(&settings.vector)),
+            (n, _) => format!("fitted and scored in {n} folds"),
         },
     ));
     output.text(&rows_text(&document.rows, document.under()));
