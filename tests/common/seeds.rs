@@ -51,12 +51,12 @@ const SIGMAS: &[u8] =
     b"\x93NUMPY\x02\0\x3a\0\0\0{'descr': '>f8', 'fortran_order': True, 'shape': (2,), }  \
     \x3f\xf0\0\0\0\0\0\0\x40\0\0\0\0\0\0\0";
 
-const LEDGER: &str = r#"{"candor_ledger":2,"identity":"a"}
+const LEDGER: &str = r#"{"candor_ledger":3,"identity":"a"}
 ["question 0 head 1.2",[0.25,1]]
 ["document 0 head 1.2",[null,17]]
 "#;
 
-const STUDY: &str = r#"{"candor_ledger":2,"identity":"a"}
+const STUDY: &str = r#"{"candor_ledger":3,"identity":"a"}
 ["a",[1e-3,0]]
 ["fold 0 choice",{"Choice":{"choice":{"k":1,"alpha":2.0,"mc1":0.5,"kl":0.1},"heads":[{"layer":0,"head":1}]}}]
 ["fold 0, base 0, question 1",{"Scores":[-1.5,-2.0]}]
