@@ -74,12 +74,23 @@ fn a_person_chats_steers_and_reads_by_keyboard() {
         .filter(it => it.style.background && it.title.startsWith('read as true: ')).length";
     assert!(tab.evaluate(shaded).as_u64().unwrap() > 0, "{plain}");
 
+    // With nothing typed, the request to copy is the one that was answered.
+    let code = tab.evaluate("document.getElementById('code').textContent");
+    assert_eq!(code.as_str().unwrap().matches("\"role\"").count(), 1, "{code}");
+
+    // What reads no better than luck is no reader, however strong.
+    let luck = "vectors.unshift({ name: 'luck', value: 9, has_probes: true, reads_nothing: true })";
+    assert_eq!(tab.evaluate(&format!("{luck}, reader().name")), "truth");
+    assert_eq!(tab.evaluate("vectors.shift(), vectors.length"), 1);
+
     // The slider, by its arrow keys: 20 steps of a half; the request to copy follows it.
     tab.evaluate("document.getElementById('clear').click(), document.querySelector('#sliders input').focus()");
     for _ in 0..20 {
         tab.press("ArrowRight", 39, "");
     }
     assert_eq!(tab.evaluate("vectors[0].value"), 10.0);
+    let label = tab.evaluate("document.querySelector('#sliders label').textContent");
+    assert_eq!(label, "truth 10 (stored: 10)");
     assert_eq!(tab.evaluate("document.querySelector('#sliders output').textContent"), "10");
     let code = tab.evaluate("document.getElementById('code').textContent");
     assert!(code.as_str().unwrap().contains("\"scale\": 10"), "{code}");
