@@ -151,7 +151,7 @@ pub(super) fn page(document: &Document) -> Result<String> {
             title: format!("By {title}"),
             note: "Accuracy in percent with its 95 % interval; rows: fitted to, columns: read. \
                    Below, what always giving the more frequent label would get right. Colours go \
-                   from 50 % (dark) to 100 % (bright)."
+                   from 50 % or less (dark) to 100 % (bright)."
                 .to_owned(),
             marked: "the fifth of its own set that nothing was fitted to",
             corner: "fitted to".to_owned(),

@@ -41,22 +41,20 @@ impl Grid {
         self.shown_within(range, text)
     }
 
-    /// The same with colours over a given range, or more where numbers lie beyond it: for numbers that
-    /// mean the same in every table.
+    /// The same with colours over a given range, and the colour of its end where a number lies beyond it:
+    /// for numbers that mean the same in every table.
     pub(in crate::cli) fn shown_within(
         self,
-        (low, high): (f64, f64),
+        (lowest, highest): (f64, f64),
         text: fn(f64) -> String,
     ) -> Value {
         let cells = || self.rows.iter().flat_map(|(_, cells)| cells);
-        let lowest = self.values().fold(low, f64::min);
-        let highest = self.values().fold(high, f64::max);
         let shown = |cell: &Cell| {
             let level = match highest > lowest {
                 true => ((cell.value - lowest) / (highest - lowest)) as f32,
                 false => 1.0,
             };
-            let level = if level.is_nan() { 0.0 } else { level };
+            let level = if level.is_nan() { 0.0 } else { level.clamp(0.0, 1.0) };
             let RgbColor(red, green, blue) = colour(level);
             context! {
                 text => text(cell.value),
