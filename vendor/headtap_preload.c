@@ -369,6 +369,6 @@ __attribute__((destructor)) static void leave(void) {
     }
     unlink(getenv("CANDOR_PLAN"));
     if (!was_tried && generation() && last_words >= 0) {
-        dprintf(last_words, "candor: this program computed nothing with a llama.cpp that could be steered; nothing was\n");
+        dprintf(last_words, "candor: nothing was steered: this program computed nothing with a llama.cpp that candor can steer\n");
     }
 }

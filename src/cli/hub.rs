@@ -226,7 +226,7 @@ impl Hub {
         let repo = self.cache.repo(wanted.at(&wanted.revision));
         let missing = || {
             wanted.fault(format!(
-                "is not in the cache, and {why}: connect to a network, or name a file with -m FILE.gguf"
+                "it is not in the cache, and {why}: connect to a network, or name a file with -m FILE.gguf"
             ))
         };
         let folder = repo.pointer_path("x").parent().and_then(Path::parent).map(Path::to_owned);

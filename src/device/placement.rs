@@ -95,7 +95,7 @@ fn by_name(names: &[String], known: &[RawDevice]) -> Result<Vec<RawDevice>> {
         let device = known.iter().find(|device| device.name() == *name).ok_or_else(|| {
             fail(match name.as_str() {
                 "none" => "it means the CPU alone and cannot be combined with others".to_owned(),
-                _ => format!("no device has this name; there are {}", list(known)),
+                _ => format!("no device has this name; {}", list(known)),
             })
         })?;
         if matches!(kind_of(*device), DeviceKind::Cpu | DeviceKind::Accel) {
@@ -116,6 +116,9 @@ fn list(known: &[RawDevice]) -> String {
         .filter(|&&device| !matches!(kind_of(device), DeviceKind::Cpu | DeviceKind::Accel))
         .map(|device| device.name())
         .collect();
+    if names.is_empty() {
+        return "there is only `none` (the CPU alone)".to_owned();
+    }
     names.push("`none` (the CPU alone)".to_owned());
-    names.join(", ")
+    format!("there are {}", names.join(", "))
 }

@@ -72,7 +72,7 @@ impl Socket {
     pub fn of(pid: u32) -> Result<Self> {
         let path = runtime_folder()?.join(format!("{pid}.sock"));
         if !path.exists() {
-            let problem = "is not steered by candor, or has not yet begun to compute: start it with \
+            let problem = "it is not steered by candor, or has not yet begun to compute: start it with \
                            `candor attach -- PROGRAM`";
             return Err(Error::invalid(format!("process {pid}"), problem));
         }
@@ -124,7 +124,7 @@ impl Socket {
                 // Its program was killed.
                 let _ = std::fs::remove_file(&self.path);
             }
-            self.error(&format!("does not answer ({error})"))
+            self.error(&format!("it does not answer ({error})"))
         })
     }
 

@@ -188,7 +188,11 @@ impl FitArgs {
         let vector = match calibrated {
             Ok(vector) => vector,
             Err(error) => {
-                output.warn(format_args!("probe readings stay uncalibrated: {error}"));
+                let why = match error {
+                    Error::Invalid { problem, .. } => problem,
+                    error => error.to_string(),
+                };
+                output.warn(format_args!("probe readings stay uncalibrated: {why}"));
                 chosen.vector
             }
         };

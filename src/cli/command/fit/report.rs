@@ -168,7 +168,7 @@ impl Fitted<'_> {
             chosen_by += &format!(" (accuracy and effect: rank correlation {r:.2})");
         }
         let mut fields = vec![
-            ("sidecar", format!("{} ({:.1} KB)", path.display(), size as f64 / 1e3)),
+            ("sidecar", format!("{} ({:.1} kB)", path.display(), size as f64 / 1e3)),
             ("heads", format!("{} of {}", heads.len(), development.scores.len())),
             ("chosen by", chosen_by),
             ("alpha", short(about.alpha)),
