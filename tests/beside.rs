@@ -136,6 +136,13 @@ fn attach_without_a_program_is_wrong_usage() {
     ] {
         let (_, stderr, output) = said(desk.path(), &words(line));
         assert_eq!(output.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains(expected) && stderr.contains("Usage"), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("Usage: candor attach"), "{stderr}");
+    }
+    for (change, expected) in
+        [("alpha=x", "expected a number"), ("foo=1", "expected alpha, slot.N, policy or steer")]
+    {
+        let (_, stderr, output) = said(desk.path(), &words(&format!("attach --set {change} 1")));
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
     }
 }

@@ -125,7 +125,7 @@ fn its_heads_are_fitted_and_steered() {
 #[cfg(feature = "cli")]
 mod program {
     use super::*;
-    use common::program::{candor, json, refusal};
+    use common::program::{candor, json, misuse, refusal};
 
     fn fit(room: &Room, sidecar: &Path) -> assert_cmd::Command {
         let mut command = candor(room.folder.path());
@@ -155,7 +155,7 @@ mod program {
     fn fit_knows_how_many_heads_there_are_and_that_no_map_shows_them() {
         let room = Room::new();
         let sidecar = room.folder.path().join("rain.gguf");
-        let message = refusal(fit(&room, &sidecar).args(["-k", "5"]));
+        let message = misuse(fit(&room, &sidecar).args(["-k", "5"]));
         assert!(message.contains("5 heads cannot be chosen from 4"), "{message}");
         let plot = room.folder.path().join("map.svg");
         let message = refusal(fit(&room, &sidecar).arg("--plot").arg(&plot));

@@ -311,7 +311,7 @@ fn strength_and_policy_change_while_the_host_runs() {
     assert_eq!(running.ask(QUESTIONS[0]), expected(3.0, Positions::Generated));
     set(&["alpha=0"]).success();
     assert_eq!(running.ask(QUESTIONS[0]), host().alone(&[QUESTIONS[0].to_owned()], &[])[0]);
-    set(&["beta=1"]).code(1).stderr(predicate::str::contains("expected alpha, slot.N"));
+    set(&["beta=1"]).code(2).stderr(predicate::str::contains("expected alpha, slot.N"));
     let status = case.candor(&["attach", "--status", &pid, "--json"]).output().unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status["settings"]["alpha"], 0.0);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use candor::gguf::TensorType;
 use common::fixture::{Arch, Fixture};
-use common::program::{candor, refusal};
+use common::program::{candor, misuse, refusal};
 use predicates::prelude::PredicateBooleanExt as _;
 
 const STATEMENTS: &str =
@@ -112,6 +112,11 @@ fn refuses_a_missing_model_and_missing_data_by_name() {
     assert!(message.contains("absent.gguf") && message.contains("No such file"), "{message}");
     let message = bench.fit(&bench.model, &bench.path("absent.csv"));
     assert!(message.contains("absent.csv") && message.contains("No such file"), "{message}");
+    assert!(message.contains("built in: truthfulqa"), "{message}");
+    for name in ["TruthfulQA.csv", "truthfullqa"] {
+        let message = bench.fit(&bench.model, &bench.path(name));
+        assert!(message.contains("`--data truthfulqa` fetches it"), "{message}");
+    }
 }
 
 #[test]
@@ -140,7 +145,7 @@ fn refuses_a_text_longer_than_the_context_and_names_its_line() {
 #[test]
 fn refuses_more_heads_than_there_are_before_any_work() {
     let bench = Bench::new();
-    let message = refusal(
+    let message = misuse(
         candor(bench.folder.path())
             .args(["fit", "-k", "13", "-m"])
             .arg(&bench.model)
@@ -330,6 +335,9 @@ fn wrong_usage_says_what_would_be_right() {
         (&["run", "-p", "a", "-t", "100000"], "from 1 to 512"),
         (&["run"], "--prompt <TEXT>|--file <FILE>"),
         (&["run", "-p", "a", "--steer", "none", "--alpha", "3"], "--alpha: 3 is a strength"),
+        (&["run", "-p", "a", "-ctk", "q9"], "`q9` is none of f16"),
+        (&["run", "-p", "a", "-ctk", "q9"], "Usage: candor run"),
+        (&["fit", "-k", "999", "--alpha", "3"], "999 heads cannot be chosen from"),
     ] {
         let assert = candor(folder.path()).args(args).assert().code(2);
         assert.stderr(predicates::str::contains(expected));

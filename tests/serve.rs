@@ -311,6 +311,6 @@ fn other_machines_are_served_with_a_key_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = candor(folder.path());
     let message =
-        common::program::refusal(command.args(["serve", "--host", "0.0.0.0", "--port", "0"]));
+        common::program::misuse(command.args(["serve", "--host", "0.0.0.0", "--port", "0"]));
     assert!(message.contains("--api-key-file") && message.contains("--insecure"), "{message}");
 }

@@ -13,7 +13,7 @@ use candor::sight::probe::{Phase, Place, ProbeParams, ProbeReport, SplitBy, Task
 use candor::sight::tasks::{Task, TaskSet};
 use candor::vision::{Picture, VisionParams};
 use candor::{Model, ModelParams};
-use common::program::{candor, refusal};
+use common::program::{candor, misuse, refusal};
 
 fn models(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
@@ -200,6 +200,8 @@ fn prints_a_table_and_a_sentence_and_refuses_what_has_no_picture() {
     fs::write(folder.path().join("text.jsonl"), question).unwrap();
     let error = refusal(&mut of("text.jsonl"));
     assert!(error.contains("text.jsonl") && error.contains("has 0 pictures"), "{error}");
+    let error = misuse(candor(&folder.path().join("cache")).args(["sight", "probe"]));
+    assert!(error.contains("--data") && error.contains("candor sight tasks"), "{error}");
     let error = refusal(of("tasks.jsonl").args(["--limit", "8"]));
     assert!(error.contains("task liquid") && error.contains("at least 16"), "{error}");
 }

@@ -13,8 +13,10 @@ mod schemas;
 mod sets;
 mod show;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 #[cfg(unix)]
@@ -30,6 +32,7 @@ use self::command::{
 use self::show::document::{Failure, exit_code};
 use self::show::output::Output;
 use self::show::target::{refuse_clobber, tell_replaced};
+use crate::session::CacheType;
 
 /// Steer quantized language models by their attention heads
 #[derive(Debug, Parser)]
@@ -93,7 +96,40 @@ fn taking_negative_numbers(command: clap::Command) -> clap::Command {
 
 /// The whole command line, as it is parsed and as help shows it.
 pub(in crate::cli) fn command_line() -> clap::Command {
-    taking_negative_numbers(help::arranged(Cli::command()))
+    let line = taking_negative_numbers(help::arranged(Cli::command()));
+    #[cfg(feature = "sight")]
+    let line = line.mut_subcommands(sight::described);
+    line
+}
+
+/// Wrong usage of the command that these words name, with its own line of usage.
+fn misused(words: &[OsString], kind: ErrorKind, problem: String) -> clap::Error {
+    fn within(
+        command: &mut clap::Command,
+        words: &[OsString],
+        (kind, problem): (ErrorKind, String),
+    ) -> clap::Error {
+        for (word, rest) in words.iter().zip(1..).map(|(word, n)| (word, &words[n..])) {
+            if let Some(found) = command.find_subcommand_mut(word) {
+                return within(found, rest, (kind, problem));
+            }
+        }
+        command.error(kind, problem)
+    }
+    let mut line = command_line();
+    line.build();
+    within(&mut line, words.get(1..).unwrap_or_default(), (kind, problem))
+}
+
+/// What is wrong with the first type of llama.cpp's `-ctk` and `-ctv` that is none.
+fn unknown_cache(words: &[OsString]) -> Option<String> {
+    let options = ["-ctk", "--cache-type-k", "-ctv", "--cache-type-v"];
+    let named = words.windows(2).take_while(|pair| pair[0] != "--");
+    let mut named = named.filter(|pair| options.iter().any(|option| pair[0] == *option));
+    named.find_map(|pair| {
+        let error = pair[1].to_string_lossy().parse::<CacheType>().err()?;
+        Some(error.to_string())
+    })
 }
 
 /// Runs the program: 0 when it did what was asked, 1 when it could not, 2 for wrong usage.
@@ -108,7 +144,9 @@ pub fn main() -> ExitCode {
         error.exit()
     };
     let words = help::spelled(std::env::args_os()).unwrap_or_else(|problem| {
-        fail(command_line().error(clap::error::ErrorKind::InvalidValue, problem))
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let problem = unknown_cache(&words).unwrap_or(problem);
+        fail(misused(&words, ErrorKind::InvalidValue, problem))
     });
     let matches = command_line().try_get_matches_from(&words);
     let cli = matches
@@ -118,8 +156,7 @@ pub fn main() -> ExitCode {
     if let Command::Attach(args) = &cli.command
         && let Err(problem) = args.check()
     {
-        let kind = clap::error::ErrorKind::MissingRequiredArgument;
-        fail(command_line().error(kind, problem));
+        fail(misused(&words, ErrorKind::MissingRequiredArgument, problem));
     }
     crate::set_verbose(cli.verbose);
     refuse_clobber(cli.no_clobber);

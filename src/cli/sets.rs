@@ -37,9 +37,29 @@ pub(in crate::cli) fn open(path: &Path) -> Result<Dataset> {
         Some("truthfulqa") if !path.exists() => Dataset::open(&questions()?),
         Some(name) => match name.strip_prefix("recipe:") {
             Some(name) => recipe(name),
-            None => Dataset::open(path),
+            None => Dataset::open(path).map_err(missing),
         },
         None => Dataset::open(path),
+    }
+}
+
+/// Where there is no such file, the error says which names there are.
+fn missing(error: Error) -> Error {
+    let Error::Io { path, source, .. } = &error else { return error };
+    if source.kind() != std::io::ErrorKind::NotFound {
+        return error;
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let remedy = if stem.contains("truthful") || stem.contains("ruth") && stem.contains("qa") {
+        "`--data truthfulqa` fetches it".to_owned()
+    } else {
+        let recipes = RECIPES.map(|(name, _)| format!("recipe:{name}")).join(", ");
+        format!("name a file, or what is built in: truthfulqa (fetched once), {recipes}")
+    };
+    Error::Data {
+        path: path.clone(),
+        line: None,
+        problem: format!("cannot be read ({source}): {remedy}"),
     }
 }
 

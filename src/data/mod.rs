@@ -374,8 +374,8 @@ impl Question {
 const UNDERSTOOD: &str = "not a known form of data; understood are TruthfulQA.csv \
     (Question, Best Answer, Correct Answers, Incorrect Answers), other .csv files with the columns \
     statement and label, mc_task.json, and .jsonl files of {\"prompt\", \"answer\", \"label\"}, \
-    {\"question\", \"choices\", \"answer\"}, {\"question\", \"true\", \"false\"} or \
-    {\"positive\", \"negative\"}";
+    {\"question\", \"choices\", \"answer\"}, {\"question\", \"true\", \"false\"}, \
+    {\"prompt\", \"chosen\", \"rejected\"} or {\"positive\", \"negative\"}";
 
 /// What a parser found wrong, still without the name of the file.
 #[derive(Debug)]

@@ -13,7 +13,16 @@ pub fn candor(cache: &Path) -> Command {
 
 /// What the program says when it refuses to work: a line on stderr, the last one, nothing on stdout, code 1.
 pub fn refusal(command: &mut Command) -> String {
-    let output = command.assert().code(1).get_output().clone();
+    refused(command, 1)
+}
+
+/// The same of wrong usage: code 2.
+pub fn misuse(command: &mut Command) -> String {
+    refused(command, 2)
+}
+
+fn refused(command: &mut Command, code: i32) -> String {
+    let output = command.assert().code(code).get_output().clone();
     let stderr = String::from_utf8(output.stderr).expect("the program writes UTF-8");
     assert!(output.stdout.is_empty(), "a refusal prints no result");
     // Notes may stand before it.

@@ -17,8 +17,8 @@ use crate::{Error, Model, Result};
 pub(in crate::cli) struct DataArgs {
     /// Labelled texts: TruthfulQA.csv, mc_task.json, a CSV of statement,label, or JSONL of
     /// {"prompt", "answer", "label"}, {"question", "choices", "answer"}, {"question", "true",
-    /// "false"} or {"positive", "negative"}; or a name: `truthfulqa`, or `recipe:` with formal,
-    /// brief, cheerful, refusing or certain [default: the demo's questions].
+    /// "false"}, {"prompt", "chosen", "rejected"} or {"positive", "negative"}; or a name: `truthfulqa`,
+    /// or `recipe:` with formal, brief, cheerful, refusing or certain [default: the demo's questions].
     #[arg(short, long, value_name = "FILE")]
     pub(in crate::cli) data: Option<PathBuf>,
 

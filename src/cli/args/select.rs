@@ -8,6 +8,7 @@ use clap::Args;
 use crate::cli::args::model::ModelArgs;
 use crate::cli::args::values::{budget, selection};
 use crate::cli::args::words::Words;
+use crate::cli::show::document::usage;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::{embedded, interrupt};
@@ -251,7 +252,7 @@ pub(in crate::cli) fn check_k(model: &Model, k: usize) -> Result<()> {
     if k <= n_head {
         return Ok(());
     }
-    Err(Error::invalid("--heads", format!("{k} heads cannot be chosen from {n_head}")))
+    Err(usage(Error::invalid("--heads", format!("{k} heads cannot be chosen from {n_head}"))))
 }
 
 /// Neutral prose.

@@ -13,6 +13,7 @@ use crate::cli::args::parts::{Part, combine};
 use crate::cli::args::steer::{SteerArgs, Subject};
 use crate::cli::args::values::finite;
 use crate::cli::folders::cache_folder;
+use crate::cli::show::document::{usage, with_causes};
 use crate::cli::show::output::Output;
 use crate::cli::show::table::{counted, printable_line, short};
 use crate::cli::show::target::check_target;
@@ -50,7 +51,13 @@ pub(in crate::cli) struct AttachArgs {
 
     /// Change a running program, given its process ID: alpha=X, slot.N=X, policy=POSITIONS or
     /// steer=FILE; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", requires = "pid", conflicts_with = "program")]
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        value_parser = set,
+        requires = "pid",
+        conflicts_with = "program"
+    )]
     set: Vec<String>,
 
     /// Show what steers a running program, given its process ID.
@@ -75,7 +82,7 @@ const NO_PROGRAM: &str = "name one after --, as in `candor attach -- llama-serve
                           give the process ID of a running one";
 
 /// What a running program was told, so that another call can change a part of it.
-#[derive(Debug, Clone, PartialEq, schemars::JsonSchema, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, schemars::JsonSchema, Serialize, Deserialize)]
 pub(in crate::cli) struct Settings {
     /// The model's file.
     model: PathBuf,
@@ -148,7 +155,8 @@ impl AttachArgs {
             write_atomically(&plan, |out| out.write_all(&bytes))?;
             command.env(PLAN, plan).env(PLAN_PID, pid.to_string());
             command.env(PRELOAD, preloaded(&library()?));
-            output.aside(format_args!("{} gets {label}", Path::new(program).display()));
+            let program = Path::new(program).display();
+            output.aside(format_args!("{program} is steered by {label}"));
         }
         Err(Error::io("start", Path::new(program))(command.exec()))
     }
@@ -189,41 +197,38 @@ impl AttachArgs {
         let socket = Socket::of(pid)?;
         let mut settings = parse(&socket.status()?.settings, pid)?;
         for change in &self.set {
-            settings.change(change)?;
+            settings
+                .change(change)
+                .map_err(|problem| usage(Error::invalid(format!("--set {change}"), problem)))?;
         }
         let sidecar = settings.sidecar()?;
         let (bytes, label) = settings.plan(&sidecar)?;
         socket.set(&bytes)?;
-        output.line(format_args!("process {pid} gets {label} from its next computation on"));
+        output
+            .line(format_args!("process {pid} is steered by {label} from its next computation on"));
         Ok(())
     }
 }
 
 impl Settings {
-    /// Changes one of them, as `name=value`.
-    fn change(&mut self, change: &str) -> Result<()> {
-        let refuse = |problem: &str| Err(Error::invalid(format!("--set {change}"), problem));
-        let Some((name, value)) = change.split_once('=') else {
-            return refuse("expected NAME=VALUE");
-        };
+    /// Changes one of them, as `name=value`, or says what is wrong with it.
+    fn change(&mut self, change: &str) -> Result<(), String> {
+        let in_words = |error: Error| with_causes(&error);
+        let (name, value) = change.split_once('=').ok_or("expected NAME=VALUE")?;
         match (name, name.strip_prefix("slot.").map(str::parse)) {
-            ("alpha", _) => match finite(value) {
-                Ok(alpha) => self.alpha = Some(alpha),
-                Err(problem) => return refuse(&problem),
-            },
-            (_, Some(Ok(slot))) => match finite(value) {
-                Ok(alpha) => drop(self.slots.insert(slot, alpha)),
-                Err(problem) => return refuse(&problem),
-            },
-            ("policy", _) => self.policy = Some(value.parse::<Positions>()?.to_string()),
+            ("alpha", _) => self.alpha = Some(finite(value)?),
+            (_, Some(Ok(slot))) => drop(self.slots.insert(slot, finite(value)?)),
+            ("policy", _) => {
+                self.policy = Some(value.parse::<Positions>().map_err(in_words)?.to_string());
+            }
             ("steer", _) => {
                 let mut part = Part::from(OsString::from(value));
-                part.check()?;
-                part.path =
-                    std::path::absolute(&part.path).map_err(Error::io("find", &part.path))?;
+                part.check().map_err(in_words)?;
+                let absolute = std::path::absolute(&part.path);
+                part.path = absolute.map_err(Error::io("find", &part.path)).map_err(in_words)?;
                 self.steer = vec![part.to_string()];
             }
-            _ => return refuse("expected alpha, slot.N, policy or steer"),
+            _ => return Err("expected alpha, slot.N, policy or steer".to_owned()),
         }
         Ok(())
     }
@@ -299,7 +304,7 @@ fn show(pid: u32, output: Output) -> Result<()> {
 
 fn parse(settings: &str, pid: u32) -> Result<Settings> {
     serde_json::from_str(settings).map_err(|_| {
-        let problem = "was not started by this version of `candor attach`: its settings cannot be \
+        let problem = "it was not started by this version of `candor attach`: its settings cannot be \
                        changed one by one";
         Error::invalid(format!("process {pid}"), problem)
     })
@@ -331,6 +336,12 @@ fn preloaded(library: &Path) -> OsString {
         list.push(others);
     }
     list
+}
+
+/// `NAME=VALUE`, as [`Settings::change`] takes it.
+fn set(text: &str) -> Result<String, String> {
+    Settings::default().change(text)?;
+    Ok(text.to_owned())
 }
 
 /// `N=ALPHA`.

@@ -11,6 +11,7 @@ use crate::cli::args::model::ModelArgs;
 use crate::cli::args::parts::Part;
 use crate::cli::args::steer::built_in_vector;
 use crate::cli::args::values::positive;
+use crate::cli::show::document::usage;
 use crate::cli::show::output::Output;
 use crate::cli::show::table::printable_line;
 use crate::cli::show::words::with_options;
@@ -101,7 +102,7 @@ impl ServeArgs {
         if !address.ip().is_loopback() && key.is_none() && !self.insecure {
             let problem = "other machines can reach it: give the server a key with \
                            --api-key-file, or pass --insecure";
-            return Err(Error::invalid(format!("--host {}", self.host), problem));
+            return Err(usage(Error::invalid(format!("--host {}", self.host), problem)));
         }
         self.steer.iter().try_for_each(Part::check)?;
         let is = |word: &str| match self.steer.as_slice() {

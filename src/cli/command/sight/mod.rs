@@ -24,6 +24,25 @@ enum Command {
     Probe(Box<probe::ProbeArgs>),
 }
 
+/// A command, where options that many share say what they mean to `sight probe`.
+pub(in crate::cli) fn described(command: clap::Command) -> clap::Command {
+    match command.get_name() {
+        "sight" => command.mut_subcommands(described),
+        "probe" => command.mut_args(|arg| match arg.get_id().as_str() {
+            "model" => arg.help(
+                "The model, which sees: a GGUF file, or hf:OWNER/REPO[:QUANT] for one on Hugging Face \
+                 (also -hf OWNER/REPO[:QUANT]) [default: the built-in model that sees]",
+            ),
+            "data" => arg.help(
+                "Questions with a picture each: JSONL, such as the tasks.jsonl that `candor sight tasks` \
+                 writes",
+            ),
+            _ => arg,
+        }),
+        _ => command,
+    }
+}
+
 impl SightArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         match &self.command {

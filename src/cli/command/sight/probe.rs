@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::args::data::DataArgs;
 use crate::cli::args::model::{ModelArgs, hash};
 use crate::cli::command::sight::{page, stages};
+use crate::cli::show::document::usage;
 use crate::cli::show::output::{DIM, Output};
 use crate::cli::show::report::{DataFacts, Made, ReportArgs};
 use crate::cli::{folders, interrupt};
@@ -93,6 +94,11 @@ const KEPT: &str = "what was computed is kept: rerun the same command to resume"
 impl ProbeArgs {
     pub(in crate::cli) fn run(&self, output: Output) -> Result<()> {
         let start = Instant::now();
+        if self.data.data.is_none() {
+            let problem = "questions with pictures are needed: `candor sight tasks DIR` draws some, and \
+                           `--data DIR/tasks.jsonl` takes them";
+            return Err(usage(Error::invalid("--data", problem)));
+        }
         interrupt::install();
         let data = self.data.open(&self.model)?.limited(self.limit);
         let model = self.model.load_seeing_or_built_in()?;
